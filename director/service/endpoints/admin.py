@@ -1,4 +1,4 @@
-"""What the commands of the original's admin protocol do here, and what they answer."""
+"""Commands of the admin protocol of Dovecot 2.3's director, and the replies."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ HostCommand = HostSet | HostUpdate | HostUp | HostDown | HostRemove | DirectorAd
 UserCommand = HostFlush | HostResetUsers | UserMove | UserKick | UserKickAlt
 
 REASON = "doveadm"
-"""Kept in the audit for every change made here: this protocol has no room for the operator's own words."""
+"""The reason in the audit for every change made here. The protocol has no field for a reason."""
 
 
 class AdminHandler:
-    """Call it with a command: yields the reply, byte for byte the original's, in pieces.
+    """Called with a command, yields the reply in pieces, byte for byte as Dovecot 2.3's director writes it.
 
-    A change is answered when every director has it. What the operator asked for and did not get is logged.
+    A change is answered when every director has it. Failures are logged, except for unknown hosts and users.
     """
 
     def __init__(self, operations: Operations, log: Log) -> None:
@@ -69,7 +69,7 @@ class AdminHandler:
             async for users in self._operations.queries.users(host):
                 yield admin.user_rows(users)
         except UnknownName:
-            pass  # 2.3 lists no users for a host it does not know
+            pass  # Dovecot 2.3's director lists no users for an unknown host
         yield admin.END_OF_LIST
 
     def _look_up(self, command: UserLookup) -> bytes:
@@ -126,7 +126,7 @@ class AdminHandler:
             case HostResetUsers():
                 done = await users.flush(command.address, max_parallel=command.max_parallel, reason=REASON)
             case UserMove():
-                # Early: 2.3 does not make doveadm wait for the kick delay
+                # Early, because with Dovecot 2.3's director doveadm does not wait for the kick delay.
                 done = await users.move(command.user, command.host, None, early=True, reason=REASON)
             case UserKick():
                 done = await users.kick(user=command.user, wait=command.wait, reason=REASON)
@@ -138,7 +138,7 @@ class AdminHandler:
         if done.superseded and isinstance(command, UserMove):
             raise TryAgain(f"another operator has moved the user to {done.host}")
         if done.not_reached:
-            # The protocol has no word for it
+            # The protocol has no reply for it.
             self._log.warning(
                 "admin_command_not_everywhere",
                 command=type(command).__name__,
@@ -147,12 +147,12 @@ class AdminHandler:
 
 
 def _for_doveadm(text: str) -> str:
-    """A refusal that advises an option of our own command says whose it is: doveadm has none of them."""
+    """Return a refusal that says which options it means: doveadm does not have the options of `director`."""
     return f"{text}: options of the command `director`, which doveadm has not" if " --" in text else text
 
 
 def _has_word_for_later(command: ChangeCommand) -> bool:
-    """Whether clients know TRYAGAIN as an answer to this command."""
+    """Return whether clients know the reply TRYAGAIN to this command."""
     match command:
         case UserMove():
             return True

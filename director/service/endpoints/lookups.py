@@ -1,7 +1,7 @@
-"""Look-ups for programs that are no login processes: nginx, Postfix, a Lua passdb of Dovecot.
+"""Look-ups for programs that are not login processes: nginx, Postfix, a Lua passdb of Dovecot.
 
-They get what a login would get, by the same decision: users are placed, refreshed, held while they are moved.
-Nobody waits longer than `timeout` seconds: then the program is told to try again.
+They get the answer that a login would get: users are assigned, assignments are refreshed, and users who are
+being moved wait. After `timeout` seconds a look-up fails temporarily.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from director.service.metrics import LookupCounts
 from director.types import RequestId, UserKey
 
 WAITING_LIMIT = 128
-"""Look-ups that wait at a time, half of the connections the API takes; further ones are refused at once."""
+"""Waiting look-ups, at most: half of the connections to the API. Further look-ups are refused at once."""
 
 
 class Lookups:
@@ -36,14 +36,17 @@ class Lookups:
         log: Log,
         timeout: float,
     ) -> None:
-        """timeout: seconds."""
+        """timeout: seconds that a look-up may wait."""
         self._assigner, self._users = director.assigner, director.users
         self._mailbox, self._watch, self._counts = mailbox, watch, counts
         self._timeout, self._limited = timeout, LimitedLog(log)
         self._waiting: dict[RequestId, _WaitingLookup] = {}
 
     async def find(self, user: bytes, tag: bytes, protocol: str) -> LookupAnswer:
-        """The backend of a user in the pool of `tag`. protocol: whose look-up it is, for metrics and log.
+        """Return the backend of a user in the pool of `tag`.
+
+        Args:
+            protocol: the name of the asking program, for metrics and log.
 
         Raises TryAgain.
         """
@@ -56,7 +59,7 @@ class Lookups:
             self._mailbox.end_turn_soon()
         if isinstance(answer, Backend):
             self._counts.add("answered", protocol)
-            await anyio.lowlevel.checkpoint()  # the turn that tells the ring is over when we go on
+            await anyio.lowlevel.checkpoint()  # afterwards the turn has ended, and its records have left
             return _answer(assigner, answer, key)
         self._counts.add("waited", protocol)
         try:
@@ -79,7 +82,7 @@ class Lookups:
         return _answer(assigner, backend, key)
 
     async def _wait(self, key: UserKey, tag: bytes, why: Wait) -> Backend:
-        """Until the core has an answer. Raises TryAgain."""
+        """Wait for the core's answer. Raises TryAgain."""
         if len(self._waiting) >= WAITING_LIMIT:
             raise TryAgain(f"{why.value}; {WAITING_LIMIT} look-ups wait already")
         request, waiting = self._mailbox.new_request(), _WaitingLookup()
@@ -109,7 +112,7 @@ class Lookups:
 
 
 class _WaitingLookup:
-    """A look-up that is not answered yet."""
+    """A look-up that waits for its answer."""
 
     def __init__(self) -> None:
         self.over = anyio.Event()
@@ -118,7 +121,7 @@ class _WaitingLookup:
 
 
 def _answer(assigner: Assigner, backend: Backend, key: UserKey) -> LookupAnswer:
-    """The fields that a login process would get in its line."""
+    """Return the fields that a login process would get in its line."""
     fields = dict(field.split("=", 1) for field in assigner.suffix(backend, key).decode().split("\t")[1:])
     refresh = int(fields.pop("proxy_refresh"))
     return LookupAnswer(address=backend.address, proxy_refresh=refresh, **fields)

@@ -1,4 +1,4 @@
-"""The maps behind the socketmap listener: where Postfix is to deliver a user's mail."""
+"""The maps of the socketmap listener, which tell Postfix where to deliver a user's mail."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from director.service.endpoints.lookups import Lookups
 from director.wire.socketmap import NOT_FOUND, Request, found, never, next_hop, try_again
 
 WILDCARD = b"*"
-"""What Postfix asks a transport map for besides addresses: no user."""
+"""A key that Postfix looks up in a transport map and that is not a user."""
 
 
 class Socketmap:
-    """Answers requests to the map `lmtp`, or `lmtp@TAG` for the pool of a tag; the key is the user's name."""
+    """Answers requests to the map `lmtp`, or `lmtp@TAG` for the pool of a tag. The key is the user's name."""
 
     def __init__(self, lookups: Lookups, port: int) -> None:
-        """port: of LMTP on the backends."""
+        """port: the LMTP port of the backends."""
         self._lookups, self._port = lookups, port
 
     async def __call__(self, request: Request) -> bytes:

@@ -1,5 +1,5 @@
-"""Looks after the files with secrets and certificates: which end soon, which every user can read, which
-would harm a restart, and which have changed and are not in force."""
+"""Watches the files with secrets and certificates: certificates that end soon, files that every user can
+read, files with which a restart would fail, and changed files that are not in force."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from director.service.lifecycle.reload import raise_if_refused
 from director.service.log import Log
 
 LOOK_EVERY = 60.0
-"""Seconds between two looks."""
+"""Seconds between two checks."""
 ENDS_SOON = 14 * 86400.0
-"""Seconds before the end of a certificate from which on it is an alarm."""
+"""Seconds before the end of a certificate at which the alarm begins."""
 DAY = 86400.0
 EVENTS = {
     "certificate": "certificate_ends",
@@ -36,24 +36,24 @@ EVENTS = {
 
 
 class FileFindings(msgspec.Struct, frozen=True):
-    """What was found in the files."""
+    """The result of a check of the files."""
 
     ends: dict[str, float] = {}
-    """Path -> unix seconds when the first of the certificates in force that were read from it ends."""
+    """Path -> Unix seconds when the first certificate in force from this file ends."""
     readable: tuple[tuple[str, str], ...] = ()
     """Key and path of each file with a secret that every user can read."""
     unusable: dict[str, str] = {}
-    """Path -> why a restart would fail with it, or leave the director outside of its ring."""
+    """Path -> why a restart would fail with the file, or would leave the ring."""
     changed: tuple[str, ...] = ()
-    """Files that have other content than the one in force."""
+    """Files whose content differs from the content in force."""
 
 
 def look_at(config: Config, tls: RingTls | None) -> FileFindings:
-    """What is in the files now. Takes a while: call it in a thread.
+    """Check the files as they are now. Reads files: call it in a thread.
 
     Args:
-        config: in force.
-        tls: in force.
+        config: the configuration in force.
+        tls: the certificates in force.
     """
     unusable: dict[str, str] = {}
     changed: list[str] = []
@@ -90,7 +90,7 @@ def _look_at_certificates(config: Config, tls: RingTls, unusable: dict[str, str]
             changed.append(files.cert)
     except TlsFileError as exc:
         unusable.setdefault(getattr(files, exc.part), str(exc))
-    except OSError as exc:  # it went between two looks
+    except OSError as exc:  # the file was removed during the check
         unusable.setdefault(files.cert, f"ring.tls: {exc.strerror}")
 
 
@@ -106,7 +106,7 @@ def _is_readable(path: str) -> bool:
 
 
 class Credentials:
-    """The files of one director."""
+    """The files with secrets and certificates of one director."""
 
     def __init__(
         self,
@@ -116,18 +116,18 @@ class Credentials:
         tls: Callable[[], RingTls | None] = lambda: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """config, tls: give what is in force at the moment."""
+        """config, tls: return the configuration and the certificates in force."""
         self.seen = FileFindings()
         self._config, self._tls, self._log, self._clock = config, tls, log, clock
         self._logged: set[tuple[str, str]] = set()
         self._wake = anyio.Event()
 
     def look_soon(self) -> None:
-        """The configuration was read again."""
+        """Check the files soon, because the configuration was read again."""
         self._wake.set()
 
     async def run(self) -> None:
-        """Look again and again, until cancelled."""
+        """Check the files every `LOOK_EVERY` seconds until cancelled."""
         while True:
             self.take(await anyio.to_thread.run_sync(look_at, self._config(), self._tls()))
             with anyio.move_on_after(LOOK_EVERY):
@@ -135,7 +135,7 @@ class Credentials:
             self._wake = anyio.Event()
 
     def take(self, seen: FileFindings) -> None:
-        """What was found. Each alarm is logged once."""
+        """Take the result of a check. Each alarm is logged once."""
         self.seen = seen
         alarms = {(alarm.kind, alarm.about): alarm for alarm in self.alarms()}
         for kind, about in alarms.keys() - self._logged:

@@ -1,7 +1,7 @@
-"""Whether the clock is earlier than a moment that has been: a file was written after it.
+"""Finds out whether the clock is behind: a file was written later than the clock says now.
 
-Then it is doubted (`core/ownclock.py`): a machine without a clock of its own begins in 1970, and a director
-must not take all it finds in its store for a forgery.
+Then the clock is doubted (`core/ownclock.py`). A machine without a battery-backed clock starts in 1970, and
+its director must not take all stamps in the store for false.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from director.service.log import Log
 
 
 class Younger(NamedTuple):
-    """A file that is younger than the clock says it can be."""
+    """A file that was written later than the clock says now, by so many seconds."""
 
     path: Path
     seconds: int
 
 
 def clock_is_behind(config: Config, unix: float, log: Log) -> bool:
-    """Whether a file of the configuration or a store is younger than `unix` (Unix seconds); logs which."""
+    """Return whether a file of configuration or store was written after `unix` (Unix seconds); logs it."""
     paths = [Path(config.file), *files_of((config.state, config.snapshot), config.folder)]
     younger = younger_file(paths, unix)
     if younger is None:
@@ -35,20 +35,20 @@ def clock_is_behind(config: Config, unix: float, log: Log) -> bool:
 
 
 def younger_file(paths: Iterable[Path], unix: float) -> Younger | None:
-    """The youngest of these files, where it was written more than an hour after `unix` (Unix seconds)."""
+    """Return the youngest file that was written more than an hour after `unix` (Unix seconds), or None."""
     ages = ((path, _written(path) - unix) for path in paths)
     younger = [Younger(path, int(ahead)) for path, ahead in ages if ahead > AHEAD]
     return max(younger, key=lambda file: file.seconds, default=None)
 
 
 def files_of(urls: Iterable[str], folder: Path) -> list[Path]:
-    """The files of those stores that are files, with what SQLite keeps beside them."""
+    """Return the files of the SQLite stores among `urls`, with the write-ahead logs beside them."""
     paths = [folder / unquote(urlsplit(url).path)[1:] for url in urls if url.startswith("sqlite:")]
     return [path.with_name(path.name + suffix) for path in paths for suffix in ("", "-wal")]
 
 
 def _written(path: Path) -> float:
-    """When it was last written, in Unix seconds; -inf: it is not there, or not to be seen."""
+    """Return when the file was last written, in Unix seconds; -inf if that cannot be found out."""
     try:
         return path.stat().st_mtime
     except (OSError, ValueError):

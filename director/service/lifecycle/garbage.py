@@ -1,8 +1,8 @@
-"""When garbage is collected: full collections are made by a task of their own, in the middle of nothing else.
+"""Garbage collection: full collections are made by a task of their own, when nothing else runs.
 
-Python begins a full collection in the middle of whatever allocates, so that it makes the longest turns longer
-still, just when there is much to do: with 100,000 kicks under way it takes some milliseconds. The young
-generations are collected as always.
+Python starts a full collection in the middle of an allocation, so it lengthens the longest turns of the loop
+when there is much to do: with 100,000 kicks under way by some milliseconds. Young generations are collected
+as always.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ import anyio
 
 NEVER = 1_000_000_000
 DUE_AFTER = 10
-"""Collections of the middle generation after which a full one is due, as Python has it."""
+"""Collections of the middle generation after which a full collection is due; Python's own value."""
 LOOK = 0.2
-"""Seconds between two looks."""
+"""Seconds between two checks."""
 REST = 100
-"""A full collection is followed by a pause of so many times its length."""
+"""A full collection is followed by a pause of this many times its duration."""
 
 
 def begin() -> None:
-    """What there is now stays: no collection looks at it again. `run` makes the full ones from now on."""
+    """Exempt all present objects from collection. From now on `run` makes the full collections."""
     gc.collect()
     gc.freeze()
     young, middle, _ = gc.get_threshold()
@@ -30,7 +30,7 @@ def begin() -> None:
 
 
 def collect_if_due() -> float:
-    """Make a full collection, if one is due. Returns how long it took, in seconds."""
+    """Make a full collection if one is due. Returns its duration in seconds."""
     if gc.get_count()[2] < DUE_AFTER:
         return 0.0
     begun = time.monotonic()
@@ -39,5 +39,5 @@ def collect_if_due() -> float:
 
 
 async def run() -> None:
-    while True:  # noqa: ASYNC110  # it looks now and then
+    while True:  # noqa: ASYNC110 - the collector has no event
         await anyio.sleep(max(LOOK, REST * collect_if_due()))

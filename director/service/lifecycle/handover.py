@@ -1,7 +1,7 @@
-"""What a director leaves to the program that replaces it in place: one document, and what memory holds.
+"""The state that a director leaves to its successor in the same process: a document, and memory.
 
-The process is the same before and after, so sockets are left open and named by their descriptors. A program
-reads the documents of all formats up to its own; whether the successor can is asked before.
+The process stays the same, so sockets stay open and are named by their descriptors. A program reads documents
+of all formats up to its own. Before it is replaced, a program asks its successor whether it can read them.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from director.service.metrics import Counted
 from state.base import AuditEntry
 
 FORMAT = 1
-"""Of the documents that are written here. To be raised only where an older program would be misled by what it
-does not know: unknown fields are skipped, missing ones have their defaults."""
+"""Format of the documents that this program writes. Raise it only if an older program would misunderstand a
+document: unknown fields are skipped, and missing fields have defaults."""
 
 _LENGTH = 8
-"""Bytes that say how long the document is, and how long what follows it."""
+"""Bytes at the beginning that hold the length of the document."""
 
 
 class HandoverError(DirectorError):
-    """What was handed over cannot be used; the director starts without it."""
+    """A hand-over document cannot be used. The process ends; the service manager starts it again."""
 
 
 class HandedListener(msgspec.Struct, kw_only=True):
-    """A listener, or the FIFO."""
+    """A listener or the FIFO."""
 
     name: str
     where: str
@@ -39,11 +39,11 @@ class HandedListener(msgspec.Struct, kw_only=True):
     descriptor: int
     owns_file: bool = False
     from_unit: bool = False
-    """The service manager has opened it."""
+    """Whether the service manager has opened it."""
 
 
 class UnfinishedJob(msgspec.Struct, kw_only=True):
-    """Users being moved or forgotten by the thousand: the successor begins again with those who are left."""
+    """A flush or forget that has not ended. The successor starts it again for the remaining users."""
 
     number: int
     kind: str
@@ -53,29 +53,29 @@ class UnfinishedJob(msgspec.Struct, kw_only=True):
     total: int | None
     reason: str
     flush: Flush | None = None
-    """What is carried out: this..."""
+    """The operation: either `flush` ..."""
     forget: Forget | None = None
-    """...or this."""
+    """... or `forget` is set."""
     moved: int = 0
-    """Users so far..."""
+    """Users moved so far."""
     timed_out: int = 0
     kicked: int = 0
-    """...and sessions."""
+    """Sessions ended so far."""
 
 
 class ReplacementRecord(msgspec.Struct, kw_only=True):
-    """One replacement of the program in place."""
+    """A replacement of the program in place."""
 
     version: str
-    """Of the program before."""
+    """Version of the predecessor."""
     begun: float
-    """Monotonic seconds: when it was asked for..."""
+    """Monotonic seconds when the replacement was asked for."""
     frozen: float
-    """...and since when nobody has been answered."""
+    """Monotonic seconds since when no login has been answered."""
     number: int = 1
-    """So many of them has this process seen, this one included."""
+    """Number of replacements in this process, with this one."""
     problem: str = ""
-    """Why the program could not be replaced: the old one goes on."""
+    """Why the program could not be replaced; then the predecessor continues."""
     warnings: list[str] = []
     """As in `ReloadInfo`."""
 
@@ -85,81 +85,81 @@ class KeeperLink(msgspec.Struct, kw_only=True):
 
     descriptor: int
     path: str
-    """Of its control socket..."""
+    """Path of its control socket."""
     identity: tuple[int, int] | None
-    """...and device and inode number of that."""
+    """Device and inode number of its control socket."""
 
 
 class Handover(msgspec.Struct, kw_only=True):
-    """All that is kept; `Memory` goes with it."""
+    """The document. `Memory` goes with it."""
 
     format: int = FORMAT
     version: str
     replacement: ReplacementRecord
     username_hash: str
-    """How keys are made of names. With another one the records mean nothing."""
+    """The settings that make keys from names. With other settings the records are useless."""
     listening: list[HandedListener] = msgspec.field(default_factory=list)
     keeper: KeeperLink | None = None
     children: list[int] = msgspec.field(default_factory=list)
     """Process ids of keepers that this process has started."""
     notify_rest: bytes = b""
-    """The beginning of a line of the FIFO."""
+    """The unfinished line that was read from the FIFO."""
     connections: list[Connection] = msgspec.field(default_factory=list)
     incarnation: int = 0
-    """The highest that the ring knows of this director: the successor takes a higher one."""
+    """The highest incarnation that the ring knows of this director. The successor takes a higher one."""
     smaller_since: float | None = None
-    """Of `Director.take_over`."""
+    """As in `Director.take_over`."""
     clock_doubted: bool = False
     tables: dict[str, bytes] = msgspec.field(default_factory=dict)
-    """Hosts, directors and what was applied, as in the store."""
+    """Hosts, directors and the applied configuration, encoded as in the store."""
     under_way: list[UnfinishedJob] = msgspec.field(default_factory=list)
     ended: list[MoveInfo] = msgspec.field(default_factory=list)
-    """Those that have ended lately: whoever follows one may not have heard of it."""
+    """Operations that have ended recently: an operator who follows one may not know its result yet."""
     operations: int = 0
-    """The last number that an operation of operators has been given."""
+    """The highest number of an operators' operation."""
     audit: list[AuditEntry] = msgspec.field(default_factory=list)
-    """What is not in the store yet of who did what."""
+    """Entries of the audit that are not stored yet."""
     unstored: list[UnstoredChange] = msgspec.field(default_factory=list)
-    """Operators' changes that are not in the store yet."""
+    """Operators' changes that are not stored yet."""
     counted: Counted = msgspec.field(default_factory=Counted)
     log_unwritten: bytes = b""
-    """Lines of the log that nobody has read yet; the first one may be the rest of a line."""
+    """Unwritten lines of the log. The first may be the rest of a line."""
     user_bytes: int = 0
     name_bytes: list[int] = msgspec.field(default_factory=list)
-    """Of the names of each bucket."""
+    """Bytes of the names of each bucket."""
 
 
 class _Head(msgspec.Struct):
-    """What documents of all formats have."""
+    """The fields that documents of all formats have."""
 
     format: int
     version: str = "unknown"
 
 
 class Memory(msgspec.Struct):
-    """What memory holds of users: records and names of all buckets in a row, each in one piece, that is given
-    back to the system as soon as it was taken in."""
+    """Users in memory: the records and the names of all buckets in a row. Each of the two is freed as soon as
+    it has been taken over."""
 
     users: bytes = b""
     names: bytes = b""
 
 
 class Inherited(NamedTuple):
-    """What the program that was in this process before has left."""
+    """The state that the predecessor in this process has left."""
 
     handover: Handover
     memory: Memory
 
 
 def encode(handover: Handover, memory: Memory) -> list[bytes]:
-    """Pieces to be written one after the other."""
+    """Return the pieces to be written one after the other."""
     handover.user_bytes = len(memory.users)
     document = msgspec.msgpack.encode(handover)
     return [len(document).to_bytes(_LENGTH), document, memory.users, memory.names]
 
 
 def decode(data: bytes | memoryview) -> Inherited:
-    """What `encode` has made of it. Raises HandoverError."""
+    """Return what `encode` has encoded. Raises HandoverError."""
     view = memoryview(data)
     end = _LENGTH + int.from_bytes(view[:_LENGTH])
     document = view[_LENGTH:end]
@@ -179,7 +179,7 @@ def decode(data: bytes | memoryview) -> Inherited:
 
 
 def cannot_read(format: int) -> str:
-    """Why a document of this format cannot be taken over by this program; empty: it can."""
+    """Return why this program cannot read documents of this format; empty if it can."""
     if 1 <= format <= FORMAT:
         return ""
     return f"it is of format {format}, and this program knows formats up to {FORMAT}; stop and start instead"
@@ -188,10 +188,12 @@ def cannot_read(format: int) -> str:
 def split(
     listening: Iterable[HandedListener], wanted: Iterable[tuple[str, str]]
 ) -> tuple[dict[tuple[str, str], HandedListener], list[HandedListener]]:
-    """Listeners that go on being served, by name and place, and those nobody wants any more.
+    """Return the listeners that stay in use, by name and place, and the listeners to close.
 
-    wanted: name and place of each listener of the configuration as it is now. What units have opened is
-    wanted wherever it is.
+    Args:
+        listening: the listeners of the predecessor.
+        wanted: name and place of each listener of the present configuration. Listeners of units are always
+            wanted.
     """
     places = set(wanted)
     kept: dict[tuple[str, str], HandedListener] = {}

@@ -1,8 +1,8 @@
-"""What a director does so that its login and userdb sockets and the notify FIFO outlive it.
+"""Keeps the login and userdb sockets and the notify FIFO open beyond the end of the director.
 
-At the start it takes over what the keeper of a director before it holds; while it runs it sees to it that a
-keeper has copies; at its end it leaves the files to the keeper. Where the service manager has opened the
-sockets no keeper is needed. docs/internals.md, "The keeper".
+At its start a director takes over the sockets that the keeper of a former director holds. While it runs, it
+makes sure that a keeper has copies. At its end it leaves the files to the keeper. If the service manager has
+opened the sockets, no keeper is needed. docs/internals.md, "The keeper".
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from director.service.log import Log
 
 CONTROL_NAME = "director-keeper"
 CHECK_EVERY = 1.0
-"""Seconds between two checks whether the keeper is there."""
+"""Seconds between two checks of the keeper."""
 RETRY_LONGEST = 30.0
-"""Seconds between two attempts to start one, at most."""
+"""Seconds between two attempts to start a keeper, at most."""
 INIT = 1
-"""Process id of the first process of a container: nothing in it outlives that."""
+"""Process id of the first process of a container. When it ends, all other processes end."""
 
 
 def control_paths(config: Config) -> list[str]:
-    """Where the control socket of the keeper may be: the first of these in which a file can be made.
+    """Return the possible paths of the keeper's control socket. The first usable path is taken.
 
-    The folder that matters least is last: it depends on a path that an operator may change.
+    The path that depends on `listen` comes last, because an operator may change it.
     """
     listeners = config.listen
     paths = [
@@ -47,18 +47,18 @@ def control_paths(config: Config) -> list[str]:
 
 
 class KeepError(DirectorError):
-    """`director keep` cannot do its work."""
+    """`director keep` cannot hold the sockets."""
 
     exit_code = EX_UNAVAILABLE
 
 
 class KeeperClient:
-    """The director's dealings with its keeper. `with` it, and `holding` inside."""
+    """The director's connection with its keeper. Use it in a `with` block, and `holding` inside."""
 
     def __init__(
         self, config: Config, log: Log, link: KeeperLink | None = None, children: Sequence[int] = ()
     ) -> None:
-        """link, children: what the program before, in the same process, has left."""
+        """link, children: the state that a predecessor in this process has left."""
         self._paths, self._log = control_paths(config), log
         self._link: KeeperConnection | None = None
         if link is not None:
@@ -66,10 +66,10 @@ class KeeperClient:
         self.children = list(children)
         """Process ids of keepers that this process has started and that have not ended yet."""
         self._given: list[Kept] = []
-        """What the keeper has last been given; their descriptors may be closed by now."""
+        """The sockets that the keeper was given last. Their descriptors may be closed by now."""
         self._all_from_units = False
         self._problem = ""
-        """Why there is no keeper: logged once."""
+        """Why there is no keeper; logged once."""
 
     def __enter__(self) -> KeeperClient:
         return self
@@ -79,18 +79,21 @@ class KeeperClient:
 
     @property
     def kept_by(self) -> str:
-        """What holds the sockets when this director ends: `systemd`, `keeper`, or, empty, nothing does."""
+        """The holder of the sockets after this director ends: `systemd`, `keeper`, or empty for none."""
         if self._link is not None:
             return "keeper"
         return "systemd" if self._all_from_units else ""
 
     def take(self) -> list[HandedListener]:
-        """What the keeper of a director before holds: the caller closes it. From now on it is this one's."""
+        """Return the sockets that the keeper of a former director holds, and become the keeper's director.
+
+        The caller closes the sockets.
+        """
         found = self._first_keeper("serve")
         if found is None:
             return []
         (answer, connection), path = found
-        if answer.busy:  # the director that serves is named when its sockets are opened
+        if answer.busy:  # opening the sockets fails later, with a message that names the other director
             connection.close()
             return []
         self._link = KeeperConnection(connection, path, keeper.identity_of(path))
@@ -104,7 +107,7 @@ class KeeperClient:
         return [_listening(entry, owns_file=entry.owns_file) for entry in usable]
 
     def copies(self) -> list[HandedListener]:
-        """The same for `serve --check`: the keeper, and the files, stay as they are."""
+        """Return the same as `take`, for `serve --check`: keeper and files are not changed."""
         found = self._first_keeper("copies")
         if found is None:
             return []
@@ -117,8 +120,10 @@ class KeeperClient:
 
     @contextmanager
     def holding(self, sockets: Sockets) -> Iterator[None]:
-        """Inside, a keeper has copies of what is open, unless none can be had. Behind it the files are left
-        to the keeper, where there is one."""
+        """Give a keeper copies of the open sockets, if there is or can be one, while the block runs.
+
+        After the block the files are left to the keeper.
+        """
         self._all_from_units = sockets.all_from_units()
         kept = sockets.to_keep()
         if not self._give(kept):
@@ -126,12 +131,12 @@ class KeeperClient:
         try:
             yield
         finally:
-            # once more: the FIFO may have been replaced just now
+            # Again, because the FIFO may have been replaced since the last check.
             if self._link is not None and self._give(sockets.to_keep()) and self._leave():
                 sockets.leave_files([entry.name for entry in self._given])
 
     async def run(self, sockets: Sockets) -> None:
-        """See to it that there is a keeper, until cancelled."""
+        """Check every second that a keeper has the sockets, and start one if not, until cancelled."""
         pause, retry_at = CHECK_EVERY, 0.0
         seen: list[keeper.Identity | None] = []
         while True:
@@ -141,16 +146,16 @@ class KeeperClient:
             if self._give(kept):
                 pause, retry_at = CHECK_EVERY, 0.0
                 continue
-            # A keeper that is started elsewhere is found at once, whatever the pause.
+            # A keeper that was started by hand is found at once, whatever the pause.
             before, seen = seen, [keeper.identity_of(path) for path in self._paths]
             if anyio.current_time() < retry_at and seen == before:
                 continue
             copies: list[Kept] = []
             try:
                 copies += (entry._replace(descriptor=os.dup(entry.descriptor)) for entry in kept)
-                # not on the loop: a keeper that is stopped answers only after some time, or not at all
+                # In a thread, because a stopped keeper answers late or not at all.
                 done = await anyio.to_thread.run_sync(self._renew, copies)
-            except OSError as exc:  # no descriptor is free
+            except OSError as exc:  # no free descriptor
                 self._complain(exc.strerror or str(exc))
                 done = False
             finally:
@@ -159,23 +164,23 @@ class KeeperClient:
             retry_at = anyio.current_time() + pause
 
     def hand_over(self) -> KeeperLink | None:
-        """For a successor: the connection stays open."""
+        """Return the connection for a successor. It stays open."""
         link, self._link = self._link, None
         if link is None:
             return None
         return KeeperLink(descriptor=link.connection.detach(), path=link.path, identity=link.identity)
 
-    # ---- in a thread, too
+    # ---- also called in a thread
 
     def _give(self, kept: Sequence[Kept]) -> bool:
-        """Whether the keeper there is has all of this, or nothing is to be kept."""
+        """Give the sockets to the present keeper. Returns whether it has all that are to be kept."""
         link = self._link
         if not kept:
             if link is not None:
                 link.bye()
                 self._link, self._given = None, []
             return True
-        # Another base_dir since a replacement in place: the next director looks for the keeper there.
+        # A replacement in place may have changed base_dir, where the next director looks for the keeper.
         if link is None or not (link.path in self._paths and link.is_open and link.is_current):
             return False
         if _without_descriptors(kept) != _without_descriptors(self._given):
@@ -187,7 +192,7 @@ class KeeperClient:
         return True
 
     def _renew(self, kept: Sequence[Kept]) -> bool:
-        """Find a keeper, or start one, and give it all. Whether that is done."""
+        """Find or start a keeper and give it the sockets. Returns whether that succeeded."""
         if not kept:
             return True
         before = self._link
@@ -205,7 +210,7 @@ class KeeperClient:
         return True
 
     def _found(self, kept: Sequence[Kept]) -> KeeperConnection | None:
-        """The connection to a keeper that is there. Raises KeeperError."""
+        """Return the connection to a keeper that runs already; None if there is none. Raises KeeperError."""
         for path in self._paths:
             reply = keeperlink.ask(path, "serve")
             if reply is None:
@@ -224,7 +229,7 @@ class KeeperClient:
         return None
 
     def _started(self, kept: Sequence[Kept]) -> KeeperConnection:
-        """The connection to a new keeper. Raises KeeperError."""
+        """Start a keeper and return the connection to it. Raises KeeperError."""
         if os.getpid() == INIT:
             raise KeeperError(
                 "this is process 1 of a container, which no other outlives; run `director keep` beside"
@@ -244,7 +249,7 @@ class KeeperClient:
             return link
         raise KeeperError("; ".join(problems))
 
-    # ----
+    # ---- beginning and end
 
     def _first_keeper(self, what: str) -> tuple[tuple[keeperlink.KeeperAnswer, socket.socket], str] | None:
         for path in self._paths:
@@ -258,7 +263,7 @@ class KeeperClient:
         return None
 
     def _leave(self) -> bool:
-        """End in order. Whether a keeper goes on."""
+        """Tell the keeper that this director stops. Returns whether the keeper continues."""
         link, self._link = self._link, None
         if link is None:
             return False
@@ -278,15 +283,20 @@ class KeeperClient:
 
 
 def keep(config: Config, say: Callable[[str], object]) -> None:
-    """`director keep`: hold the sockets in a process of their own, which this one becomes. Never returns.
+    """Run `director keep`: become a process that holds the sockets. Does not return.
 
-    What a keeper holds that was started by a director is taken over; a director that runs notices within 1 s,
-    and gives what it has. Otherwise the sockets are opened here: clients wait in them for the director. say:
-    is called with what is held. Raises KeepError.
+    Sockets of a keeper that a director started are taken over. A running director notices this keeper within
+    1 s and gives it its sockets. If there is no such keeper, the sockets are opened here, and clients wait in
+    them for the director.
+
+    Args:
+        say: called with messages for the operator.
+
+    Raises KeepError.
     """
     paths = control_paths(config)
     former, served, kept = _former_keeper(paths)
-    # Before the sockets: a director that starts now asks here, and waits, instead of finding them taken.
+    # Before the sockets: a director that starts now asks here and waits, and does not find them in use.
     control, path = _new_control_socket(paths)
     names = () if served else (name for name in keeper.NAMES if name not in {entry.name for entry in kept})
     opened = [entry for name in names if (entry := _opened(name, config, say)) is not None]
@@ -299,7 +309,7 @@ def keep(config: Config, say: Callable[[str], object]) -> None:
 
 
 def _opened(name: str, config: Config, say: Callable[[str], object]) -> listen.Listener | listen.Fifo | None:
-    """A listener, opened as a director would; None: it is off, or cannot be opened, and `say` is told why."""
+    """Open a listener as a director would. None: it is off, or `say` was told why it cannot be opened."""
     how: ListenerConfig = getattr(config.listen, name)
     if not how.path:
         return None
@@ -312,7 +322,7 @@ def _opened(name: str, config: Config, say: Callable[[str], object]) -> listen.L
 
 
 def _new_control_socket(paths: Sequence[str]) -> tuple[socket.socket, str]:
-    """At the first of the paths where one can be made. Raises KeepError."""
+    """Return a control socket at the first possible path, and the path. Raises KeepError."""
     problems = []
     for path in paths:
         try:
@@ -324,8 +334,11 @@ def _new_control_socket(paths: Sequence[str]) -> tuple[socket.socket, str]:
 
 
 def _former_keeper(paths: Sequence[str]) -> tuple[KeeperConnection | None, bool, list[Kept]]:
-    """The connection to a keeper that runs already, whether a director serves what it holds, and, where none
-    does, what that is. Raises KeepError."""
+    """Ask for a keeper that runs already.
+
+    Returns its connection, whether a director serves its sockets, and the sockets if no director does. Raises
+    KeepError.
+    """
     for path in paths:
         try:
             if (reply := keeperlink.ask(path, "status")) is None:
@@ -345,7 +358,7 @@ def _former_keeper(paths: Sequence[str]) -> tuple[KeeperConnection | None, bool,
 
 
 def _reachable(kept: Sequence[Kept]) -> list[Kept]:
-    """Those whose files are still at their paths; the others are closed."""
+    """Return the sockets whose files are still at their paths, and close the others."""
     found = [entry for entry in kept if keeper.identity_of(entry.path) == entry.identity]
     keeper.close_all([entry.descriptor for entry in kept if entry not in found])
     return found

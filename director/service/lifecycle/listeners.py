@@ -1,4 +1,4 @@
-"""The listeners of a director: their limits, what is counted, and what is logged when a limit is reached."""
+"""The listeners of a director: their limits, counters and warnings."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from director.service.mailbox import Mailbox
 from director.types import Address
 
 SHARE = 16
-"""A listener for others than login processes gets at most this part of the descriptors."""
+"""A limited listener gets at most 1/`SHARE` of the descriptors."""
 FEWEST = 4
-"""Connections that it gets however few descriptors there are."""
+"""Connections that a limited listener gets, even if there are few descriptors."""
 MINUTE = 60.0
 LIMITED = ("authreply", "admin", ADMIN_TCP, "socketmap", SOCKETMAP_TCP, "api", "http", "ring")
-"""Listeners with a limit; login and userdb have none."""
+"""Listeners with a limit. login and userdb have none."""
 FOR_OPERATORS = ("admin", ADMIN_TCP, "api", "http")
 
 
@@ -34,13 +34,13 @@ class Listeners(Report):
         log: Log,
         config: LimitsConfig,
     ) -> None:
-        """mailbox: knows which errors are the core's, with which the program ends."""
+        """mailbox: holds the core's last error, which ends the program."""
         self.pauses: dict[str, int] = {}
-        """Listener -> how often it paused because something had run out."""
+        """listener -> number of pauses for want of descriptors or memory."""
         self.refused: dict[tuple[str, str], int] = {}
-        """(listener, limit) -> connections that were closed because of it."""
+        """(listener, limit) -> number of connections closed because of the limit."""
         self.counted_elsewhere: dict[str, Callable[[], int]] = {}
-        """Listeners that have connections of a predecessor too."""
+        """Counters of the listeners that also have connections of a predecessor."""
         self._sockets, self._director, self._mailbox, self._bugs = sockets, director, mailbox, bugs
         self._limited = LimitedLog(log, burst=1, every=MINUTE)
         self._room = Room(self)
@@ -50,12 +50,12 @@ class Listeners(Report):
         self.set_limits(config)
 
     def set_limits(self, config: LimitsConfig) -> None:
-        """They hold for connections from now on."""
+        """Set the limits for new connections."""
         most = max(FEWEST, self._room.descriptors // SHARE)
         self._limits.set(min(config.connections, most), config.connections_per_address)
 
     def acceptor(self, name: str) -> Acceptor | None:
-        """For the listener of this name; None: it is off."""
+        """Return an acceptor for the listener of this name; None if the listener is off."""
         sock = self._sockets.get(name)
         if sock is None:
             return None
@@ -74,16 +74,16 @@ class Listeners(Report):
         return self._director.ring.knows(Address(address))
 
     def close(self) -> None:
-        """Give back the spare descriptor."""
+        """Release the spare descriptor."""
         self._room.close()
 
     def connections(self) -> dict[str, int]:
-        """Listener -> open connections."""
+        """Return the number of open connections by listener."""
         return {acceptor.name: acceptor.connections for acceptor in self._acceptors} | {
             name: count() for name, count in self.counted_elsewhere.items()
         }
 
-    # ---- what goes wrong
+    # ---- reports of acceptors
 
     def accept_paused(self, listener: str, reason: str) -> None:
         self.pauses[listener] = self.pauses.get(listener, 0) + 1

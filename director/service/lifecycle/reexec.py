@@ -1,7 +1,7 @@
-"""Replaces the program of this process by another one, in place: same process, same sockets, new program.
+"""Replaces the program of this process in place: same process, same sockets, another program.
 
-The other program is run beside this one first, to see whether it starts at all, knows the configuration, and
-can read what is handed over. Whatever is wrong with it is found while this one serves on.
+Before that, the other program is run as a separate process. This shows whether it starts, accepts the
+configuration, and can read the hand-over document. Any error is found while the present program still serves.
 """
 
 from __future__ import annotations
@@ -26,30 +26,30 @@ from director.service.lifecycle.handover import (
 )
 
 VARIABLE = "DIRECTOR_HANDOVER"
-"""Names the descriptor of the document to the successor."""
+"""Environment variable with the descriptor of the hand-over document."""
 PROBE_OPTION = "--can-take-over"
 PROBE_WITHIN = 30.0
-"""Seconds in which a program must have said that it can take over."""
+"""Seconds in which the other program must answer that it can take over."""
 DEFERRED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
-"""They wait until the successor listens to them."""
+"""Signals that wait until the successor handles them."""
 _TOLD = 500
-"""Characters of what a program says about its troubles that are passed on."""
+"""Characters of an error output that are passed on."""
 _UNIT_VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 
 
 class CannotReplace(DirectorError):
-    """Another program cannot take over; this one serves on."""
+    """The other program cannot take over. The present program continues."""
 
 
 def command() -> list[str]:
-    """How this program was started, to be started again: what stands at its path by then."""
+    """Return the command that started this program. Its path may lead to another release by now."""
     return [sys.executable, *sys.orig_argv[1:]]
 
 
 async def probe() -> str:
-    """Ask the program that would be started whether it can take over. Returns its version.
+    """Ask the other program whether it can take over. Returns its version.
 
-    Raises CannotReplace with the end of what it says.
+    Raises CannotReplace with the end of its error output.
     """
     arguments = [*command(), PROBE_OPTION, str(FORMAT)]
     try:
@@ -66,7 +66,7 @@ async def probe() -> str:
 
 
 def replace(handover: Handover, memory: Memory, environ: Mapping[str, str]) -> None:
-    """Become the other program. Returns only by CannotReplace; everything is as it was then."""
+    """Replace this program by the other. Returns only by raising CannotReplace; then nothing has changed."""
     try:
         document = _write(encode(handover, memory))
     except OSError as exc:
@@ -87,25 +87,26 @@ def replace(handover: Handover, memory: Memory, environ: Mapping[str, str]) -> N
 
 
 def defer_signals() -> None:
-    """From now on they wait, for a successor too."""
+    """Block these signals. They wait, also for a successor."""
     signal.pthread_sigmask(signal.SIG_BLOCK, DEFERRED)
 
 
 def listen_to_signals() -> None:
-    """From now on signals are answered; until then they have waited."""
+    """Unblock the signals that have waited."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, DEFERRED)
 
 
 def ignore_until_served() -> None:
-    """A program that only begins is not ended by a wish to be replaced or to read its file."""
+    """Ignore SIGHUP and SIGUSR2, which would end a program that is still starting."""
     for number in (signal.SIGHUP, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
 
 
 def handed_over(environ: MutableMapping[str, str]) -> Inherited | None:
-    """What a predecessor has left in this process; None: there was none. Takes it out of `environ`.
+    """Return the state that a predecessor in this process has left; None if there was none.
 
-    Raises HandoverError; its sockets are closed by nobody then, and the director is to end.
+    Removes `VARIABLE` from `environ`. Raises HandoverError; then the predecessor's sockets stay open, and the
+    process must end.
     """
     text = environ.pop(VARIABLE, "")
     if not text:
@@ -128,7 +129,7 @@ def _descriptors(handover: Handover) -> list[int]:
 
 
 def _write(pieces: Iterable[bytes]) -> int:
-    """A descriptor of memory with this in it."""
+    """Return the descriptor of a memory file with these pieces."""
     descriptor = os.memfd_create("director-handover", os.MFD_CLOEXEC)
     try:
         with open(descriptor, "wb", closefd=False) as file:

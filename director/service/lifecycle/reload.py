@@ -1,4 +1,4 @@
-"""The configuration file read again: what can change while the director runs, and what cannot."""
+"""Reads the configuration file again, and separates the settings that can change at once."""
 
 from __future__ import annotations
 
@@ -32,29 +32,31 @@ LIVE = frozenset(
         "users.max_parallel_moves",
     }
 )
-"""Settings that count at once. All others count from the next start of a program on."""
+"""Settings that apply at once. All others apply from the next start of a program."""
 _FOUND = frozenset({"file", "folder", "warnings", "unresolved", "secret_files"})
-"""What is no setting, but was found out while the file was read."""
+"""Fields that are not settings: they were found out while the file was read."""
 _WRITTEN_AS = {
     "ring.names": "ring.servers",
     "backends.names": "backends.mail_servers",
     "ring.secret": "ring.secret_file",
     "http.token": "http.token_file",
 }
-"""Parts of a setting that are kept by themselves, and what was read from a file that a setting names."""
+"""The setting of each field that holds a part of it, or the content of the file that it names."""
 
 
 def read_again(running: Config, in_force: RingTls | None) -> tuple[Config, RingTls | None]:
-    """The file as it is now, and the certificates of the ring where it has any. Takes a while: call it in a
-    thread.
+    """Return the configuration in the file now, and the certificates of the ring if there are any.
 
-    A new certificate that other directors would refuse is refused here: the one in force may be good.
+    Reads files: call it in a thread. A new certificate that other directors would refuse is refused here,
+    because the certificate in force may be good.
 
     Args:
-        in_force: the certificates that the director shows now.
+        running: the configuration in force.
+        in_force: the certificates in force.
 
     Raises:
-        ConfigErrors, TlsFileError: what is wrong with the file, or with the files that it names.
+        ConfigErrors: a problem with the file.
+        TlsFileError: a problem with a file that it names.
     """
     new = load(running.file, os.environ)
     tls = live(running, new).ring.tls
@@ -67,7 +69,7 @@ def read_again(running: Config, in_force: RingTls | None) -> tuple[Config, RingT
 
 
 def raise_if_refused(found: RingTls, tls: TlsConfig, config: Config) -> None:
-    """Raises TlsFileError where other directors would refuse these certificates."""
+    """Raise TlsFileError if other directors would refuse these certificates."""
     me = config.ring.listen
     problem = found.problem_with_own(me.address) if me is not None else None
     if problem is not None:
@@ -75,14 +77,14 @@ def raise_if_refused(found: RingTls, tls: TlsConfig, config: Config) -> None:
 
 
 class Reload(NamedTuple):
-    """What a file that was read again changes."""
+    """The changes of a file that was read again."""
 
     applied: list[str]
     needs_exec: list[str]
 
 
 def compare(old: Config, new: Config) -> Reload:
-    """The settings that differ, by name, as people write them."""
+    """Return the settings that differ, by their names in the file."""
     found = set(_differing(_as_written(old), _as_written(new)))
     live_now = _live_between(old, new)
     at_once = {name for name in found if name in live_now or name.rpartition(".")[0] in live_now}
@@ -94,14 +96,14 @@ def _as_in_file(names: Iterable[str]) -> list[str]:
 
 
 def _live_between(old: Config, new: Config) -> frozenset[str]:
-    """A ring, and TLS in it, take a new program to begin and to end."""
+    """Return the settings that apply at once. Only a new program begins or ends a ring, or TLS in it."""
     rings = bool(old.ring.secret and new.ring.secret)
     secured = bool(old.ring.tls and new.ring.tls)
     return LIVE - ({"ring.secret"} if not rings else set()) - ({"ring.tls"} if not secured else set())
 
 
 def _as_written(config: Config) -> Config:
-    """Without what the names in it stand for: that is found out anew all the time."""
+    """Return the configuration without the addresses of its names, which are resolved again all the time."""
     ring, backends = config.ring, config.backends
     named = {endpoint for _, endpoint in ring.names}
     ring = msgspec.structs.replace(
@@ -115,7 +117,7 @@ def _as_written(config: Config) -> Config:
 
 
 def backends_digest(config: Config) -> int:
-    """What tells other directors whether their files list the same backends: 63 bits, never 0."""
+    """Return a digest of the backends in the file, for comparison with other directors: 63 bits, never 0."""
     backends = _as_written(config).backends
     listed = sorted([*map(repr, backends.mail_servers), *map(repr, backends.names)])
     digest = hashlib.sha256("\n".join(listed).encode(errors="replace")).digest()
@@ -123,7 +125,7 @@ def backends_digest(config: Config) -> int:
 
 
 def limits(config: Config) -> Settings:
-    """What the core wants to know."""
+    """Return the settings of the core."""
     return Settings(
         isolation_wait=config.ring.isolation_wait,
         kick_delay=config.users.kick_delay,
@@ -136,7 +138,7 @@ def limits(config: Config) -> Settings:
 
 
 def live(old: Config, new: Config) -> Config:
-    """The configuration that counts once `new` was read: `old`, but for what is live."""
+    """Return the configuration in force: `old` with the settings of `new` that apply at once."""
     sections: dict[str, msgspec.Struct] = {}
     for name in _live_between(old, new):
         section, _, field = name.partition(".")

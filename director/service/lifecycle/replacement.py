@@ -1,10 +1,11 @@
-"""`director reload`, SIGHUP: the file is read again. `reload --exec`, SIGUSR2: the program is replaced.
+"""`director reload`, SIGHUP: read the file again. `reload --exec`, SIGUSR2: replace the program.
 
-    asked --the other program can--> doors closed --operators have their answers, store written--> out of the
-    ring --> frozen: all that is open goes into one document --> the other program, in the same process
+    asked --the other program can--> endpoints closed --operators have their answers, store written-->
+    out of the ring --> stopped: all open state goes into one document --> the other program, same process
 
-Until the last step everything can be called off; from there on the other program goes on, or, where it cannot
-be started at all, this one takes over from itself. Logins are answered until the moment of the freeze.
+Until the last step the replacement can be called off. After it the other program continues, or, if it cannot
+be started, this program takes over its own state. Logins are answered until the program stops for the last
+step.
 """
 
 from __future__ import annotations
@@ -36,21 +37,21 @@ from director.service.log import Log
 from director.version import VERSION
 
 READ_WITHIN = 30.0
-"""Seconds that are waited for a store that is being read at the start."""
+"""Seconds to wait for a store that is being read at the start."""
 STORE_LOOK = 0.05
-"""Seconds between two looks at that."""
+"""Seconds between two checks whether it has been read."""
 FINISH_WITHIN = 5.0
-"""Seconds that operators' commands under way have to end."""
+"""Seconds for operators' running commands to end."""
 SETTLE_WITHIN = 1.0
-"""Seconds that the store has to take what has changed. What it does not, it gets from the successor."""
+"""Seconds for the store to take changes. The successor writes the rest."""
 NAMES_AT_ONCE = 16
-"""Buckets of names that are taken in in one turn of the loop: of a million users, 4,000 in 1 ms."""
+"""Buckets of names taken over in one turn of the loop. With a million users: 4,000 names in 1 ms."""
 SIGNALS_WITHIN = 0.01
-"""Seconds in which the loop hears of a signal that has come already."""
+"""Seconds in which the loop handles a signal that has arrived already."""
 
 
 def load_users(director: Director, memory: Memory, handle: Callable[[Event], None]) -> None:
-    """Users as a predecessor knew them. Who is not stored is found when all is compared with the store."""
+    """Take over a predecessor's users. The comparison with the store finds users that are not stored yet."""
     if memory.users:
         handle(StoredUsers(memory.users, MEMORY))
         director.users.take_dirty()
@@ -58,14 +59,15 @@ def load_users(director: Director, memory: Memory, handle: Callable[[Event], Non
 
 
 async def load_names(names: NameTable, memory: Memory, sizes: Sequence[int]) -> None:
-    """The same for names, a few at a time, while logins are answered: they take several times as long."""
+    """Take over a predecessor's names, some at a time, because they take several times as long as the users.
+    Logins are answered meanwhile."""
     for entries in name_parts(memory, sizes):
         take_names(names, entries)
         await anyio.lowlevel.checkpoint()
 
 
 def name_parts(memory: Memory, sizes: Sequence[int]) -> Iterator[bytes]:
-    """What of the names is taken in in one turn of the loop each. sizes: of the buckets, in bytes."""
+    """Yield the names for one turn of the loop each. sizes: bytes of the names of each bucket."""
     start = 0
     for first in range(0, len(sizes), NAMES_AT_ONCE):
         end = start + sum(sizes[first : first + NAMES_AT_ONCE])
@@ -75,7 +77,7 @@ def name_parts(memory: Memory, sizes: Sequence[int]) -> Iterator[bytes]:
 
 
 def take_names(names: NameTable, entries: bytes) -> None:
-    """Take in some names. They are stored already, or found when all is compared with the store."""
+    """Take over some names, not marked as changed: the comparison with the store finds unstored names."""
     dirty = names.take_dirty()
     names.merge(entries)
     names.take_dirty()
@@ -84,76 +86,87 @@ def take_names(names: NameTable, entries: bytes) -> None:
 
 
 class Replaceable(Protocol):
-    """What is reloaded and replaced."""
+    """The program that is reloaded and replaced."""
 
     @property
     def config(self) -> Config: ...
 
     async def read_again(self) -> tuple[Config, RingTls | None]:
-        """The configuration as its file says now, and the certificates of the ring where it has TLS. Raises
-        DirectorError."""
+        """Return the configuration in the file now, and the certificates if the ring has TLS.
+
+        Raises DirectorError.
+        """
         ...
 
     async def apply(self, new: Config, tls: RingTls | None) -> list[str]:
-        """The live keys of another configuration count from now on. Returns what else was read again: names
-        of settings whose files have changed."""
+        """Apply the settings of another configuration that can change at once.
+
+        Returns the settings whose files have changed.
+        """
         ...
 
     def warnings_of(self, new: Config) -> list[str]:
-        """What another configuration leads to that may not be wanted."""
+        """Return warnings about the changed backends of another configuration."""
         ...
 
     def loading(self) -> float | None:
-        """While the store is being read: how much of it has been, 0.0 to 1.0."""
+        """Return how much of the store has been read, 0.0 to 1.0; None if it is not being read."""
         ...
 
     async def close_endpoints(self, within: float) -> None:
-        """Let operators' commands end, for `within` seconds at most; then accept no more of them."""
+        """Let operators' commands end, for `within` seconds at most; then accept no more commands."""
         ...
 
     async def settle(self, within: float) -> None:
-        """Write to the store what has changed, for `within` seconds at most."""
+        """Write changes to the store, for `within` seconds at most."""
         ...
 
     async def leave(self) -> None:
-        """Leave the ring, unless the process ends anyway."""
+        """Leave the ring, unless the director ends anyway."""
         ...
 
     def end(self, name: str) -> None:
-        """name: of the signal; empty: freeze, and go on as another program."""
+        """End the director. name: the signal; empty: stop, and be replaced by another program."""
         ...
 
     def freeze(self, replacement: ReplacementRecord) -> Inherited:
-        """Stop. Returns all that is kept."""
+        """Stop. Returns the state for a successor."""
         ...
 
     def status_line(self) -> str: ...
 
 
 class Replacement:
-    """Reloads and replacements of one director, one after the other."""
+    """Carries out reloads and replacements of one director, one at a time."""
 
     def __init__(
         self, target: Replaceable, log: Log, notifier: Notifier, inherited: Inherited | None
     ) -> None:
-        """inherited: from the program that was here before."""
+        """inherited: the state that a predecessor in this process has left."""
         self.inherited: Inherited | None = None
-        """What is to be taken over from ourselves, since the other program could not be started."""
+        """The state that this program takes over again, because the other program could not be started."""
         self._target, self._log, self._notifier = target, log, notifier
         self._before = inherited.handover.replacement if inherited else None
         self._busy = False
         self._begun = 0.0
         self._backends_warnings: list[str] = []
-        """What the successor's file leads to."""
+        """Warnings about the backends in the successor's file."""
         self._info = ReloadInfo(state="never", version=VERSION)
 
-    # ---- what operators ask
+    # ---- requests of operators
 
     def info(self) -> ReloadInfo:
         return self._info
 
     async def ask(self, *, exec: bool, dry_run: bool) -> ReloadInfo:
-        """exec: returns at once, `info` says what becomes of it. Raises TryAgain while one is under way."""
+        """Reload, or start a replacement.
+
+        Args:
+            exec: replace the program. Returns at once; `info` has the result later.
+            dry_run: only check whether it would succeed.
+
+        Raises TryAgain while a replacement is under way.
+        """
         if self._busy:
             raise TryAgain("the program is being replaced already")
         if not exec:
@@ -174,7 +187,7 @@ class Replacement:
     # ---- the file
 
     async def reload(self, *, dry_run: bool = False) -> ReloadInfo:
-        """Read it again, and apply what can be applied. Where it is bad nothing is."""
+        """Read the file again and apply the settings that can change at once. A bad file changes nothing."""
         target, begun = self._target, time.monotonic()
         self._notifier.reloading(begun)
         try:
@@ -203,8 +216,11 @@ class Replacement:
         return info
 
     async def _probe(self) -> str:
-        """The version of a program that can take over. A start with a certificate that other directors refuse
-        is only warned of; here it would cost a good one. Raises CannotReplace."""
+        """Return the version of the other program, if it can take over.
+
+        Raises CannotReplace, also for a certificate that other directors would refuse. A start only warns of
+        it, but a replacement would lose the good certificate in force.
+        """
         version = await reexec.probe()
         try:
             await self._target.read_again()
@@ -213,7 +229,7 @@ class Replacement:
         return version
 
     async def _warnings(self) -> list[str]:
-        """What the file as it is now leads to; of one that cannot be read there are none."""
+        """Return warnings about the backends in the file; none if the file cannot be read."""
         with suppress(DirectorError):
             new, _ = await self._target.read_again()
             return self._target.warnings_of(new)
@@ -222,7 +238,7 @@ class Replacement:
     # ---- the program
 
     async def replace(self) -> None:
-        """Have another program take over, if it can. Once at a time."""
+        """Replace the program, if the other program can take over. One replacement runs at a time."""
         target = self._target
         if self._busy:
             self._log.info("replacing_already")
@@ -248,7 +264,8 @@ class Replacement:
         target.end("")
 
     async def _wait_for_store(self) -> None:
-        """While it is read, who is not in memory may be in it: a successor would place that user anew."""
+        """Wait until the store has been read. Until then memory may lack an assigned user, and a successor
+        would assign the user again. Raises CannotReplace."""
         until = time.monotonic() + READ_WITHIN
         while (part := self._target.loading()) is not None:
             if time.monotonic() > until:
@@ -256,7 +273,7 @@ class Replacement:
             await anyio.sleep(STORE_LOOK)
 
     def go(self) -> None:
-        """Become the other program. Returns only where it cannot be started: see `inherited`."""
+        """Replace the program. Returns only if the other program cannot be started: see `inherited`."""
         replacement = ReplacementRecord(
             version=VERSION,
             begun=self._begun,
@@ -273,7 +290,7 @@ class Replacement:
             self.inherited = inherited
 
     def served(self) -> None:
-        """Logins are answered."""
+        """Record and log the result of the replacement. Called when logins are answered."""
         before = self._before
         if before is None:
             return

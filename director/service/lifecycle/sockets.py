@@ -1,4 +1,4 @@
-"""All that others connect to: opened here, by the service manager, or by the program that was here before."""
+"""All listeners of a director: opened here, by the service manager, or by a predecessor in this process."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from director.service.lifecycle.sysd import inherited_descriptors
 from director.service.log import Log
 
 ADMIN_TCP, SOCKETMAP_TCP = "admin-tcp", "socketmap-tcp"
-"""Names, for socket units too, of listeners that have a unix socket beside them."""
+"""Names of TCP listeners that have a unix socket beside them; also used in socket units."""
 
 Place = tuple[str, str, ListenerConfig | Endpoint]
-"""Name of a listener, where it is, and how it is opened."""
+"""Name of a listener, its place, and how it is opened."""
 
 
 class Sockets:
-    """Everything is open when it has been made. `with` it, or call `close`."""
+    """All listeners, which are open once it is created. Use it in a `with` block, or call `close`."""
 
     def __init__(
         self,
@@ -35,11 +35,14 @@ class Sockets:
         before: Sequence[HandedListener] | None = None,
         kept: Sequence[HandedListener] = (),
     ) -> None:
-        """before: what a predecessor has left; None: there was none. kept: what a keeper holds, of a director
-        that has ended; where this one cannot start, it goes on holding it. Raises ListenError.
+        """
+        Args:
+            before: the listeners of a predecessor; None if there was none.
+            kept: the listeners that a keeper holds for a director that has ended. If this director cannot
+                start, the keeper continues to hold them.
 
-        Behind a predecessor nothing is raised: what cannot be opened at its new place is served on at the
-        former one, and said.
+        Raises ListenError, but not after a predecessor: then a listener that cannot be opened at its new
+        place stays at its former place, and the error is logged.
         """
         self._log, self._may_fail = log, before is not None
         self._listeners: dict[str, listen.Listener] = {}
@@ -61,11 +64,11 @@ class Sockets:
         self.close()
 
     def close(self) -> None:
-        """Files go with the sockets, where they were made here."""
+        """Close all sockets, and remove the files that were made here."""
         self._stack.close()
 
     def hand_over(self) -> list[HandedListener]:
-        """Everything, for a successor: it stays open."""
+        """Return all listeners for a successor. They stay open."""
         return [
             HandedListener(
                 name=name,
@@ -78,7 +81,7 @@ class Sockets:
         ]
 
     def to_keep(self) -> list[Kept]:
-        """What a keeper is to hold: what the service manager does not. The descriptors stay those of here."""
+        """Return the sockets for a keeper, which the service manager does not hold. They stay open here."""
         opened = [self._opened(name) for name in NAMES if name not in self._from_units]
         return [
             kept
@@ -87,19 +90,19 @@ class Sockets:
         ]
 
     def all_from_units(self) -> bool:
-        """Whether the service manager holds every listener that a keeper would hold."""
+        """Return whether the service manager holds every listener that a keeper would hold."""
         opened = [name for name in NAMES if self._has(name)]
         return bool(opened) and self._from_units.issuperset(opened)
 
     def leave_files(self, names: Iterable[str]) -> None:
-        """Do not remove the files of these at the end: a keeper goes on with them."""
+        """Do not remove the files of these listeners at the end, because a keeper continues with them."""
         for name in names:
             opened = self._opened(name)
             if opened is not None:
                 opened.leave_file()
 
     def get(self, name: str) -> socket.socket | None:
-        """A second descriptor for the loop, which closes what it has served; None: that listener is off."""
+        """Return a second descriptor of a listener for the loop, which closes it; None if it is off."""
         listener = self._listeners.get(name)
         if listener is None:
             return None
@@ -109,7 +112,7 @@ class Sockets:
 
     @property
     def fifo(self) -> listen.Fifo | None:
-        """The FIFO; None: it is off."""
+        """The FIFO; None if it is off."""
         return self._fifo
 
     # ---- opening
@@ -117,7 +120,7 @@ class Sockets:
     def _open_all(self, given: Iterable[HandedListener], places: Sequence[Place]) -> None:
         kept, unwanted = split(given, ((name, where) for name, where, _ in places))
         for listener in kept.values():
-            if self._has(listener.name):  # a keeper holds what a unit has opened anew elsewhere
+            if self._has(listener.name):  # a unit has opened the listener at another place than the keeper
                 _adopted(listener).close()
                 continue
             self._keep(_adopted(listener))
@@ -135,7 +138,7 @@ class Sockets:
             if self._has(listener.name) or listener.name not in {name for name, *_ in places}:
                 _adopted(listener).close()
             else:
-                self._keep(_adopted(listener))  # the new one could not be opened
+                self._keep(_adopted(listener))  # the listener could not be opened at its new place
 
     def _has(self, name: str) -> bool:
         return self._opened(name) is not None
@@ -173,7 +176,7 @@ def _adopted(listener: HandedListener) -> listen.Listener | listen.Fifo:
 
 
 def _from_units(environ: Mapping[str, str]) -> list[HandedListener]:
-    """What the service manager has opened; of several with one name the first."""
+    """Return the listeners that the service manager has opened; the first, if several have the same name."""
     found = inherited_descriptors(environ, os.getpid())
     return [
         HandedListener(name=name, where="", descriptor=descriptors[0], from_unit=True)
@@ -182,7 +185,7 @@ def _from_units(environ: Mapping[str, str]) -> list[HandedListener]:
 
 
 def _places(config: Config) -> list[Place]:
-    """Each listener that is on."""
+    """Return the place of each listener that is on."""
     ears = config.listen
     files = {
         "login": ears.login,
@@ -193,7 +196,7 @@ def _places(config: Config) -> list[Place]:
         "socketmap": ears.socketmap,
         "api": ears.api,
     }
-    # With a secret others may be added later, by `director ring add`.
+    # With a secret the ring listener is open, because `director ring add` may add directors later.
     ports = {
         ADMIN_TCP: ears.admin.tcp,
         SOCKETMAP_TCP: ears.socketmap.tcp,

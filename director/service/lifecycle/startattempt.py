@@ -1,9 +1,9 @@
-"""Repeats a start that fails, where a service manager has started the director.
+"""Repeats a failing start of a director that a service manager has started.
 
-The manager would start it again at once, for ever, and log each time; with a limit it would give up, and
-close the sockets under Dovecot's login processes. So the process stays. It tries again every `RETRY_EVERY`
-seconds, in a new program each time, and ends after `GIVE_UP_AFTER`, so that `systemctl start` fails. The
-manager starts it again then, and the reason is logged again: once a minute.
+The manager would start the director again at once and without end, and log each time; with a limit it would
+give up and close the sockets of Dovecot's login processes. So the process stays. It retries every
+`RETRY_EVERY` seconds, in a new program each time, and ends after `GIVE_UP_AFTER`, so that `systemctl start`
+fails. Then the manager starts it again, and the reason is logged again: once a minute.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from director.service.lifecycle import reexec
 from director.service.lifecycle.sysd import FIRST_DESCRIPTOR, Notifier
 
 RETRY_EVERY = 10.0
-"""Seconds between two tries."""
+"""Seconds between two attempts."""
 GIVE_UP_AFTER = 60.0
-"""Seconds of failing tries after which the process ends."""
+"""Seconds of failing attempts after which the process ends."""
 VARIABLE = "DIRECTOR_STARTING"
-"""What earlier tries of this process leave: when the first one began (monotonic), and what failed."""
+"""Environment variable with the monotonic start of the first attempt and a digest of the failure."""
 SAVED_FROM = 200
-"""Descriptors of the manager's sockets are kept under numbers from here on: a try closes what it gets."""
+"""Lowest number for copies of the manager's sockets, because an attempt closes the sockets that it gets."""
 
 
 class StartAttempt:
-    """The start of a director, which may fail."""
+    """An attempt to start a director."""
 
     def __init__(
         self,
@@ -38,36 +38,38 @@ class StartAttempt:
         sleep: Callable[[float], None] = time.sleep,
         begin_again: Callable[[MutableMapping[str, str]], None] | None = None,
     ) -> None:
-        """Takes `VARIABLE` out of `environ`."""
+        """Removes `VARIABLE` from `environ`."""
         self._environ, self._clock, self._sleep = environ, clock, sleep
         self._begin_again = begin_again or _begin_again
         self._repeats = bool(environ.get("NOTIFY_SOCKET"))
         self._tried_at = clock()
         began, _, self._logged_reason = environ.pop(VARIABLE, "").partition(" ")
         self.first = not began
-        """No earlier try of this process has failed."""
+        """Whether no earlier attempt of this process has failed."""
         self._began = float(began) if began else self._tried_at
         self._reason = ""
         self._saved: dict[int, int] = _saved(environ) if self._repeats else {}
 
     @property
     def note(self) -> str | None:
-        """What happens next, for the log; None: the process ends."""
+        """The next step, for the log; None if the process ends."""
         return f"retrying every {RETRY_EVERY:g} s" if self._repeats else None
 
     def fails(self, reason: str) -> bool:
-        """The start fails. Returns whether to log it: not where the try before has failed for this reason."""
+        """Record that the start fails. Returns whether to log it: the attempt before may have logged it."""
         self._reason = reason
         return not self._repeats or self._logged_reason != _digest(reason)
 
     def crashes(self, reason: str) -> bool:
-        """The same for a bug, which is no failing start where the director has run for a while."""
+        """Record a crash, as a failing start if it is an early one. Returns whether to log it."""
         early = self._clock() < self._tried_at + RETRY_EVERY
         return self.fails(reason) if early else True
 
     def ended(self, code: int) -> int:
-        """The director has ended with this exit code. Returns the code with which the process is to end. Does
-        not return where the start has failed and is to be tried again."""
+        """Return the exit code of the process, for a director that has ended with `code`.
+
+        Does not return if the start has failed and is retried.
+        """
         too_late = self._clock() >= self._began + GIVE_UP_AFTER
         if not (self._repeats and self._reason) or too_late:
             return code
@@ -83,13 +85,13 @@ class StartAttempt:
 
 
 def _begin_again(environ: MutableMapping[str, str]) -> None:
-    """Become this program anew; all descriptors but those of the manager are closed by it."""
+    """Start this program again in this process. All descriptors are closed, except the manager's sockets."""
     arguments = reexec.command()
     os.execve(arguments[0], arguments, environ)
 
 
 def _saved(environ: MutableMapping[str, str]) -> dict[int, int]:
-    """A second descriptor for each of the manager's sockets."""
+    """Return a copy of each of the manager's sockets, by number."""
     if environ.get("LISTEN_PID") != str(os.getpid()):
         return {}
     count = environ.get("LISTEN_FDS", "")

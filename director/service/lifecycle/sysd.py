@@ -1,4 +1,4 @@
-"""What systemd wants to hear (sd_notify) and what it hands over (socket activation). Optional."""
+"""Notifications to systemd (sd_notify) and sockets from systemd (socket activation). Both are optional."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from director.errors import ListenError
 
 FIRST_DESCRIPTOR = 3
 DIGITS = 18
-"""Digits of a number of the service manager at most."""
+"""Digits of a number from the service manager, at most."""
 
 
 class Notifier:
-    """Tells the service manager how the daemon is. Every method returns whether the message went out."""
+    """Reports the director's state to the service manager. Its methods return whether they sent it."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         address = environ.get("NOTIFY_SOCKET", "")
@@ -23,24 +23,24 @@ class Notifier:
             address = "\0" + address[1:]
         self._address = address if address[:1] in ("/", "\0") else ""
         self._descriptor = _socket() if self._address else -1
-        """Opened once: a director without free descriptors must be able to give a sign of life."""
+        """Opened once, so that a director without free descriptors can still send a sign of life."""
         self.watchdog_interval = _watchdog_interval(environ) if self._address else None
-        """Seconds after which `watchdog` is due; None: nobody waits for it."""
+        """Seconds after which `watchdog` is due; None if the manager does not expect it."""
 
     def ready(self, status: str) -> bool:
-        """Everything is open and served (after a start or a reload)."""
+        """Report that everything is open and served, after a start or a reload."""
         return self._send("READY=1", _status(status))
 
     def status(self, status: str) -> bool:
-        """One line for `systemctl status`."""
+        """Send a line for `systemctl status`."""
         return self._send(_status(status))
 
     def watchdog(self) -> bool:
-        """A sign of life."""
+        """Send a sign of life."""
         return self._send("WATCHDOG=1")
 
     def reloading(self, now: float) -> bool:
-        """`ready` follows. now: monotonic seconds."""
+        """Report a reload. `ready` must follow. now: monotonic seconds."""
         return self._send("RELOADING=1", f"MONOTONIC_USEC={round(now * 1_000_000)}")
 
     def stopping(self) -> bool:
@@ -53,14 +53,14 @@ class Notifier:
         try:
             end.sendto("\n".join(lines).encode(), self._address)
         except OSError:
-            # A manager that is gone or busy must not stop logins; where it misses us, it kills us.
+            # The manager has ended or is busy. Logins continue; without signs of life it kills the process.
             return False
         finally:
             end.detach()
         return True
 
     def close(self) -> None:
-        """Nothing is said any more."""
+        """Close the socket. Nothing is sent any more."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
         self._address, self._descriptor = "", -1
@@ -86,7 +86,7 @@ def _is_number(text: str) -> bool:
 
 
 def machine_id() -> str:
-    """What systemd calls this machine; empty where it has no name. It is not to be told to others."""
+    """Return systemd's id of this machine; empty if it has none. The id must stay on the machine."""
     try:
         return Path("/etc/machine-id").read_text("ascii").strip()
     except (OSError, ValueError):
@@ -94,9 +94,10 @@ def machine_id() -> str:
 
 
 def inherited_descriptors(environ: Mapping[str, str], pid: int) -> dict[str, list[int]]:
-    """The listening descriptors systemd opened for process `pid`, by their FileDescriptorName.
+    """Return the listening descriptors that systemd has opened for process `pid`, by their
+    FileDescriptorName.
 
-    Raises ListenError where they have no names: which is which cannot be guessed.
+    Raises ListenError if they have no names, because their use cannot be guessed.
     """
     if environ.get("LISTEN_PID") != str(pid):
         return {}
