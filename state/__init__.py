@@ -1,1 +1,1 @@
-"""Where a director's users, hosts and leases survive a restart. Knows nothing of the director itself."""
+"""Stores: the data that survives a restart of a director. This package does not import the director."""

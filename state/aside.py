@@ -1,4 +1,4 @@
-"""Damaged documents: what was stored is kept under another name before anything is written over it."""
+"""Keeps a copy of a damaged document under another name before the document is overwritten."""
 
 from __future__ import annotations
 
@@ -8,30 +8,32 @@ import time
 from state.base import EMPTY_VERSION, StateStore, version_of
 
 SET_ASIDE = 10
-"""Damaged forms of a document that are kept, the latest."""
+"""The number of copies that are kept of each document: the newest."""
 DAMAGED = ".damaged-"
 
 _TIMED = re.compile(r"\d{8}t\d{6}z-[0-9a-f]{16}")
 
 
 def is_set_aside(name: str) -> bool:
-    """Whether the document of this name is the damaged form of another one."""
+    """Whether `name` is the name of a damaged copy of a document."""
     return DAMAGED in name
 
 
 async def set_aside(store: StateStore, name: str, data: bytes) -> str:
-    """Keep data beside a document, once however often this is called. Beyond SET_ASIDE the oldest is removed.
+    """Store `data` as a damaged copy of a document, unless the same data is stored as one already.
+
+    If there are more than SET_ASIDE copies then, the oldest is removed.
 
     Args:
-        store: where the document is.
-        name: of the document.
-        data: what to keep.
+        store: the store that holds the document.
+        name: the name of the document.
+        data: the damaged content.
 
     Returns:
-        The name under which it is kept.
+        The name of the copy.
 
     Raises:
-        StoreError: the store did not take it.
+        StoreError: the store did not take the copy.
     """
     version = version_of(data).hex()
     kept = sorted(

@@ -1,4 +1,4 @@
-"""How much of an audit is kept: by number (`AUDIT_KEPT`), by age, and by the size of an entry."""
+"""The limits of the audit: the number of entries (`AUDIT_KEPT`), their age and the size of an entry."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import msgspec
 from state.base import AuditEntry
 
 AUDIT_AGE: Final = 90 * 86400.0
-"""Seconds after which an entry is given to nobody any more, and dropped."""
+"""Seconds. An older entry is no longer read, and is deleted."""
 AUDIT_TEXT: Final = 500
-"""Bytes of one text of an entry at most; a longer one is cut. So AUDIT_KEPT entries are 25 MB at most."""
+"""The longest text of an entry, in bytes. A longer text is shortened. AUDIT_KEPT entries are 25 MB at
+most."""
 
 
 def bounded(entries: Sequence[AuditEntry]) -> list[AuditEntry]:
-    """The entries as they are kept."""
+    """Return the entries with their texts shortened to AUDIT_TEXT bytes."""
     return [
         msgspec.structs.replace(
             entry,
@@ -32,9 +33,10 @@ def bounded(entries: Sequence[AuditEntry]) -> list[AuditEntry]:
 
 
 def bounded_text(text: str) -> str:
-    """At most AUDIT_TEXT bytes of UTF-8, `…` at the end where something was cut.
+    """Return `text` shortened to AUDIT_TEXT bytes of UTF-8, with `…` at the end if it was longer.
 
-    What is not UTF-8, in the name of a user, is written as `\\udcff`."""
+    Bytes of a user's name that are not UTF-8 are written as `\\udcff`.
+    """
     data = text.encode(errors="backslashreplace")
     if len(data) <= AUDIT_TEXT:
         return data.decode()
@@ -43,12 +45,13 @@ def bounded_text(text: str) -> str:
 
 
 def dropped_for(added: int) -> int:
-    """How many entries that are too old are dropped at most when so many are added.
+    """The number of entries that may be deleted for their age when `added` entries are added.
 
-    Not all at once: a clock that is years ahead for a moment would drop the whole audit."""
+    The number is limited because a clock that is years ahead for a moment would delete the whole audit.
+    """
     return 2 * added + 8
 
 
 def oldest_kept() -> float:
-    """The Unix time before which entries are too old, by this machine's clock."""
+    """The Unix time before which entries are too old, by the clock of this machine."""
     return time.time() - AUDIT_AGE

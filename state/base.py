@@ -1,9 +1,10 @@
-"""What every store promises: the value types, the `StateStore` protocol and the ways a store can fail.
+"""The interface of all stores: the value types, the `StateStore` protocol and the exceptions.
 
-A store keeps *buckets* (opaque blobs, numbered, in two spaces), *documents* (named blobs), *leases* and an
-audit. The one way to write a bucket or a document is compare-and-swap: "no, somebody else was here" is a
-value (`Lost`), "I do not know" is an exception (`StoreError`). Nothing here looks into a blob, but for one:
-a bucket that holds SPLIT has been split, and what belongs into it is in the two buckets below it.
+A store keeps *buckets* (opaque blobs with a number, in two spaces), *documents* (blobs with a name), *leases*
+and an audit. Buckets and documents are written by compare-and-swap only. If another process wrote first, the
+result is a value (`Lost`); if the result is unknown, it is an exception (`StoreError`). This package does not
+look into a blob, with one exception: a bucket that holds SPLIT has been split, and its content is in the two
+buckets below it.
 """
 
 from __future__ import annotations
@@ -23,18 +24,18 @@ Space = Literal["users", "names"]
 SPACES: Final[tuple[Space, ...]] = ("users", "names")
 
 SCHEMA: Final = 2
-"""The newest layout that this program knows."""
+"""The newest schema that this program knows."""
 SPLIT_SCHEMA: Final = 2
-"""Buckets may be split in a store of this schema or later."""
+"""The first schema with split buckets."""
 KNOWN_SCHEMA: Final = "schema"
-"""Where a lease says, in its `info`, the newest schema that its member knows. Not there: 1."""
+"""The key in the `info` of a lease whose value is the newest schema that the member knows. No key means 1."""
 
 VERSION_SIZE: Final = 8
 EMPTY_VERSION: Final = bytes(VERSION_SIZE)
-"""The version of a bucket or document that is not there."""
+"""The version of a bucket or document that does not exist."""
 
 AUDIT_KEPT: Final = 10_000
-"""At least this many of the newest audit entries are kept, until they are too old."""
+"""The number of newest audit entries that are kept, unless they are too old."""
 
 _DOCUMENT_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 
@@ -45,12 +46,12 @@ def version_of(blob: bytes) -> bytes:
 
 
 SPLIT: Final = b"split"
-"""The blob of a bucket that has been split; too short to be a record or a name."""
+"""The blob of a bucket that has been split. It is too short to be a record or a name."""
 SPLIT_VERSION: Final = version_of(SPLIT)
 
 
 class Bucket(msgspec.Struct, frozen=True, gc=False):
-    """What a store holds under `number`. Not there: EMPTY_VERSION and an empty blob."""
+    """The bucket that a store holds under `number`. If it does not exist: EMPTY_VERSION and an empty blob."""
 
     space: Space
     number: int
@@ -59,56 +60,59 @@ class Bucket(msgspec.Struct, frozen=True, gc=False):
 
 
 class Swap(msgspec.Struct, frozen=True, gc=False):
-    """The wish to replace what is stored under `number` by `blob`; an empty blob removes the bucket."""
+    """The request to replace the bucket `number` by `blob`. An empty blob removes the bucket."""
 
     space: Space
     number: int
     version: bytes
-    """The version the writer believes is stored."""
+    """The version that the writer expects in the store."""
     blob: bytes
     becomes: bytes = b""
-    """The version of `blob`. Not to be given: it is computed here, once, for large blobs take their time."""
+    """The version of `blob`. It is computed here, and only once because a large blob takes time; callers
+    leave it out."""
 
     def __post_init__(self) -> None:
         msgspec.structs.force_setattr(self, "becomes", version_of(self.blob))
 
 
 class Swapped(msgspec.Struct, frozen=True, gc=False):
-    """The blob is stored and has this version now."""
+    """The blob is stored and has this version."""
 
     version: bytes
 
 
 class Lost(msgspec.Struct, frozen=True, gc=False):
-    """Somebody else's blob is stored; nothing was written. Merge, and swap again with this version."""
+    """Another process's blob is stored; nothing was written. Merge the two and swap again with this
+    version."""
 
     version: bytes
     blob: bytes
 
 
 class Document(msgspec.Struct, frozen=True):
-    """A named blob as it is stored."""
+    """A document as stored."""
 
     version: bytes
     data: bytes
 
 
 class Lease(msgspec.Struct, frozen=True, kw_only=True):
-    """A member's statement that it is alive."""
+    """A member's lease."""
 
     member: str
     ring_address: str
     incarnation: int
-    """Which start of the member this is; different for each."""
+    """The number of this run of the member; each run has another."""
     synced: bool
     info: dict[str, str] = {}
-    """What else the others should know, as text."""
+    """More about the member, for the other members."""
     remaining: float = 0.0
-    """Seconds until it lapses by the store's clock, when it was read. Ignored when written."""
+    """Seconds from the time of reading until the lease expires, by the clock of the store. Ignored in a
+    write."""
 
 
 class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """Who did what to whom. `at`: Unix seconds by the clock of whoever appended it."""
+    """An operator's change. `at`: Unix seconds, by the clock of the director that appended the entry."""
 
     at: float
     who: str
@@ -119,42 +123,43 @@ class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):
-    """A store that answers and takes writes."""
+    """The result of a successful check: the store answers and takes writes."""
 
     server: str
-    """The program that keeps the data and its version."""
+    """The name and version of the program that keeps the data."""
     took: float
-    """Seconds the check took."""
+    """The duration of the check in seconds."""
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
-    """One migration: it takes a layout from schema `number - 1` to `number`."""
+    """A migration from schema `number - 1` to `number`."""
 
     number: int
     title: str
 
 
 class Layout(msgspec.Struct, frozen=True, kw_only=True):
-    """The layout of a store as it was found, and what `open` would do to it."""
+    """The layout of a store as found, and the migrations that `open` would run."""
 
     found: int
-    """Its schema; 0: there is nothing yet."""
+    """The schema of the store; 0: the store is empty."""
     known: int
-    """The newest schema of this program. A `found` beyond it is refused by `open`."""
+    """The newest schema of this program. `open` refuses a store whose schema is later."""
     steps: tuple[Step, ...]
-    """What `open` would run, in order, if nobody is in `held_by`."""
+    """The migrations that `open` would run, in this order, unless `held_by` has members."""
     size: int | None
-    """Bytes of the file; None where the store cannot say."""
+    """The size of the file in bytes; None: the store has no file."""
     held_by: tuple[str, ...] = ()
-    """Members alive that know no newer schema than `found`: while they live, no step is run."""
+    """The members that hold a lease and know no schema after `found`. As long as there are any, no
+    migration runs."""
 
 
 class StoreError(Exception):
-    """Root of everything a store raises on purpose. Callers keep serving from memory."""
+    """The base of all exceptions that a store raises on purpose. Callers continue to serve from memory."""
 
 
 class StoreUnavailable(StoreError):
-    """The store did not answer: what it holds, and whether it wrote, is unknown. Callers retry later."""
+    """The store did not answer. Its content, and whether it wrote, is unknown. Callers retry later."""
 
     def __init__(self, store: str, operation: str, *, after: float | None = None, reason: str = "") -> None:
         self.store, self.operation, self.after, self.reason = store, operation, after, reason
@@ -164,7 +169,7 @@ class StoreUnavailable(StoreError):
 
 
 class StoreRefused(StoreError):
-    """The store answered and said no. It will go on saying so until somebody does what `advice` says."""
+    """The store answered and refused. It continues to refuse until an operator follows `advice`."""
 
     def __init__(self, store: str, operation: str, code: str, advice: str) -> None:
         self.store, self.operation, self.code, self.advice = store, operation, code, advice
@@ -183,7 +188,8 @@ class SchemaTooNew(StoreError):
 
 
 class StoreBusy(StoreError):
-    """Another process uses the file, and it cannot be shared: callers stop, or wait for the other to end."""
+    """Another process uses the file, which cannot be shared. Callers stop, or wait for that process to
+    end."""
 
     def __init__(self, store: str, file: Path, holder: str) -> None:
         self.store, self.file, self.holder = store, file, holder
@@ -194,7 +200,7 @@ class StoreBusy(StoreError):
 
 
 class LockLost(StoreError):
-    """Somebody else may hold the lock by now. Callers stop what it was for, and ask for it again later."""
+    """Another process may hold the lock by now. Callers stop the task and ask for the lock again later."""
 
     def __init__(self, store: str, task: str) -> None:
         self.store, self.task = store, task
@@ -202,7 +208,7 @@ class LockLost(StoreError):
 
 
 class StoreUrlError(StoreError):
-    """The URL names no store. `url` has its secrets taken out."""
+    """The URL names no store. `url` contains no secrets."""
 
     def __init__(self, url: str, problem: str, expected: str) -> None:
         self.url, self.problem, self.expected = url, problem, expected
@@ -210,40 +216,41 @@ class StoreUrlError(StoreError):
 
 
 class HeldLock(Protocol):
-    """A task that nobody else does now."""
+    """A lock for a task: no other process does this task meanwhile."""
 
     @property
     def generation(self) -> int:
-        """Higher than that of every earlier holding of this task."""
+        """A number higher than that of every earlier holding of this lock."""
 
     @property
     def lost(self) -> bool:
-        """Whether somebody else may be at it by now."""
+        """Whether another process may hold the lock by now."""
 
 
 class StateStore(Protocol):
     """Where users, hosts and members survive a restart.
 
-    Every method but `close` may raise a StoreError; before `open` has returned once all but `layout` raise
-    StoreUnavailable. Nothing is retried inside. A cancelled or failed write may still have happened;
-    repeating a swap is harmless, since a blob that is stored already counts as swapped. Methods may be
-    called concurrently; one object belongs to one event loop.
+    Every method but `close` may raise a StoreError. Before `open` has returned for the first time, all
+    methods but `layout` raise StoreUnavailable. A store retries nothing itself. A write that was cancelled or
+    failed may still have happened. Repeating a swap is harmless, because a blob that is stored already counts
+    as swapped. Methods may be called concurrently; an object belongs to one event loop.
     """
 
     url: str
-    """The store as people may see it: without passwords."""
+    """The URL of the store for display, without passwords."""
     shared: bool
-    """Whether other directors see the same data, so that leases and claims mean something."""
+    """Whether other directors use the same data. Only then leases and claims have a meaning."""
     set_aside: Path | None
-    """Where `open` (or a later operation) put a damaged file; None: there was none."""
+    """The path under which `open`, or a later operation, kept a damaged file; None: no file was damaged."""
     schema: int
-    """Of what is stored, as `open` or `run_id` last found or made it; 0: not open yet."""
+    """The schema of the stored data, as `open` or `run_id` last found or made it; 0: not open yet."""
     held_by: tuple[str, ...]
-    """Members alive, as `open` or `run_id` last found them, that know no newer schema than this one."""
+    """The members with a lease, as `open` or `run_id` last found them, that know no later schema than this
+    one."""
 
     @property
     def step(self) -> Step | None:
-        """The migration that `open` is running now."""
+        """The migration that `open` is running; None: no migration is running."""
 
     async def layout(self) -> Layout:
         """Read the layout of a store that is not open, and change nothing.
@@ -279,21 +286,21 @@ class StateStore(Protocol):
         """
 
     async def run_id(self) -> str:
-        """Name this run of the store with this set of data.
+        """Return the name of this run of the store with this set of data.
 
-        A store found without its layout gets it again. A store of an older schema is brought up to date as
-        soon as all members with a lease know how.
+        If the store has lost its layout, the layout is made again. A store of an older schema is migrated as
+        soon as all members with a lease know the newer schema.
 
         Returns:
-            The name. Another name than before (restart, failover, flush, damaged file set aside) means that
+            The name. If it differs from the name before (restart, failover, flush, damaged file set aside),
             anything written may be lost: compare all versions, and write what differs.
         """
 
     def load_buckets(self, space: Space) -> AsyncIterator[list[Bucket]]:
-        """Yield every bucket that is there once, in batches, in no order.
+        """Yield every bucket that exists once, in batches, in no order.
 
         A split bucket comes first in its batch, followed by all buckets below it. Buckets below a bucket that
-        is not split count as not there. What is written meanwhile may or may not be included.
+        is not split count as missing. Changes that are written meanwhile may or may not be included.
 
         Args:
             space: "users" or "names".
@@ -307,22 +314,23 @@ class StateStore(Protocol):
             numbers: each 0 to `NUMBERS - 1`.
 
         Returns:
-            One bucket for each number, in this order. A bucket that is not there is empty.
+            One bucket for each number, in this order. A bucket that does not exist is empty.
         """
 
     async def swap_buckets(self, swaps: Sequence[Swap]) -> list[Swapped | Lost]:
         """Write each blob if its stored version is still the stated one, atomically for each bucket.
 
         Returns:
-            One answer for each swap, in order. A blob that is stored already is Swapped, whatever version was
+            One result for each swap, in order. A blob that is stored already is Swapped, whatever version was
             stated.
 
         Raises:
-            StoreError: which of the swaps were written is unknown.
+            StoreError: it is unknown which of the swaps were written.
         """
 
     async def versions(self, space: Space) -> dict[int, bytes]:
-        """Return the version of every bucket that `load_buckets` would yield, by number. Much cheaper."""
+        """Return the version of every bucket that `load_buckets` would yield, by number. Much cheaper than
+        that."""
 
     async def read_document(self, name: str) -> Document | None:
         """Read a document.
@@ -331,7 +339,7 @@ class StateStore(Protocol):
             name: 1 to 64 of a-z, 0-9, `_`, `.`, `-`.
 
         Returns:
-            The document as stored; None: there is none.
+            The document as stored; None: it does not exist.
         """
 
     async def swap_document(self, name: str, version: bytes, data: bytes) -> Swapped | Lost:
@@ -347,39 +355,40 @@ class StateStore(Protocol):
         """
 
     async def second_copy(self, name: str) -> Document | None:
-        """Read the second copy of a document, which helps where the document is damaged or missing.
+        """Read the second copy of a document, for when the document itself is damaged or missing.
 
         Returns:
-            The copy as last written; None: the store has no whole copy.
+            The copy as last written; None: the store has no undamaged copy.
         """
 
     async def documents(self) -> list[str]:
-        """The names of the documents there are, in order. For tools: it may look at all keys there are."""
+        """Return the names of all documents, sorted. For tools: it may read all keys of the store."""
 
     async def renew(self, lease: Lease, ttl: float) -> bool:
-        """State that `lease.member` is alive.
+        """Renew the lease of `lease.member`, or begin it.
 
         Args:
-            lease: the member and what others should know of it.
-            ttl: seconds until the lease lapses, by the store's own clock; above 0.
+            lease: the member and what the other members should know of it.
+            ttl: seconds until the lease expires, by the store's own clock; above 0.
 
         Returns:
-            Whether the member held a lease until now. If not, others may have gone on without it meanwhile.
+            Whether the member held a lease until now. If not, others may have continued without it meanwhile.
         """
 
     async def release(self, member: str) -> None:
-        """End this member's lease now. No lease: nothing happens."""
+        """End the lease of this member now, if it holds one."""
 
     async def members(self) -> list[Lease]:
-        """Return the leases that have not lapsed, in the order of their members.
+        """Return the leases that have not expired, in the order of their members.
 
         A store that is not shared knows only the leases written through it.
         """
 
     def hold(self, task: str) -> AbstractAsyncContextManager[HeldLock | None]:
-        """Hold the lock for a task while the block runs; of all processes that share the store one holds it.
+        """Hold the lock for a task while the block runs. Of all processes that share the store only one holds
+        it.
 
-        The lock is renewed in the background. A holder that dies holds it for some seconds more.
+        The lock is renewed in the background. If its holder dies, the lock stays held for some seconds more.
 
         Args:
             task: named like a document.
@@ -395,10 +404,10 @@ class StateStore(Protocol):
     async def append_audit(self, entries: Sequence[AuditEntry]) -> None:
         """Add entries to the audit. Repeating a call adds them twice.
 
-        The oldest entries are dropped: those beyond about AUDIT_KEPT, and those older than AUDIT_AGE.
+        The oldest entries are deleted: those beyond about AUDIT_KEPT, and those older than AUDIT_AGE.
 
         Args:
-            entries: each text is cut to AUDIT_TEXT bytes (`state/audit.py`).
+            entries: each text is shortened to AUDIT_TEXT bytes (`state/audit.py`).
         """
 
     async def audit(self, limit: int, *, since: float = 0.0, target: str | None = None) -> list[AuditEntry]:
@@ -425,7 +434,7 @@ class StateStore(Protocol):
         """
 
     async def close(self) -> None:
-        """Let go of connections, files and locks. Never raises; a lease is not released."""
+        """Close connections and files and release the locks. Never raises. Leases stay until they expire."""
 
 
 def check_space(space: str) -> None:
@@ -435,14 +444,14 @@ def check_space(space: str) -> None:
 
 
 def check_numbers(numbers: Iterable[int]) -> None:
-    """Raise ValueError if one is not the number of a bucket."""
+    """Raise ValueError unless every number is the number of a bucket."""
     for number in numbers:
         if not 0 <= number < NUMBERS:
             raise ValueError(f"bucket {number}: must be 0 to {NUMBERS - 1}")
 
 
 def check_swaps(swaps: Iterable[Swap]) -> None:
-    """Raise ValueError if one of them names no bucket or states no version."""
+    """Raise ValueError unless every swap names a bucket and states a version."""
     for swap in swaps:
         check_space(swap.space)
         check_numbers([swap.number])
@@ -450,18 +459,18 @@ def check_swaps(swaps: Iterable[Swap]) -> None:
 
 
 def check_version(version: bytes) -> None:
-    """Raise ValueError unless `version` can be one."""
+    """Raise ValueError unless `version` has the size of a version."""
     if len(version) != VERSION_SIZE:
         raise ValueError(f"version {version!r}: must be {VERSION_SIZE} bytes")
 
 
 def check_document(name: str) -> None:
-    """Raise ValueError unless `name` can name a document."""
+    """Raise ValueError unless `name` is a valid name of a document."""
     if not _DOCUMENT_NAME.fullmatch(name):
         raise ValueError(f"document {name!r}: a name is 1 to 64 of a-z, 0-9, '_', '.', '-'")
 
 
 def check_task(task: str) -> None:
-    """Raise ValueError unless `task` can name one."""
+    """Raise ValueError unless `task` is a valid name of a task."""
     if not _DOCUMENT_NAME.fullmatch(task):
         raise ValueError(f"task {task!r}: a name is 1 to 64 of a-z, 0-9, '_', '.', '-'")

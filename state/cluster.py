@@ -1,15 +1,15 @@
-"""`redis+cluster://…`: commands go to the node that keeps their keys, one pipeline a node, all at once.
+"""`redis+cluster://…`: sends each command to the node that keeps its keys, with one pipeline for each node.
 
-Which node that is, CLUSTER SLOTS says; it is asked when nothing is known, which is so after any error.
-MOVED and ASK are followed: the node that answers so has not run the command. While a slot is being moved,
-a command over keys that are here and there is answered TRYAGAIN, and for as long as the move takes: it is
-sent as one command for each key instead, which always finds its node.
+The nodes of the slots come from CLUSTER SLOTS. They are read at the first call and again after any error.
+MOVED and ASK are followed: a node that answers so has not run the command. While a slot is being moved, a
+command whose keys are on both nodes is answered TRYAGAIN, for as long as the move takes. It is then sent as
+one command for each key, which always finds its node.
 
-The library's own client for a Cluster is not used. It answers a command over keys of a slot that is being
-moved with an error, after 0.4 s of tries, for as long as the move takes; and a flush of 4,096 buckets costs
-1.8 times the CPU time. (It sends nothing again whose answer was lost, if its retries are turned off.)
-`python -m tests.bench.redis_clients` measures it; these are figures of redis-py 8.1. Only its connections,
-errors and slot function are used.
+The library's own client for a Cluster is not used. While a slot is being moved it answers a command with
+several keys of this slot with an error, after 0.4 s of retries; and a flush of 4,096 buckets costs 1.8 times
+the CPU time. (It does not repeat a command whose answer was lost, if its retries are turned off.) `python -m
+tests.bench.redis_clients` measures it; these are figures of redis-py 8.1. Only its connections, errors and
+slot function are used.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from state.redis_link import INFO, Command, Link, Pool
 from state.resolver import Resolver
 
 HOPS = 6
-"""Times that a command is sent where the last answer said."""
+"""How many nodes a command is sent to, one after the other, while each answer names another node."""
 REFRESH_SHARE = 4
-"""Parts of a call's deadline; a node that does not tell the slots within one is not waited for."""
+"""A node that does not tell the slots within 1/REFRESH_SHARE of a call's time-out is skipped."""
 
 
 class ClusterLink(Link):
-    """Calls to all nodes."""
+    """A link to all nodes of a Cluster."""
 
     def __init__(
         self, address: ClusterAddress, timeout: float, scripts: Sequence[bytes], resolver: Resolver
@@ -45,10 +45,10 @@ class ClusterLink(Link):
         super().__init__(address, timeout, resolver)
         self._seeds, self._scripts = address.nodes, scripts
         self._known: set[Node] = set()
-        """All nodes, replicas too, as they were told last."""
+        """All nodes, with replicas, as the last CLUSTER SLOTS named them."""
         self._pools: dict[Node, Pool] = {}
         self._slots_at: dict[int, Node] = {}
-        """The primary of each slot; empty: to be asked."""
+        """The primary of each slot; empty: unknown, to be read before the next command."""
 
     async def close(self) -> None:
         for pool in self._pools.values():
@@ -87,7 +87,8 @@ class ClusterLink(Link):
     async def _send_once(
         self, commands: Sequence[Command], waiting: Mapping[int, tuple[Node, bool]]
     ) -> dict[int, Any]:
-        """The replies by the place of the command; one pipeline for each node."""
+        """Send the commands, with one pipeline for each node. Returns each reply under the index of its
+        command."""
         lists: dict[tuple[Node, bool], list[int]] = {}
         for i, where in waiting.items():
             lists.setdefault(where, []).append(i)
@@ -116,7 +117,8 @@ class ClusterLink(Link):
         return [self._pool(node) for node in sorted(set(self._slots_at.values()))]
 
     async def _refresh(self) -> None:
-        """Ask which node keeps which slots; in random order, as one may be cut off and know nothing new."""
+        """Read which node keeps which slots. The order of nodes is random, as a node that is partitioned
+        off may have old data."""
         nodes = list(self._known | set(self._seeds))
         random.shuffle(nodes)
         failure: RedisError | OSError = redis.ConnectionError("no node knows the slots")
@@ -139,7 +141,7 @@ class ClusterLink(Link):
     async def _take(self, teller: Node, ranges: Sequence[Any]) -> None:
         self._slots_at, known = {}, set()
         for first, last, *keepers in ranges:
-            # A node that does not know its own name leaves it out: it is the one we asked.
+            # A node that does not know its own name leaves it out. Then it is the node that was asked.
             places = [(host.decode() if host else teller[0], port) for host, port, *_ in keepers]
             known.update(places)
             self._slots_at.update(dict.fromkeys(range(first, last + 1), places[0]))
@@ -148,7 +150,7 @@ class ClusterLink(Link):
             await self._pools.pop(node).drop_idle()
 
     def _moved(self, answer: MovedError) -> Node:
-        """The node it names, remembered for this slot."""
+        """Return the node that the answer names, and enter it as the primary of this slot."""
         host, port = answer.node_addr
         node = self._slots_at[answer.slot_id] = (host, port)
         return node
@@ -177,7 +179,8 @@ def _keys(command: Command) -> Sequence[str]:
 
 
 def _for_each_key(command: Command) -> list[Command]:
-    """The same as one command for each key: scripts have as many arguments for one as for the other."""
+    """Split a command into one command for each key. A script has the same number of arguments for each
+    key."""
     keys = _keys(command)
     if command[0] != "EVALSHA":
         return [(command[0], key) for key in keys]
@@ -187,7 +190,8 @@ def _for_each_key(command: Command) -> list[Command]:
 
 
 def _joined(replies: Sequence[Any]) -> Any:
-    """The reply to the whole, from those to its parts: lists or bytes one after the other."""
+    """Join the replies to the parts of a command into the reply to the command: lists or bytes are
+    concatenated."""
     for reply in replies:
         if isinstance(reply, RedisError):
             return reply

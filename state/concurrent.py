@@ -1,4 +1,4 @@
-"""Several calls at a time."""
+"""Runs several calls at the same time."""
 
 from __future__ import annotations
 
@@ -11,8 +11,13 @@ Result = TypeVar("Result")
 
 
 async def all_results(calls: Sequence[Callable[[], Awaitable[Result]]]) -> list[Result]:
-    """Make all calls at once and wait until all have ended. Returns their results in order, or raises the
-    first failure in this order: a call that fails does not disturb the others."""
+    """Make all calls at the same time, and return their results in order.
+
+    All calls are awaited. A call that fails does not cancel the others.
+
+    Raises:
+        Exception: the first failure, in the order of the calls.
+    """
     if len(calls) == 1:
         return [await calls[0]()]
     results: dict[int, Result] = {}

@@ -1,4 +1,4 @@
-"""Leases and locks of a store that nobody else sees: kept in the process, by its monotonic clock."""
+"""Leases and locks of a store that is not shared: they are kept in the process, by its monotonic clock."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from state.base import HeldLock, Lease, check_task
 
 
 class OwnLeases:
-    """The leases a process gave itself. They end with it, which is what a lease is for."""
+    """The leases that this process wrote itself. They end with the process."""
 
     def __init__(self) -> None:
         self._leases: dict[str, tuple[float, Lease]] = {}
 
     def renew(self, lease: Lease, ttl: float) -> bool:
-        """Keep `lease` for `ttl` seconds from now. Whether the member had one."""
+        """Keep `lease` for `ttl` seconds from now. Returns whether the member held a lease until now."""
         now = time.monotonic()
         until, _ = self._leases.get(lease.member, (now, lease))
         self._leases[lease.member] = (now + ttl, lease)
         return until > now
 
     def release(self, member: str) -> None:
-        """Forget the lease of `member`, if there is one."""
+        """End the lease of `member`, if it holds one."""
         self._leases.pop(member, None)
 
     def members(self) -> list[Lease]:
-        """Those that have not lapsed, by member."""
+        """Return the leases that have not expired, in the order of their members."""
         now = time.monotonic()
         alive = [(until - now, lease) for until, lease in self._leases.values() if until > now]
         return sorted(
@@ -39,14 +39,14 @@ class OwnLeases:
 
 
 class OwnHeldLock(msgspec.Struct, frozen=True):
-    """A hold that cannot be lost."""
+    """A lock that cannot be lost."""
 
     generation: int
     lost: bool = False
 
 
 class OwnLocks:
-    """Locks of a process that is the only one with this store: between its own tasks."""
+    """Locks between the tasks of a process that uses its store alone."""
 
     def __init__(self) -> None:
         self._leases: set[str] = set()
@@ -54,7 +54,7 @@ class OwnLocks:
 
     @contextmanager
     def hold(self, task: str) -> Iterator[HeldLock | None]:
-        """None where another task of this process has it: to wait for ourselves would help nobody."""
+        """Give the lock; None: another task of this process holds it."""
         check_task(task)
         if task in self._leases:
             yield None

@@ -1,9 +1,9 @@
-"""Locks in Redis: who holds one is the only one, of all who share the store, that does a certain task.
+"""Locks in Redis: of all processes that share a store, only the holder of a lock does a certain task.
 
-python-redis-lock keeps the key (`lock:PREFIX{lock}TASK`). It speaks through a synchronous client, so all of
-it happens in worker threads, in calls that take a second or two at most; a thread of the lock's own renews
-it. As it has no fencing token, each holding gets a *generation* in the hash `meta` (field `generation:TASK`),
-which only rises: what must not be written by a former holder is written by a script that looks at it.
+python-redis-lock keeps the key (`lock:PREFIX{lock}TASK`). It uses a synchronous client, so all calls run in
+worker threads and take a second or two at most. A thread of each lock renews it. The library has no fencing
+token, so each holding gets a *generation* in the hash `meta` (field `generation:TASK`), which only rises. A
+value that a former holder must not write is written by a script that compares the generation.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from state.base import LockLost
 from state.redis_clients import Client
 
 EXPIRE = 10
-"""Seconds after which the lock of a process that died is free."""
+"""Seconds after which the lock of a dead process is free."""
 RENEWALS = 3
-"""Times it is renewed in this time."""
+"""How many times a lock is renewed within `expire` seconds."""
 ROUND = 1
-"""Seconds of one attempt to get the lock: it cannot be cancelled while it runs."""
+"""Seconds of one attempt to take the lock. An attempt cannot be cancelled while it runs."""
 RETRY = 0.2
-"""Seconds after a renewal that was not answered until the next one."""
+"""Seconds until the next renewal after a renewal that was not answered."""
 
-# Milliseconds, so that it rises also where the hash was lost.
+# Milliseconds: the generation rises even if the hash was lost.
 BEGIN = b"""
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -52,20 +52,21 @@ _UNKNOWN = (RedisError, RedisClusterException, OSError)
 
 
 class RedisLock:
-    """One lock and, from `take` to `let_go`, one holding of it. Its methods block: for worker threads."""
+    """A lock and, from `take` to `let_go`, a holding of it. Its methods block: call them in worker
+    threads."""
 
     def __init__(self, server: Client, prefix: str, task: str, store: str, *, expire: int = EXPIRE) -> None:
-        """Name a lock; it is not taken yet.
+        """Name a lock, without taking it.
 
         Args:
             server: a synchronous client.
-            prefix: of all keys of this store.
-            task: what the lock is for.
-            store: what the store is called in errors.
-            expire: seconds that a holding lives without being renewed, at least 1.
+            prefix: the prefix of all keys of this store.
+            task: the task that the lock is for.
+            store: the name of the store in errors.
+            expire: seconds after which a holding that is not renewed ends, at least 1.
         """
         self.task, self.store, self.generation = task, store, 0
-        # Both keys share a hash tag. Not strict: a Cluster's client is no StrictRedis.
+        # Both keys share a hash tag. `strict` is off because a Cluster's client is no StrictRedis.
         self._lock = redis_lock.Lock(server, f"{prefix}{{lock}}{task}", expire=expire, strict=False)
         self._server, self._meta, self._field = server, f"{prefix}meta", f"generation:{task}"
         self._expire = expire
@@ -77,22 +78,26 @@ class RedisLock:
 
     @property
     def lost(self) -> bool:
-        """Whether somebody else may hold it by now. Once so, always so."""
+        """Whether another process may hold the lock by now. Once true, it stays true."""
         if time.monotonic() >= self._until:
-            self._lost = True  # not renewed in time, or we were frozen
+            self._lost = True  # not renewed in time, or this process was suspended
         return self._lost
 
     @property
     def remaining(self) -> float:
-        """Seconds until it is lost unless it is renewed."""
+        """Seconds until the lock is lost unless it is renewed."""
         return 0.0 if self._lost else self._until - time.monotonic()
 
     def tell(self, changed: Callable[[], None]) -> None:
-        """Have this called, in the renewing thread, when it was renewed or is lost."""
+        """Call `changed`, in the renewing thread, each time that the lock was renewed or lost."""
         self._changed = changed
 
     def take(self, seconds: int) -> bool:
-        """Wait for it for so long (>= 1); whether it is ours. Raises RedisError, RedisClusterException."""
+        """Wait up to `seconds` (at least 1) for the lock, and return whether this process holds it.
+
+        Raises:
+            RedisError, RedisClusterException: the server refuses or does not answer.
+        """
         if not self._lock.acquire(timeout=seconds):
             return False
         try:
@@ -106,7 +111,12 @@ class RedisLock:
         return True
 
     def record(self, field: str, value: str) -> None:
-        """Write a field of `meta`, if this is the latest holding. Raises LockLost, RedisError."""
+        """Write a field of `meta`, if this is the latest holding.
+
+        Raises:
+            LockLost: this holding has ended.
+            RedisError: the server refuses or does not answer.
+        """
         try:
             self._extend()
         except redis_lock.NotAcquired:
@@ -119,9 +129,9 @@ class RedisLock:
             raise LockLost(self.store, self.task)
 
     def let_go(self) -> None:
-        """End the holding. Where the server does not answer it expires by itself."""
+        """End the holding. If the server does not answer, the lock expires by itself."""
         self._over.set()
-        self._renewer.join(ROUND)  # a server that hangs does not keep us: a late renewal finds the key gone
+        self._renewer.join(ROUND)  # do not wait for a server that hangs: a late renewal finds no key
         if not self.lost:
             self._release()
 
@@ -135,7 +145,7 @@ class RedisLock:
         self._until = begun + self._expire
 
     def _renew(self) -> None:
-        """In the thread."""
+        """Renew the lock until it is released or lost. Runs in the renewing thread."""
         pause = self._expire / RENEWALS
         while not self._over.wait(pause):
             try:
@@ -147,13 +157,17 @@ class RedisLock:
                 self._lost = True
                 break
             except _UNKNOWN:
-                pause = RETRY  # it may be ours still
+                pause = RETRY  # this process may still hold the lock
             self._changed()
         self._changed()
 
 
 async def take(lock: RedisLock, wait: float) -> bool:
-    """Try for `wait` seconds, once at least; whether it is ours. Raises RedisError, RedisClusterException."""
+    """Try for `wait` seconds, at least once, and return whether this process holds the lock.
+
+    Raises:
+        RedisError, RedisClusterException: the server refuses or does not answer.
+    """
     thread = CapacityLimiter(1)
     deadline = time.monotonic() + wait
     while not await to_thread.run_sync(lock.take, ROUND, limiter=thread):
@@ -163,7 +177,7 @@ async def take(lock: RedisLock, wait: float) -> bool:
 
 
 async def let_go(lock: RedisLock) -> None:
-    """End the holding, whoever is cancelled meanwhile."""
+    """End the holding, even if the calling task is cancelled meanwhile."""
     with anyio.CancelScope(shield=True):  # bounded by the client's own time-outs
         await to_thread.run_sync(lock.let_go, limiter=CapacityLimiter(1))
 
@@ -180,7 +194,8 @@ async def while_held(lock: RedisLock) -> AsyncIterator[None]:
         if lock.lost:
             scope.cancel()
         else:
-            scope.deadline = loop.time() + lock.remaining  # in a callback, which has no task
+            # Not with anyio's functions: a callback of the loop has no task.
+            scope.deadline = loop.time() + lock.remaining
 
     def changed() -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed

@@ -1,4 +1,4 @@
-"""`memory:`, a store that ends with the process. Everything is forgotten at a restart, by choice."""
+"""`memory:`, a store that ends with the process. After a restart it is empty, by choice of the operator."""
 
 from __future__ import annotations
 
@@ -41,11 +41,12 @@ from state.bucketnumbers import BUCKETS, below
 from state.lease import OwnLeases, OwnLocks
 
 BATCH = 256
-"""Buckets a batch of `load_buckets`, those below them not counted."""
+"""The number of root buckets in a batch of `load_buckets`; the buckets below them are not counted."""
 
 
 class MemoryStore:
-    """Dictionaries with the manners of a store: it gives way to other tasks, and refuses before `open`."""
+    """A store made of dictionaries. Like other stores it yields to other tasks, and refuses calls before
+    `open`."""
 
     def __init__(self) -> None:
         self.url = "memory:"
@@ -113,7 +114,7 @@ class MemoryStore:
         return {number: buckets[number][0] for number in self._existing(space, range(BUCKETS))}
 
     def _existing(self, space: Space, numbers: Iterable[int]) -> list[int]:
-        """Which of these buckets are there, and what is below them."""
+        """Return those of these buckets that exist, and all buckets below them."""
         buckets = self._buckets[space]
         found = level = [number for number in numbers if number in buckets]
         while level := [
@@ -147,7 +148,7 @@ class MemoryStore:
 
     async def second_copy(self, name: str) -> Document | None:
         check_document(name)
-        return None  # nothing damages memory alone
+        return None  # only files and servers lose single documents
 
     async def documents(self) -> list[str]:
         await self._turn("documents")
@@ -198,7 +199,7 @@ class MemoryStore:
         self._open = False
 
     async def _turn(self, operation: str) -> None:
-        """Let other tasks run first, as every store does; after it nothing interrupts the method."""
+        """Let other tasks run, as every store does. After this call nothing interrupts the method."""
         await checkpoint()
         if not self._open:
             raise StoreUnavailable(self.url, operation, reason="it is not open")

@@ -1,7 +1,8 @@
-"""Brings the layout of a store up to date: numbered steps from `migrations/`, forwards only.
+"""Migrates the layout of a store with the numbered steps from `migrations/`, forwards only.
 
-A step is recorded in the store when it is done. Here are the steps of all stores and how SQLite runs its own,
-each in one transaction; how Redis does is in `migrate_redis`, which needs more libraries.
+Each step is recorded in the store when it is done. This module has the steps of all stores, and runs those of
+SQLite, each in one transaction. `migrate_redis` runs those of Redis; it is a module of its own because it
+needs more libraries.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.(sql|py)")
 
 
 class SqlStep(msgspec.Struct, frozen=True):
-    """SQL that takes a file from schema `number - 1` to `number`."""
+    """SQL that migrates a file from schema `number - 1` to `number`."""
 
     number: int
     sql: str
@@ -32,7 +33,7 @@ class SqlStep(msgspec.Struct, frozen=True):
 
 
 class RedisStep(msgspec.Struct, frozen=True):
-    """A function that does the same for the keys under a prefix; running it again changes nothing."""
+    """A function that migrates the keys under a prefix. Running it again changes nothing."""
 
     number: int
     run: Callable[[redis.Redis, str], None]
@@ -50,7 +51,7 @@ _StepT = TypeVar("_StepT", bound=_Numbered)
 
 
 def sqlite_steps() -> list[SqlStep]:
-    """All steps this program knows, in order."""
+    """Return all SQLite steps that this program knows, in order."""
     folder = resources.files("migrations") / "sqlite"
     found = sorted((f.name, f) for f in folder.iterdir() if _NAME.fullmatch(f.name))
     texts = [(name.removesuffix(".sql"), file.read_text("utf-8")) for name, file in found]
@@ -58,7 +59,7 @@ def sqlite_steps() -> list[SqlStep]:
 
 
 def redis_steps() -> list[RedisStep]:
-    """All steps this program knows, in order."""
+    """Return all Redis steps that this program knows, in order."""
     folder = resources.files("migrations") / "redis"
     names = sorted(f.name.removesuffix(".py") for f in folder.iterdir() if _NAME.fullmatch(f.name))
     modules = [(name, importlib.import_module(f"migrations.redis.{name}")) for name in names]
@@ -68,12 +69,12 @@ def redis_steps() -> list[RedisStep]:
 def layout(
     found: int, steps: Sequence[_Numbered], size: int | None = None, held_by: tuple[str, ...] = ()
 ) -> Layout:
-    """Return what a store lacks.
+    """Return the layout of a store and the steps that it lacks.
 
     Args:
-        found: its schema.
-        steps: all steps there are, in order.
-        size: bytes of its file; None where the store cannot say.
+        found: the schema of the store.
+        steps: all steps that this program knows, in order.
+        size: the size of the file in bytes; None: the store has no file.
         held_by: as in `Layout`.
     """
     missing = tuple(Step(number=step.number, title=step.title) for step in steps[found:])
@@ -81,7 +82,7 @@ def layout(
 
 
 def _title(name: str, text: str) -> str:
-    """Of `0002_doubled_buckets`: `doubled buckets: `, and the first line of what it says about itself."""
+    """Return a title: for `0002_doubled_buckets`, `doubled buckets: ` and the first line of `text`."""
     return f"{name[5:].replace('_', ' ')}: {text.strip().partition(chr(10))[0]}"
 
 
@@ -92,7 +93,11 @@ def _checked(steps: list[_StepT]) -> list[_StepT]:
 
 
 def sqlite_schema(connection: sqlite3.Connection) -> int | None:
-    """The schema of an open file: None if it is something else; 0 for an empty one; less if it is damaged."""
+    """Return the schema of an open file.
+
+    Returns:
+        The schema; 0: the file is empty; below 0: the file is damaged; None: the file is not a store.
+    """
     tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     columns = {name for (name,) in connection.execute("SELECT name FROM pragma_table_info('meta')")}
     if "bucket" in tables and "schema" in columns:
@@ -108,17 +113,18 @@ def migrate_sqlite(
     steps: Sequence[SqlStep],
     begun: Callable[[Step], None],
 ) -> None:
-    """Run the steps after a schema. Interrupted, the file is as after the last complete step.
+    """Run the steps after a schema. If interrupted, the file is as after the last complete step.
 
     Args:
         connection: in autocommit mode.
-        store: what the store is called in errors.
+        store: the name of the store in errors.
         found: the schema of the file.
-        steps: all steps there are, in order.
-        begun: is told of each step.
+        steps: all steps that this program knows, in order.
+        begun: called with each step before it runs.
 
     Raises:
-        SchemaTooNew: a newer program wrote the file. sqlite3.Error: SQLite refuses.
+        SchemaTooNew: a newer program wrote the file.
+        sqlite3.Error: SQLite refuses.
     """
     if found > len(steps):
         raise SchemaTooNew(store, found, len(steps))
@@ -135,5 +141,5 @@ def migrate_sqlite(
 
 
 def redis_schema(stored: bytes | None) -> int:
-    """The schema as a number, from the field of the `meta` hash; 0 where there is none."""
+    """Return the schema from the field of the `meta` hash as a number; 0 if there is none."""
     return int(stored) if stored and stored.isdigit() and len(stored) <= 9 else 0

@@ -1,5 +1,7 @@
-"""Runs the steps of Redis. It has no transactions over several commands, so a step can be run again after an
-interruption, and only one process runs them: the holder of the lock `migrate`, in a worker thread.
+"""Runs the migration steps of Redis.
+
+Redis has no transaction over several commands. Therefore a step can be run again after an interruption, and
+only one process runs steps: the holder of the lock `migrate`, in a worker thread.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from state.migrate import RedisStep, redis_schema
 from state.redis_clients import Client
 
 LOCK_WAIT = 30.0
-"""Seconds to wait for another director's migration."""
+"""Seconds to wait for a migration by another director."""
 
 
 async def migrate_redis(
@@ -30,23 +32,24 @@ async def migrate_redis(
     begun: Callable[[Step], None],
     wait: float = LOCK_WAIT,
 ) -> None:
-    """Run the steps that a store lacks, unless another director does it first.
+    """Run the steps that a store lacks, unless another director runs them first.
 
-    Interrupted, steps that are recorded as done stay so; the step in between runs again.
+    If interrupted, the steps that are recorded as done stay done, and the interrupted step is run again
+    later.
 
     Args:
         server: a synchronous client, used in a worker thread only.
-        prefix: of all keys of this store.
-        store: what the store is called in errors.
-        steps: all steps there are, in order.
-        wanted: gives the newest schema that may be made; asked when no other director can make one.
-        begun: is told of each step, in the worker thread.
+        prefix: the prefix of all keys of this store.
+        store: the name of the store in errors.
+        steps: all steps that this program knows, in order.
+        wanted: returns the newest schema that may be made. It is called while this process holds the lock.
+        begun: called in the worker thread with each step before it runs.
         wait: seconds to wait for a director that is migrating.
 
     Raises:
         SchemaTooNew: a newer program wrote the store.
-        StoreUnavailable: the lock was not to be had, or was lost. redis.RedisError: the server refuses, or
-            does not answer.
+        StoreUnavailable: the lock was held by another director, or was lost.
+        redis.RedisError: the server refuses, or does not answer.
     """
     lock = RedisLock(server, prefix, "migrate", store)
     if not await take(lock, wait):
@@ -76,4 +79,5 @@ def _run_redis_steps(
     for step in steps[found:newest]:
         begun(Step(number=step.number, title=step.title))
         step.run(cast(redis.Redis, server), prefix)  # a Cluster's client has the same commands
-        lock.record("schema", str(step.number))  # not if somebody else is at it: then he records what is done
+        # Raises LockLost if another director holds the lock by now; that director records the step.
+        lock.record("schema", str(step.number))

@@ -1,5 +1,6 @@
-"""Passwords of Redis servers and sentinels. A password in a file is read again when a server refuses
-it, so that it can be changed while the program runs.
+"""Passwords of Redis servers and sentinels.
+
+A password in a file is read again when a server refuses it, so that it can be changed while the program runs.
 """
 
 from __future__ import annotations
@@ -7,21 +8,27 @@ from __future__ import annotations
 from pathlib import Path
 
 PASSWORD_LIMIT = 64 * 1024
-"""Bytes. A longer file is no password but a wrong path."""
+"""Bytes. A longer file is taken for a wrong path."""
 
 
 class PasswordFileError(ValueError):
-    """The file holds no password. Its text says why, and nothing of what is in the file."""
+    """The file holds no password. The message says why and contains nothing of the file."""
 
 
 class Password:
-    """A password, and the file that it is in, if it is in a file. Prints as `***`."""
+    """A password and, if it came from a file, the path of that file. Its repr is `***`."""
 
     def __init__(self, value: str, file: Path | None = None, option: str = "") -> None:
-        """option: of the store's URL, which names the file."""
+        """Keep the value.
+
+        Args:
+            value: the password.
+            file: the file with the password; None: the URL has it.
+            option: the option of the store's URL that names the file.
+        """
         self.value, self.option = value, option
         self.problem = ""
-        """Why the file could not be read the last time; empty: it could."""
+        """Why the file could not be read the last time; empty: it was read."""
         self._file = file
         self._known = {value}
 
@@ -30,11 +37,11 @@ class Password:
 
     @property
     def secrets(self) -> frozenset[str]:
-        """Every value that it has had: what must not get into a message."""
+        """All values that this password has had. None of them may get into a message."""
         return frozenset(self._known)
 
     def read_again(self) -> bool:
-        """Take what is in the file now. Returns whether that is another password.
+        """Read the file again, and return whether it holds another password.
 
         A file that is missing or empty changes nothing: the password stays, and `problem` says why.
         """
@@ -52,12 +59,16 @@ class Password:
 
 
 def value_of(password: Password | None) -> str | None:
-    """For the library."""
+    """Return the value as the library wants it; None: no password."""
     return password.value if password else None
 
 
 def read_password(file: Path) -> str:
-    """The password in a file, without the end of its line. Raises PasswordFileError."""
+    """Return the password in a file, without the end of its line.
+
+    Raises:
+        PasswordFileError: the file is missing, empty or no password.
+    """
     try:
         with file.open("rb") as content:
             data = content.read(PASSWORD_LIMIT + 1)

@@ -1,5 +1,4 @@
-"""Where Redis is, and every client and connection that is made from that: for one server, a primary that
-sentinels name, and a Cluster.
+"""Addresses of Redis, and the clients and connections made from them: one server, sentinels or a Cluster.
 
 The links (`redis_link`, `sentinel`, `cluster`) use single connections on the event loop. python-redis-lock
 needs a synchronous client, which worker threads use.
@@ -31,14 +30,14 @@ Client: TypeAlias = redis.Redis | RedisCluster
 
 
 class RedisAddress(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the server is and how to get in."""
+    """The address of a server, and the login."""
 
     url: str
-    """For people: without the password."""
+    """The URL for display, without the password."""
     host: str = ""
     port: int = 0
     path: str = ""
-    """A Unix socket; then host and port are not used."""
+    """The path of a Unix socket; empty: `host` and `port` are used."""
     db: int = 0
     username: str | None = None
     password: Password | None = None
@@ -49,9 +48,11 @@ class RedisAddress(msgspec.Struct, frozen=True, kw_only=True):
         return f"{type(self).__name__}({self.url!r})"
 
     def client(self, timeout: float) -> Client:
-        """A synchronous client, made and used in a worker thread. It retries nothing that may have run.
+        """Make a synchronous client. Make it and use it in a worker thread. It does not repeat a command that
+        may have run.
 
-        Raises RedisError, RedisClusterException.
+        Raises:
+            RedisError, RedisClusterException: the server cannot be found.
         """
         return redis.Redis(
             host=self.host,
@@ -63,7 +64,7 @@ class RedisAddress(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def client_options(self, timeout: float) -> dict[str, Any]:
-        """What all synchronous clients have in common."""
+        """Return the options that all synchronous clients share."""
         return {
             "username": self.username,
             "password": value_of(self.password),
@@ -71,17 +72,18 @@ class RedisAddress(msgspec.Struct, frozen=True, kw_only=True):
             "socket_connect_timeout": timeout,
             "protocol": 2,
             "retry": Retry(NoBackoff(), 0),
-            # It says its name first, refused or not: with TLS 1.3, a connection that has read nothing yet
-            # finds the server's session tickets waiting, and the library takes it for broken.
+            # `driver_info` is not None here, so the client first sends its name and reads the reply. With TLS
+            # 1.3, a connection that has read nothing yet finds the server's session tickets waiting, and the
+            # library takes it for broken.
         }
 
     def connection(self, timeout: float, node: Node | None = None) -> AbstractConnection:
-        """A connection for the event loop, not connected yet; to `node` if one is given."""
+        """Make a connection for the event loop, not connected yet, to `node` or else to this address."""
         common: dict[str, Any] = {
             "db": self.db,
             "username": self.username,
             "password": value_of(self.password),
-            "socket_timeout": None,  # the caller's deadline is over everything
+            "socket_timeout": None,  # each caller has a deadline for the whole call
             "socket_connect_timeout": timeout,
             "protocol": 2,
             "driver_info": None,
@@ -93,16 +95,17 @@ class RedisAddress(msgspec.Struct, frozen=True, kw_only=True):
         return kind(host=host, port=port, **common)
 
     def passwords(self) -> list[Password]:
-        """Of servers, and of those that know them."""
+        """Return the passwords of the servers and of the sentinels."""
         return [self.password] if self.password else []
 
     def secrets(self) -> list[str]:
-        """What must not get into a message."""
+        """Return all texts that must not get into a message."""
         return [secret for password in self.passwords() for secret in password.secrets]
 
 
 class SentinelAddress(RedisAddress, frozen=True, kw_only=True):
-    """Who knows the primary of `service`, and how to get in there and here."""
+    """The addresses of sentinels, which know the primary of `service`, and the logins to sentinels and
+    primary."""
 
     sentinels: tuple[Node, ...]
     service: str
@@ -121,7 +124,7 @@ class SentinelAddress(RedisAddress, frozen=True, kw_only=True):
         return primary
 
     def sentinel_connection(self, timeout: float, node: Node) -> AbstractConnection:
-        """A connection to a sentinel, not connected yet."""
+        """Make a connection to a sentinel, not connected yet."""
         kind = SSLConnection if self.tls else Connection
         return kind(
             host=node[0],
@@ -139,7 +142,7 @@ class SentinelAddress(RedisAddress, frozen=True, kw_only=True):
 
 
 class ClusterAddress(RedisAddress, frozen=True, kw_only=True):
-    """Some nodes, which know all the others, and how to get in everywhere."""
+    """The addresses of some nodes of a Cluster, which know the others, and the login to all of them."""
 
     nodes: tuple[Node, ...]
 

@@ -1,4 +1,4 @@
-"""What the errors of Redis servers mean, in the words of a store."""
+"""Translates errors of Redis servers into exceptions of a store."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ AWAY = {
     " bring a node of theirs back, and look with redis-cli --cluster check",
     "TRYAGAIN": "a slot is being moved to another node: finish that with redis-cli --cluster fix",
 }
-"""Codes that pass by themselves, most of the time, and what to do when they do not."""
+"""Error codes that usually pass without an operator, with advice for when they do not."""
 
 _CLUSTER = "the server is part of a Redis Cluster: name it with redis+cluster://HOST:PORT"
 
@@ -46,14 +46,15 @@ _LOGIN = ("NOAUTH", "WRONGPASS", "SENTINELAUTH")
 _NESTED = re.compile(r"(?:: -|user_script: ?\d+: -?)([A-Z]{3,}) ")
 """How Redis 6 reports the error of a command that a script ran."""
 _NOT_ALLOWED = re.compile(r"The user executing the script can't|ACL failure in script")
-"""How Redis and Valkey report that a script's command, or its key, is not allowed: as ERR."""
+"""How Redis and Valkey report a command or key that the ACL does not allow to a script: as ERR."""
 
 Failure = RedisError | RedisClusterException | OSError
-"""Whatever the library raises."""
+"""All exceptions that the library raises."""
 
 
 def is_login_refused(reply: object) -> bool:
-    """Whether a server wants a password, or another one: in a reply, or raised by the library."""
+    """Whether a reply, or an exception of the library, says that the server wants a password or another
+    one."""
     if isinstance(reply, OSError | RedisError) and isinstance(reply.__cause__, RedisError):
         reply = reply.__cause__
     return isinstance(reply, AuthenticationError) or (
@@ -64,20 +65,20 @@ def is_login_refused(reply: object) -> bool:
 def translated(
     exc: Failure, url: str, operation: str, *, secrets: Iterable[str] = (), notes: Iterable[str] = ()
 ) -> StoreError:
-    """Say in the words of a store what a client library has raised.
+    """Return the StoreError for an exception of the client library.
 
     Args:
-        exc: what it has raised.
-        url: of the store, for people.
-        operation: what was asked of the store.
-        secrets: what must not be in the message, whatever the server says.
-        notes: what is wrong with the password files, told where a login is refused.
+        exc: the exception.
+        url: the URL of the store, for display.
+        operation: the operation that failed.
+        secrets: texts that are removed from the message, whatever the server says.
+        notes: problems with the password files, added if a login is refused.
 
     Returns:
-        StoreRefused where an operator has to do something; else StoreUnavailable.
+        StoreRefused if an operator has to act; else StoreUnavailable.
     """
     if isinstance(exc.__cause__, RedisError):
-        exc = exc.__cause__  # what a Unix socket's connection meets in its greeting comes wrapped
+        exc = exc.__cause__  # redis-py wraps an error in the greeting of a Unix socket
     text = str(exc)
     for secret in secrets:
         text = text.replace(secret, "…")
@@ -93,7 +94,7 @@ def translated(
 
 
 def code_of(exc: RedisError) -> str:
-    """The code of an error reply, also where a script wrapped it; else something that is no code."""
+    """Return the code of an error reply, also of an error that a script wrapped; else any first word."""
     if isinstance(exc, AuthenticationError) and exc.status_code not in ("NOAUTH", "SENTINELAUTH"):
         return "WRONGPASS"
     if _NOT_ALLOWED.search(str(exc)):
