@@ -1,8 +1,9 @@
-"""Redis (6 or later) or Valkey, shared by all directors: one server, a primary found by Sentinel, a Cluster.
+"""Redis (6 or later) or Valkey, shared by all directors: one server, a primary named by sentinels, or a
+Cluster.
 
-The keys are described in `migrations/redis/0001_layout.py`. Names carry hash tags, 64 buckets a tag, so that
-one script call swaps up to 64 buckets on a Cluster too. Whatever has several keys here is the same as one
-command for each of them, with the replies joined (see `state.cluster`).
+`migrations/redis/0001_layout.py` describes the keys. Names carry hash tags, 64 of the first buckets to a tag,
+so that one script call swaps up to 64 buckets on a Cluster too. Every command here that has several keys
+gives the same result as one command for each key with the replies joined (`state.cluster` relies on it).
 """
 
 from __future__ import annotations
@@ -61,20 +62,21 @@ from state.sentinel import SentinelLink
 
 OLDEST_SERVER = 6
 TAG_BITS = 6
-"""Of the first buckets, those that share all but these lower bits of their number share a hash tag, and what
-they are split into is kept there too."""
+"""Buckets whose root numbers differ only in these lower bits share a hash tag. A root number is the number
+of one of the first buckets; the buckets below it have its tag."""
 LOAD_TAGS = 2
-"""Hash tags a batch of `load_buckets`: 128 buckets, and what is below them: 7 MB where there are ten million
-users."""
+"""The number of hash tags in a batch of `load_buckets`: 128 root buckets and all buckets below them, which
+are 7 MB in a store of ten million users."""
 WRITE_BYTES = 4 << 20
-"""Blob bytes a round trip, so that a large flush over a slow link does not run into the deadline."""
+"""Bytes of blobs in one round trip, so that a large flush over a slow link does not exceed the time-out."""
 AUDIT_PAGE = 1000
 HOLD = 10.0
-"""Seconds for which a store that was wiped keeps its older schema: it has lost the leases that held it."""
+"""Seconds for which a store that was wiped keeps its older schema: the wipe removed the leases that held
+it."""
 AUDIT_LOOK_EVERY = 3600.0
-"""Seconds between two looks for entries of the audit that are too old."""
+"""Seconds between two searches for audit entries that are too old."""
 
-# A value is the version and then the blob. Anything shorter than that is no bucket, and may be overwritten.
+# A value is the version and then the blob. A shorter value is no bucket and may be overwritten.
 SWAP = b"""
 local answers = {}
 for i, key in ipairs(KEYS) do
@@ -101,7 +103,8 @@ for i, key in ipairs(KEYS) do
 end
 return table.concat(versions)
 """
-# A lease that ends later than any can is from before the server's clock was set back: it ends in a minute.
+# A lease that ends later than the longest possible lease was written before the server's clock was set back.
+# It is shortened to end in a minute.
 RENEW = b"""
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -122,7 +125,7 @@ end
 redis.call('HSET', KEYS[1], ARGV[1], string.format('%.0f ', now + ARGV[2]) .. ARGV[3])
 return alive
 """
-# In one script, because TIME has no key: on a Cluster it would be another node's clock.
+# One script reads both, because TIME has no key: on a Cluster it would give another node's clock.
 MEMBERS = b"""
 return {redis.call('TIME'), redis.call('HGETALL', KEYS[1])}
 """
@@ -136,7 +139,7 @@ _decode_entry = msgspec.msgpack.Decoder(AuditEntry).decode
 
 
 class RedisStore:
-    """One key a bucket, small keys for the rest, everything under one prefix."""
+    """A store in Redis: one key for each bucket, small keys for the rest, all under one prefix."""
 
     def __init__(
         self, address: RedisAddress, timeout: float, steps: Sequence[RedisStep] | None = None
@@ -148,7 +151,8 @@ class RedisStore:
         self.schema = 0
         self.held_by: tuple[str, ...] = ()
         self._held_until = 0.0
-        """No newer schema before this (monotonic): who knows only ours may be on his way back."""
+        """The monotonic time before which no migration runs: a member that knows only this schema may be
+        about to renew its lease."""
         self._address, self._timeout, self._prefix = address, timeout, address.prefix
         self._steps = redis_steps() if steps is None else steps
         self._link: Link | None = None
@@ -307,7 +311,8 @@ class RedisStore:
             deadline, _, stored = value.partition(b" ")
             try:
                 lease, remaining = _decode_lease(stored), int(deadline) / 1000 - now
-            except ValueError as exc:  # it may be alive: to pass it over would be to believe oneself alone
+            # The member may hold a lease: to skip it could make this director believe it is alone.
+            except ValueError as exc:
                 raise self._unreadable("members", f"HDEL {self._prefix}lease {member.decode()}") from exc
             if remaining > 0:
                 leases.append(msgspec.structs.replace(lease, remaining=remaining))
@@ -315,10 +320,10 @@ class RedisStore:
 
     async def second_copy(self, name: str) -> Document | None:
         check_document(name)
-        return None  # replicas, and the directors' snapshots, are the copies
+        return None  # the copies are the replicas and the directors' snapshots
 
     async def documents(self) -> list[str]:
-        prefix = f"{self._prefix}doc:"  # its characters mean themselves in a pattern
+        prefix = f"{self._prefix}doc:"  # no character of a prefix has a special meaning in a pattern
         keys = await self._required("documents").keys("documents", f"{prefix}*")
         return sorted(key.decode().removeprefix(prefix) for key in keys)
 
@@ -350,14 +355,20 @@ class RedisStore:
         await link.call("append_audit", commands)
 
     async def _young_audit(self, link: Link) -> int | None:
-        """How many entries are younger than AUDIT_AGE; None: all are, or it was looked at lately.
+        """Count the entries that are younger than AUDIT_AGE.
 
-        (XTRIM MINID needs Redis 6.2, and a right that users made for earlier releases do not have.)"""
+        XTRIM MINID would be simpler. It needs Redis 6.2, and a permission that Redis users made for earlier
+        releases lack.
+
+        Returns:
+            The number; None: no entry is older, or the last search was less than AUDIT_LOOK_EVERY ago.
+        """
         now = time.monotonic()
         if now < self._audit_looked_at + AUDIT_LOOK_EVERY:
             return None
         key = f"{self._prefix}audit"
-        # By the server's clock, where ours is ahead: else we would drop what is young.
+        # Use the earlier of both clocks: if this machine's clock is ahead, its time alone would delete young
+        # entries.
         asked = ("EVALSHA", MEMBERS_SHA, 1, f"{self._prefix}lease")
         (((seconds, _), _),) = await link.call("append_audit", [asked])
         oldest = b"%d" % max(0, min(oldest_kept(), int(seconds) - AUDIT_AGE) * 1000)
@@ -397,7 +408,7 @@ class RedisStore:
         start = time.monotonic()
         link = self._required("health")
         info, *_ = await link.servers("health")
-        # refused where writes are
+        # the server refuses this command whenever it refuses writes
         await link.call("health", [("SET", f"{self._prefix}probe", b"1", "PX", 1000)])
         return Health(server=" ".join(_server(info)), took=time.monotonic() - start)
 
@@ -419,7 +430,8 @@ class RedisStore:
         return f"{self._prefix}{{{space[0]}{root_of(number) >> TAG_BITS:02x}}}{number:03x}"
 
     async def _run_id(self, link: Link) -> str:
-        """The servers' runs and the data's identity, after the layout was brought up to date."""
+        """Return the runs of the servers and the identity of the data, after bringing the layout up to
+        date."""
         commands: list[Command] = [("HMGET", f"{self._prefix}meta", "schema", "identity")]
         ((schema, identity),) = await link.call("run_id", commands)
         if (found := redis_schema(schema)) > len(self._steps):
@@ -437,7 +449,8 @@ class RedisStore:
         return f"{'+'.join(runs)}:{(identity or b'').decode()}"
 
     async def _wanted(self, link: Link, found: int) -> int:
-        """The newest schema that everybody alive knows: he who does not would be cut off from the store."""
+        """Return the newest schema that all members with a lease know. A member that does not know the
+        schema of the store could no longer use the store."""
         leases = await self._members(link)
         known = min(map(_known_schema, leases), default=len(self._steps))
         if time.monotonic() < self._held_until:
@@ -447,7 +460,8 @@ class RedisStore:
         return newest
 
     def _holding(self, leases: Iterable[Lease], schema: int) -> tuple[str, ...]:
-        """Who of them knows no newer schema than this, where we do."""
+        """Return the members that know no later schema than this one; empty if this program knows none
+        either."""
         if schema >= len(self._steps):
             return ()
         return tuple(lease.member for lease in leases if _known_schema(lease) <= schema)
@@ -464,7 +478,7 @@ class RedisStore:
 
     @asynccontextmanager
     async def _client(self, link: Link, operation: str) -> AsyncIterator[Client]:
-        """A client for worker threads, closed at the end."""
+        """Give a client for worker threads, and close it when the block ends."""
         try:
             client = await to_thread.run_sync(self._address.client, self._timeout)
         except (RedisError, RedisClusterException, OSError) as exc:
@@ -479,7 +493,14 @@ class RedisStore:
 
 
 def link_to(address: RedisAddress, timeout: float, scripts: Sequence[bytes], resolver: Resolver) -> Link:
-    """The link for this kind of address. timeout: seconds that a call may take."""
+    """Return a link for this kind of address.
+
+    Args:
+        address: the address of the store.
+        timeout: seconds that a call may take.
+        scripts: the scripts that the calls use.
+        resolver: looks up the names of servers.
+    """
     match address:
         case SentinelAddress():
             return SentinelLink(address, timeout, scripts, resolver)
@@ -489,7 +510,7 @@ def link_to(address: RedisAddress, timeout: float, scripts: Sequence[bytes], res
 
 
 def _split(value: bytes | None) -> tuple[bytes, bytes]:
-    """Version and blob of what is stored."""
+    """Return the version and the blob of a stored value."""
     if value is None or len(value) <= VERSION_SIZE:
         return EMPTY_VERSION, b""
     return value[:VERSION_SIZE], value[VERSION_SIZE:]
@@ -500,12 +521,12 @@ def _outcome(answer: int | bytes, becomes: bytes) -> Swapped | Lost:
 
 
 def _below(numbers: Iterable[int]) -> list[int]:
-    """All buckets that these are split into."""
+    """Return all buckets that these buckets are split into."""
     return [number for parent in numbers for number in below(parent)]
 
 
 def _by_tag(buckets: Iterable[tuple[Space, int]]) -> list[list[int]]:
-    """The places of `buckets` in their order, those of one hash tag together, at most 64 in a list."""
+    """Return the indexes of `buckets` in lists: each list has one hash tag and at most 64 indexes."""
     full = 1 << TAG_BITS
     lists: list[list[int]] = []
     current: dict[tuple[Space, int], list[int]] = {}
@@ -519,7 +540,7 @@ def _by_tag(buckets: Iterable[tuple[Space, int]]) -> list[list[int]]:
 
 
 def _trips(swaps: Sequence[Swap]) -> list[list[list[int]]]:
-    """The lists of `_by_tag`, so many a round trip that it writes about WRITE_BYTES."""
+    """Return the lists of `_by_tag` in groups; each group is a round trip and writes about WRITE_BYTES."""
     trips: list[list[list[int]]] = []
     size = WRITE_BYTES
     for places in _by_tag((swap.space, swap.number) for swap in swaps):
@@ -532,34 +553,35 @@ def _trips(swaps: Sequence[Swap]) -> list[list[list[int]]]:
 
 
 DIGITS = 9
-"""Digits of a schema's number at most."""
+"""The most digits of a schema's number."""
 
 
 def _known_schema(lease: Lease) -> int:
-    """The newest schema that a member knows. The first release does not say."""
+    """Return the newest schema that a member knows. The first release does not state it."""
     stated = lease.info.get(KNOWN_SCHEMA, "")
     return int(stated) if stated.isdecimal() and len(stated) <= DIGITS else 1
 
 
 def _server(info: bytes) -> tuple[str, str]:
-    """Name and version of the server."""
+    """Return name and version of the server."""
     valkey = _field(info, "valkey_version")
     return ("Valkey", valkey) if valkey else ("Redis", _field(info, "redis_version"))
 
 
 def _run(info: bytes) -> str:
-    """What changes with a server's start, and with a failover even if it is back where it was before."""
+    """Return a text that changes with each start of the server, and with a failover even if the primary is
+    the same as before."""
     return f"{_field(info, 'run_id')}.{_field(info, 'master_replid')}"
 
 
 def _field(info: bytes, name: str) -> str:
-    """One field of an INFO reply; empty where it is missing."""
+    """Return a field of an INFO reply; empty if it is missing."""
     fields: dict[str, Any] = dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)
     return cast(str, fields.get(name, ""))
 
 
 def _before(entry: bytes) -> bytes:
-    """The id just before that of a stream entry. (Ranges without their end need Redis 6.2.)"""
+    """Return the id just before that of a stream entry. (Exclusive ranges need Redis 6.2.)"""
     ms, _, sequence = entry.partition(b"-")
     if int(sequence):
         return b"%d-%d" % (int(ms), int(sequence) - 1)

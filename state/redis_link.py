@@ -1,11 +1,11 @@
-"""How a store talks to Redis: pools of connections, and calls. Here is one server; `sentinel` and `cluster`
-have the others, `redis_clients` makes the connections.
+"""Connection pools and calls of a Redis store. This module has the link to a single server; `sentinel` and
+`cluster` have the other links, and `redis_clients` makes the connections.
 
-Each call is one pipelined round trip a server under one deadline, connecting included. A connection that was
-in any trouble, or whose caller was cancelled, is dropped: the next call makes a new one. Nothing is sent
-twice but what a server said it had not run: a script it had forgotten, a key it does not keep any more. (The
-library's clients send a command again whose answer was lost, unless their retries are turned off:
-`python -m tests.bench.redis_clients`.)
+Each call is one pipelined round trip to each server, under one deadline that includes connecting. A
+connection that failed in any way, or whose caller was cancelled, is dropped; the next call makes a new one. A
+command is sent twice only if a server said that it had not run it: a script that it had forgotten, a key that
+it no longer keeps. (The library's clients repeat a command whose answer was lost, unless their retries are
+turned off: `python -m tests.bench.redis_clients`.)
 """
 
 from __future__ import annotations
@@ -27,20 +27,21 @@ from state.redis_errors import Failure, is_login_refused, translated
 from state.resolver import Resolver
 
 SCAN_PAGE = 10_000
-"""Keys looked at in one SCAN."""
+"""The number of keys that one SCAN examines."""
 CONNECTIONS = 4
-"""Calls at a time; more wait, under their own deadline."""
+"""The number of calls at the same time. More calls wait, under their own deadlines."""
 
 Command: TypeAlias = tuple[Any, ...]
-"""A command's words. It has keys: in the second place, or as EVALSHA says."""
+"""The words of a command. It has keys: from the second word on, or as EVALSHA says."""
 
-INFO = (("INFO", "server"), ("INFO", "replication"))  # both at once only from Redis 7 on
+# Two commands: one INFO with both sections needs Redis 7.
+INFO = (("INFO", "server"), ("INFO", "replication"))
 
 Result = TypeVar("Result")
 
 
 class Pool:
-    """Connections to one server, used in turn."""
+    """Connections to one server. A free connection is used again."""
 
     def __init__(
         self,
@@ -54,14 +55,15 @@ class Pool:
         self._closed = False
 
     async def exchange(self, commands: Sequence[Command], *, asking: bool = False) -> list[Any]:
-        """Send commands.
+        """Send commands and return their replies.
 
         Args:
             commands: sent in one piece.
-            asking: send ASKING before each, because a node that gives its slot away has sent us here.
+            asking: send ASKING before each command, because a node that is moving the slot away named this
+                node.
 
         Returns:
-            The replies, in order, error replies among them.
+            The replies in order; an error reply is an exception in the list.
 
         Raises:
             RedisError: the client library refuses.
@@ -70,7 +72,7 @@ class Pool:
         replies = await self._round_trip(commands, asking)
         if self._password and any(map(is_login_refused, replies)) and self._password.read_again():
             await self.drop_idle()
-            replies = await self._round_trip(commands, asking)  # none was run: NOAUTH
+            replies = await self._round_trip(commands, asking)  # repeating is safe: NOAUTH means none was run
         forgotten = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
         if forgotten:
             for reply in await self._round_trip(self._load, False):
@@ -82,15 +84,15 @@ class Pool:
         return replies
 
     async def drop_idle(self) -> None:
-        """Close what is idle, and wait for nothing."""
+        """Close idle connections without waiting."""
         while self._idle:
             await self._idle.pop().disconnect(nowait=True)
 
     async def close(self) -> None:
-        """Close what is idle; what is in use is closed when its call ends."""
+        """Close idle connections. A connection in use is closed when its call ends."""
         self._closed = True
         while self._idle:
-            with contextlib.suppress(RedisError):  # it did not close in time: let it
+            with contextlib.suppress(RedisError):  # it did not close in time; it is dropped anyway
                 await self._idle.pop().disconnect()
 
     async def _round_trip(self, commands: Sequence[Command], asking: bool) -> list[Any]:
@@ -106,7 +108,7 @@ class Pool:
             await connection.disconnect(nowait=True)
         else:
             self._idle.append(connection)
-        if asking:  # it fails where it is not allowed; then the command was only sent on again
+        if asking:  # if ASKING was refused, the command was answered with a redirection and did not run
             pairs = zip(replies[::2], replies[1::2], strict=True)
             return [reply if not isinstance(asked, RedisError) else asked for asked, reply in pairs]
         return replies
@@ -115,7 +117,7 @@ class Pool:
         while self._idle:
             connection = self._idle.pop()
             try:
-                # Otherwise closed by the server, or holding something unasked.
+                # Skip a connection that the server closed, or that holds data which no command asked for.
                 if connection.is_connected and not await connection.can_read():
                     return connection
             except (RedisError, OSError):
@@ -125,24 +127,35 @@ class Pool:
 
 
 class Link(ABC):
-    """Calls, each under one deadline, and their errors in the words of a store."""
+    """Calls, each under one deadline, whose errors are exceptions of a store."""
 
     def __init__(self, address: RedisAddress, timeout: float, resolver: Resolver) -> None:
-        """timeout: seconds that a call may take."""
+        """Keep the address.
+
+        Args:
+            address: the address of the store.
+            timeout: seconds that a call may take.
+            resolver: looks up the names of servers.
+        """
         self._address, self._timeout, self._resolver = address, timeout, resolver
         self._slots = anyio.Semaphore(CONNECTIONS, fast_acquire=True)
 
     async def call(self, operation: str, commands: Sequence[Command]) -> list[Any]:
-        """The replies to `commands`, in order. Raises StoreUnavailable, StoreRefused."""
+        """Send commands and return their replies, in order.
+
+        Raises:
+            StoreUnavailable: the store did not answer in time.
+            StoreRefused: a reply is an error that an operator has to fix.
+        """
         return self._good(operation, await self._bounded(operation, self._send(commands)))
 
     async def servers(self, operation: str) -> list[bytes]:
-        """What INFO says of each server that takes writes: of itself, and of replication."""
+        """Return the INFO sections `server` and `replication` of each server that takes writes, joined."""
         replies = self._good(operation, await self._bounded(operation, self._infos()))
         return [b"\r\n".join(replies[i : i + len(INFO)]) for i in range(0, len(replies), len(INFO))]
 
     async def keys(self, operation: str, pattern: str) -> set[bytes]:
-        """The keys that match, of all servers that take writes."""
+        """Return the keys that match a pattern, of all servers that take writes."""
         found: set[bytes] = set()
         for pool in await self._writers(operation):
             cursor = b"0"
@@ -156,20 +169,26 @@ class Link(ABC):
         return found
 
     def translated(self, exc: Failure, operation: str) -> StoreError:
-        """See the function of this name."""
+        """Return the StoreError for an exception of the client library (`redis_errors.translated`)."""
         passwords = self._address.passwords()
         notes = [password.problem for password in passwords if password.problem]
         return translated(exc, self._address.url, operation, secrets=self._address.secrets(), notes=notes)
 
     async def log_in_again(self) -> None:
-        """Have the next calls log in anew."""
+        """Drop the connections, so that the next calls log in again."""
         await self._forget()
 
     async def _connected(
         self, make: Callable[[], AbstractConnection], password: Password | None
     ) -> AbstractConnection:
-        """A connection after its greeting. Where its password is refused, another one is made with what
-        is in the password's file by then. Raises RedisError, OSError."""
+        """Return a connection after its greeting.
+
+        If the server refuses the password, the password's file is read again, and another connection is tried
+        if the password has changed.
+
+        Raises:
+            RedisError, OSError: the server refuses or does not answer.
+        """
         try:
             return await self._greeted(make())
         except (RedisError, OSError) as exc:
@@ -179,7 +198,8 @@ class Link(ABC):
 
     async def _greeted(self, connection: AbstractConnection) -> AbstractConnection:
         if isinstance(connection, Connection):
-            # The library looks the name up again; but only one that was answered a moment ago.
+            # The library looks up the name again in a shared thread. Here only a name that was answered a
+            # moment ago gets that far.
             try:
                 await self._resolver.addresses(connection.host)
             except OSError as exc:
@@ -194,23 +214,23 @@ class Link(ABC):
 
     @abstractmethod
     async def _writers(self, operation: str) -> list[Pool]:
-        """The connections to each server that takes writes."""
+        """Return the connections to each server that takes writes."""
 
     @abstractmethod
     async def close(self) -> None:
-        """Close what is idle; what is in use is closed when its call ends."""
+        """Close idle connections. A connection in use is closed when its call ends."""
 
     @abstractmethod
     async def _send(self, commands: Sequence[Command]) -> list[Any]:
-        """The replies, error replies among them."""
+        """Send the commands and return the replies, error replies among them."""
 
     @abstractmethod
     async def _infos(self) -> list[Any]:
-        """The replies to INFO of the first server, then of the next."""
+        """Return the replies to INFO of the first server, then of the next."""
 
     @abstractmethod
     async def _forget(self) -> None:
-        """Drop idle connections, and all that is believed about the servers."""
+        """Drop idle connections and all that is known of the servers."""
 
     async def _bounded(self, operation: str, work: Coroutine[Any, Any, list[Any]]) -> list[Any]:
         try:
@@ -224,9 +244,9 @@ class Link(ABC):
             await self._forget()
             raise self.translated(exc, operation) from exc
         finally:
-            work.close()  # where it did not get as far as to begin
+            work.close()  # for a call that never got a slot
         if any(isinstance(reply, RedisError) for reply in replies):
-            await self._forget()  # READONLY, CLUSTERDOWN: another server may have taken over
+            await self._forget()  # READONLY, CLUSTERDOWN: another server may have become primary
         return replies
 
     def _good(self, operation: str, replies: list[Any]) -> list[Any]:
@@ -237,7 +257,7 @@ class Link(ABC):
 
 
 class RedisLink(Link):
-    """Calls to one server."""
+    """A link to one server."""
 
     def __init__(
         self, address: RedisAddress, timeout: float, scripts: Sequence[bytes], resolver: Resolver
@@ -266,7 +286,8 @@ class RedisLink(Link):
 
 
 async def exchange(connection: AbstractConnection, commands: Sequence[Command]) -> list[Any]:
-    """Send all, read all. Error replies are among the results; anything worse is raised."""
+    """Send all commands, then read all replies. Error replies are among the results; other errors are
+    raised."""
     await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
     replies: list[Any] = []
     for _ in commands:

@@ -1,8 +1,9 @@
-"""Looks names up. All of the director asks the system's resolver here, except the command line.
+"""Looks up host names. All look-ups of the director in the system's resolver are here; the command line makes
+its own.
 
-A look-up cannot be ended: where no name server answers, it takes as long as the system's resolver likes, 20 s
-by default. The threads of an event loop are few and shared: look-ups that were given up and begun anew would
-soon occupy all of them, and names that are answered would wait behind them.
+A look-up cannot be ended. If no name server answers, it takes as long as the system's resolver waits, 20 s by
+default. The threads of an event loop are few and shared. Look-ups that were given up and started again would
+soon occupy all of them, and look-ups that can be answered would wait.
 """
 
 from __future__ import annotations
@@ -16,36 +17,37 @@ from collections.abc import Callable, Sequence
 from state.threadcalls import ThreadCall
 
 KEPT = 10.0
-"""Seconds for which an answer that no task waited for is kept."""
+"""Seconds for which an answer is kept if no task waited for it."""
 
 Resolve = Callable[[str], Sequence[str]]
 """Returns the addresses of a name, at least one. Blocks. Raises OSError."""
 
 
 def addresses_of(name: str) -> list[str]:
-    """All addresses that the system's resolver knows for `name`, each once. Blocks. Raises OSError."""
+    """Return all addresses that the system's resolver knows for `name`, each once. Blocks. Raises OSError."""
     found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
 
 
 class Resolver:
-    """Look-ups of any names, each in a thread of its own, but never two of one name at a time.
+    """Look-ups of any names, each in its own thread, but never two look-ups of a name at the same time.
 
-    The deadline is the caller's. A task that is cancelled while it waits leaves the look-up to the next task
-    that asks for the name, even if the answer has come meanwhile.
+    The deadline is the caller's. If a task is cancelled while it waits, the next task that asks for the name
+    takes over the look-up, even if it has ended meanwhile.
     """
 
     def __init__(self, resolve: Resolve = addresses_of) -> None:
         self._resolve = resolve
         self._begun: dict[str, _Lookup] = {}
-        """Look-ups whose answer no task has got yet."""
+        """Look-ups whose answer no task has received yet."""
 
     def is_asking(self, name: str) -> bool:
-        """Whether a look-up of this name has begun that no task has got the answer of."""
+        """Whether a look-up of this name was started whose answer no task has received yet."""
         return name in self._begun
 
     async def addresses(self, name: str) -> Sequence[str]:
-        """The addresses of `name` now; an address is its own. Raises OSError if it has none."""
+        """Return the present addresses of `name`. An address is its own only address. Raises OSError if
+        there is none."""
         if (address := _address(name)) is not None:
             return [address]
         lookup = self._begun.get(name)
@@ -60,13 +62,13 @@ class Resolver:
     def _begin(self, name: str) -> _Lookup:
         self._begun = {name: lookup for name, lookup in self._begun.items() if not lookup.too_old}
         lookup = self._begun[name] = _Lookup(name, self._resolve)
-        # Not of a pool: the program waits for the threads of a pool when it ends.
+        # Not a thread of a pool: when the program ends it waits for the threads of a pool.
         threading.Thread(target=lookup.call.run, name=f"look up {name}", daemon=True).start()
         return lookup
 
 
 def _address(text: str) -> str | None:
-    """The address that `text` is; None: it is a name."""
+    """Return `text` as an address; None: it is a name."""
     try:
         return str(ipaddress.ip_address(text))
     except ValueError:
@@ -86,7 +88,7 @@ class _Lookup:
     def _look_up(self) -> Sequence[str]:
         try:
             return self._resolve(self._name)
-        except UnicodeError as exc:  # a label that is too long, for one
+        except UnicodeError as exc:  # for example, a label is too long
             raise OSError(f"{self._name}: {exc}") from exc
 
     def _note_end(self) -> None:

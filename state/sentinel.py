@@ -1,13 +1,13 @@
-"""`redis+sentinel://…`: the primary that the sentinels name, whichever that is by now.
+"""`redis+sentinel://…`: calls go to the primary that the sentinels name at that time.
 
-They are asked for each new connection, and whom they name is asked whether it is a primary. As connections
-are dropped after any error, a primary that failed is left with the next call. One that was replaced though it
-works (`SENTINEL FAILOVER`) goes on taking writes for ten seconds, which are lost: so they are asked also
-whenever the run id is, which directors do every second.
+For each new connection the sentinels are asked for the primary, and the named server is asked for its role.
+Connections are dropped after any error, so the call after a failover finds the new primary. A primary that
+was replaced while it worked (`SENTINEL FAILOVER`) takes writes for another ten seconds, and these are lost.
+Therefore the sentinels are also asked with each `run_id`, which directors call every second.
 
-The library's own client for Sentinel is not used. It believes the first sentinel that answers, and does not
-ask the primary for its role: a sentinel that names a primary of the past would decide. It does not leave a
-primary that was replaced though it works, and does not read a changed password again.
+The library's own client for Sentinel is not used. It believes the first sentinel that answers and does not
+ask the primary for its role, so a sentinel that names a former primary would decide. It does not leave a
+primary that was replaced while it worked, and does not read a changed password again.
 """
 
 from __future__ import annotations
@@ -29,18 +29,19 @@ from state.redis_link import Pool, RedisLink, exchange
 from state.resolver import Resolver
 
 SENTINEL_SHARE = 4
-"""Parts of a call's deadline; one that a sentinel does not answer within is not waited for."""
+"""A sentinel that does not answer within 1/SENTINEL_SHARE of a call's time-out is skipped."""
 
 
 class SentinelLink(RedisLink):
-    """Calls to the primary."""
+    """A link to the primary that the sentinels name."""
 
     def __init__(
         self, address: SentinelAddress, timeout: float, scripts: Sequence[bytes], resolver: Resolver
     ) -> None:
         super().__init__(address, timeout, scripts, resolver)
         self._sentinels = list(address.sentinels)
-        """First the one that named the primary of the newest connection, last those that did not answer."""
+        """First the sentinel that named the primary of the newest connection; last the sentinels that did
+        not answer."""
         self._server = address
         self._at: Node | None = None
         """The primary of the newest connection."""
@@ -57,8 +58,8 @@ class SentinelLink(RedisLink):
         return await super()._infos()
 
     async def _leave_former_primary(self) -> None:
-        """Leave the primary if it is another one by now."""
-        with contextlib.suppress(RedisError, OSError):  # no sentinel answers: the primary may well do
+        """Drop the connections if the sentinels name another primary by now."""
+        with contextlib.suppress(RedisError, OSError):  # the primary may answer even if no sentinel does
             with anyio.fail_after(self._timeout / 2):
                 async for _, primary in self._named():
                     if primary != self._at:
@@ -80,7 +81,7 @@ class SentinelLink(RedisLink):
             except AuthenticationError:
                 raise
             except (RedisError, OSError) as exc:
-                failure = exc  # this sentinel may be behind: what do the others say?
+                failure = exc  # this sentinel's data may be old: try the primary that the next sentinel names
                 continue
             self._at = primary
             self._sentinels.remove(sentinel)
@@ -90,7 +91,11 @@ class SentinelLink(RedisLink):
         raise failure
 
     async def _named(self) -> AsyncIterator[tuple[Node, Node]]:
-        """Each sentinel that answers, and the primary it names. Raises RedisError if there is none."""
+        """Yield each sentinel that answers and knows the service, with the primary that it names.
+
+        Raises:
+            RedisError: no sentinel names a primary, or a sentinel refuses the login.
+        """
         failures: list[str] = []
         known = unknown = 0
         for node in list(self._sentinels):
@@ -134,7 +139,7 @@ class SentinelLink(RedisLink):
 
 
 async def _check_role(connection: AbstractConnection, node: Node) -> None:
-    """Disconnect and raise RedisError or OSError unless it is a primary's."""
+    """Raise RedisError or OSError, and disconnect, unless the connection is to a primary."""
     try:
         (role,) = await exchange(connection, [("ROLE",)])
         if isinstance(role, RedisError):

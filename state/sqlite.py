@@ -1,8 +1,9 @@
-"""`sqlite:///…`, one director's own file.
+"""`sqlite:///…`, the file of a single director.
 
-All SQL runs in one worker thread, one job at a time. Buckets are committed without waiting for the disk (a
-crash of the process loses nothing, a power cut at most the last moments); documents and the audit wait for
-it. `FILE.lock` is held exclusively while the store is open. A damaged file is renamed, never deleted.
+All SQL runs in one worker thread, one job at a time. Buckets are committed without waiting for the disk: a
+crash of the process loses nothing, and a power failure loses the last moments at most. Documents and the
+audit wait for the disk. `FILE.lock` is held exclusively while the store is open. A damaged file is renamed,
+never deleted.
 """
 
 from __future__ import annotations
@@ -51,9 +52,9 @@ from state.sqlite_file import DatabaseFile, is_damage, messages_are_text, transl
 from state.threadcalls import ThreadCall
 
 LOAD_NUMBERS = 64
-"""Bucket numbers a batch of `load_buckets`, those below them not counted."""
+"""The number of root buckets in a batch of `load_buckets`; the buckets below them are not counted."""
 WRITE_BYTES = 4 << 20
-"""Blob bytes a transaction: bounds how long one job keeps the thread."""
+"""Bytes of blobs in one transaction. It limits how long a job occupies the thread."""
 
 STORE_BUCKET = (
     "INSERT INTO bucket (space, id, version, data) VALUES (?, ?, ?, ?)"
@@ -64,7 +65,7 @@ T = TypeVar("T")
 
 
 class SqliteStore:
-    """Everything in one file; leases in memory, since nobody else could see them."""
+    """A store in one file. Leases are in memory, since no other director could see them."""
 
     def __init__(self, file: Path, url: str, timeout: float, steps: Sequence[SqlStep] | None = None) -> None:
         self.url = url
@@ -87,23 +88,24 @@ class SqliteStore:
         return self._file.step
 
     async def layout(self) -> Layout:
-        # No deadline, as in `open`.
+        # No deadline, as in `_open`.
         try:
             return await anyio.to_thread.run_sync(self._new_file().layout, abandon_on_cancel=True)
         except (sqlite3.Error, OSError) as exc:
             raise translated(exc, self.url, "layout", self._file.path) from exc
 
     async def open(self) -> None:
-        async with self._opening:  # of two at once the second finds it open
+        async with self._opening:  # of two concurrent calls the second finds the store open
             if self._thread is None:
                 await self._open()
 
     async def _open(self) -> None:
         thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite")
-        # Its own for each attempt: the thread of an earlier one that was cancelled may still be at work.
+        # A new object for each attempt: the thread of an earlier attempt that was cancelled may still use the
+        # old one.
         file = self._file = self._new_file()
         try:
-            # No deadline: to check and migrate a large file takes its time, and nobody else wants the thread.
+            # No deadline: checking and migrating a large file takes time, and no other job needs the thread.
             self.set_aside = await _begun(thread, file.open).result()
         except BaseException as exc:
             thread.submit(file.close)
@@ -196,8 +198,9 @@ class SqliteStore:
             return
         thread, self._thread = self._thread, None
         closing = _begun(thread, self._file.close)
-        thread.shutdown(wait=False)  # closing is queued, so it still runs, also if the wait below is given up
-        with anyio.move_on_after(self._timeout), suppress(sqlite3.Error, OSError):  # left behind either way
+        thread.shutdown(wait=False)  # closing is queued and runs even if the wait below times out
+        # The thread is left behind in any case.
+        with anyio.move_on_after(self._timeout), suppress(sqlite3.Error, OSError):
             await closing.result()
 
     def _require(self, operation: str) -> ThreadPoolExecutor:
@@ -206,7 +209,8 @@ class SqliteStore:
         return self._thread
 
     async def _run(self, operation: str, job: Callable[[sqlite3.Connection], T]) -> T:
-        """The result of `job`, run in the thread. One that hangs is left behind; none queues up after it."""
+        """Run `job` in the thread and return its result. A job that hangs is left to itself, and no job
+        queues behind it."""
         try:
             with anyio.fail_after(self._timeout):
                 await self._turn.acquire()
@@ -223,7 +227,7 @@ class SqliteStore:
             raise translated(exc, self.url, operation, self._file.path) from exc
 
     def _guarded(self, file: DatabaseFile, job: Callable[[sqlite3.Connection], T]) -> T:
-        """In the thread: run `job`; if the file turns out to be damaged, put it aside and begin a new one."""
+        """Run `job`, in the thread. If the file is damaged, set it aside and begin a new one."""
         if file.was_replaced():
             file.let_go()
             raise OSError("the file was removed or replaced while in use; the one that is there is used now")
@@ -250,7 +254,7 @@ class SqliteStore:
 def _begun(
     thread: ThreadPoolExecutor, work: Callable[[], T], ended: Callable[[], None] = lambda: None
 ) -> ThreadCall[T]:
-    """A call of `work` in the thread. ended: see `ThreadCall`."""
+    """Start a call of `work` in the thread, and return it. `ended` is as in `ThreadCall`."""
     call = ThreadCall(work, ended)
     thread.submit(call.run)
     return call
@@ -271,7 +275,8 @@ def _read(db: sqlite3.Connection, space: Space, numbers: Sequence[int]) -> dict[
 
 
 def _load(db: sqlite3.Connection, space: Space, numbers: range) -> list[Bucket]:
-    """These buckets, which are of the first, and what is below them: a range of numbers in each level."""
+    """Return the root buckets `numbers` and all buckets below them, which are a range of numbers in each
+    level."""
     found = level = _read(db, space, numbers)
     while any(bucket.version == SPLIT_VERSION for bucket in level.values()):
         numbers = range(below(numbers[0])[0], below(numbers[-1])[1] + 1)
@@ -292,7 +297,7 @@ def _versions(db: sqlite3.Connection, space: Space) -> dict[int, bytes]:
 
 
 def _parts(swaps: Sequence[Swap]) -> list[list[Swap]]:
-    """The swaps in order, in parts of about WRITE_BYTES."""
+    """Return the swaps in order, in parts of about WRITE_BYTES."""
     parts: list[list[Swap]] = []
     size = WRITE_BYTES
     for swap in swaps:
@@ -353,9 +358,9 @@ def _audit(db: sqlite3.Connection, limit: int, since: float, target: str | None)
 
 
 def _check_writable(db: sqlite3.Connection) -> None:
-    """Write something: fails where the disk is full or the file cannot be written.
+    """Write something. It fails if the disk is full or the file cannot be written.
 
-    What is there already would not do: SQLite sees that nothing changes, and writes nothing.
+    Writing what is stored already would prove nothing: SQLite sees that nothing changes, and writes nothing.
     """
     with _Transaction(db, durable=False):
         db.execute("INSERT INTO document VALUES ('', x'', x'')")
@@ -363,7 +368,8 @@ def _check_writable(db: sqlite3.Connection) -> None:
 
 
 class _Transaction:
-    """`with` it: all statements or none. durable: on success they are on the disk, with all before them."""
+    """A context manager: all statements of the block take effect, or none. If `durable`, they and all
+    earlier ones are on the disk after the block."""
 
     def __init__(self, db: sqlite3.Connection, *, durable: bool) -> None:
         self._db, self._durable = db, durable

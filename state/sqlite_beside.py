@@ -1,7 +1,7 @@
-"""A SQLite store that a director has open, read beside it: one view of one moment, and nothing is written.
+"""Reads a SQLite store that a director has open: a view of one moment, without writing anything.
 
-SQLite lets others read while one process writes. `FILE.lock`, which tells that a director has the file, is
-not asked for. The view is that of a transaction, which lasts until the store is closed.
+SQLite lets other processes read while one writes. `FILE.lock`, which a director holds while it uses the file,
+is not taken. The view is that of a transaction, which lasts until the store is closed.
 """
 
 from __future__ import annotations
@@ -23,13 +23,19 @@ class BesideFile(DatabaseFile):
     """The file of another process, open for reading."""
 
     def open(self) -> None:
-        """Raises StoreRefused, also where the file is damaged, SchemaTooNew, sqlite3.Error."""
+        """Open the file for reading.
+
+        Raises:
+            StoreRefused: the file is damaged, or is no state file.
+            SchemaTooNew: a newer program wrote the file.
+            sqlite3.Error: SQLite refuses.
+        """
         found = self._begin("open")
         if found > len(self._steps):
             raise SchemaTooNew(self._store, found, len(self._steps))
 
     def layout(self) -> Layout:
-        """The same, without SchemaTooNew: the layout says it."""
+        """Return the layout. Raises as `open` does, except SchemaTooNew: the layout itself says that."""
         try:
             return layout(self._begin("layout"), self._steps, self.path.stat().st_size)
         finally:
@@ -69,7 +75,7 @@ class BesideFile(DatabaseFile):
 
 
 class SqliteReader(SqliteStore):
-    """Everything of a store can be read; what would write is refused."""
+    """A store that reads and refuses all writes."""
 
     def __init__(self, file: Path, url: str, timeout: float) -> None:
         super().__init__(file, url, timeout)

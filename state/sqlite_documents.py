@@ -1,11 +1,11 @@
-"""Documents in a SQLite file, each of them twice: as a row of the table `document`, and as a second copy in
-pieces, in rows of the table `bucket` under a space of their own.
+"""Documents in a SQLite file. Each is stored twice: as a row of the table `document`, and as a second copy in
+pieces, in rows of the table `bucket` under a space for copies.
 
-The two are never in the same page of the file. A piece stands within one page, with a guard before and after
-it, and can be told from everything else by itself. So whatever 500 bytes of the file are damaged, even over
-the end of a page, a document or its copy is whole: where the damage is in the middle of a page with pieces it
-is in no other page; elsewhere it reaches guards at most, and the pieces are found though SQLite cannot read
-the file any more (`copies_in`).
+The document and its copy are never in the same page of the file. A piece lies within one page, with a guard
+before and after it, and can be recognized without SQLite. So if any 500 consecutive bytes of the file are
+damaged, even across the border of two pages, the document or its copy is undamaged. Damage in the middle of a
+page with pieces is in no other page. Damage elsewhere reaches guards at most, and the pieces are found even
+if SQLite can no longer read the file (`copies_in`).
 """
 
 from __future__ import annotations
@@ -22,45 +22,47 @@ from state.aside import is_set_aside
 from state.base import EMPTY_VERSION, VERSION_SIZE, Document, Lost, Swapped, version_of
 
 GUARD = 520
-"""Bytes before and after a piece."""
+"""The number of zero bytes before and after a piece."""
 PIECE = 2400
-"""Bytes of a document in a piece at most: with its guards it fits into a page of 4096, beside nothing."""
+"""The most bytes of a document in a piece. With its guards a piece fills a page of 4096 bytes, without
+room for other rows."""
 MAGIC = b"director: a copy of a document\n\0"
 LENGTH, DIGEST = 2, 16
 SPACE = "copy:"
-"""Before the name of the document: the space of its pieces."""
+"""The prefix of the space for the pieces of a document; the document's name follows."""
 
 
 class Piece(NamedTuple):
-    """A part of a document."""
+    """A part of the copy of a document."""
 
     name: str
     generation: int
-    """Grows with each writing of the document."""
+    """A number that grows with each write of the document."""
     number: int
     of: int
     data: bytes
 
 
 def read_document(db: sqlite3.Connection, name: str) -> Document | None:
-    """As it is stored, whole or not."""
+    """Return the document as stored, damaged or not; None: it does not exist."""
     row = db.execute("SELECT version, data FROM document WHERE name = ?", (name,)).fetchone()
     return None if row is None else Document(*sound(*row))
 
 
 def swap_document(db: sqlite3.Connection, name: str, version: bytes, data: bytes) -> Swapped | Lost:
-    """Write it and its second copy, unless another version is stored. Within a transaction."""
+    """Write a document and its second copy, unless another version is stored. Call it within a
+    transaction."""
     new = version_of(data)
     stored = read_document(db, name) or Document(EMPTY_VERSION, b"")
     if stored.version not in (version, new):
         return Lost(stored.version, stored.data)
-    # Also where it is stored already: the caller is told it is durable, so this commit makes it so.
+    # Write even if the same data is stored: the result promises durability, and this commit provides it.
     put_document(db, name, data)
     return Swapped(new)
 
 
 def put_document(db: sqlite3.Connection, name: str, data: bytes) -> None:
-    """Write it and its second copy, whatever is stored. Within a transaction."""
+    """Write a document and its second copy, whatever is stored. Call it within a transaction."""
     if data:
         db.execute("INSERT OR REPLACE INTO document VALUES (?, ?, ?)", (name, version_of(data), data))
     else:
@@ -79,7 +81,7 @@ def put_document(db: sqlite3.Connection, name: str, data: bytes) -> None:
 
 
 def second_copy(db: sqlite3.Connection, name: str) -> Document | None:
-    """None where there is none, or it is damaged, too."""
+    """Return the second copy of a document; None: there is none, or it is damaged too."""
     query = "SELECT data FROM bucket WHERE space = ? ORDER BY id"
     rows = b"".join(data for (data,) in db.execute(query, (SPACE + name,)) if isinstance(data, bytes))
     data = _latest(_found(rows)).get(name)
@@ -87,20 +89,21 @@ def second_copy(db: sqlite3.Connection, name: str) -> Document | None:
 
 
 def copies_in(*contents: bytes | mmap.mmap) -> dict[str, bytes]:
-    """The documents whose latest complete copy is in the bytes of a file, or of the log beside it, however
-    damaged they are; empty: one that was removed."""
+    """Return the documents whose latest complete copy is in the bytes of a file, or of the write-ahead log
+    beside it, however damaged these are. Empty data: the document was removed."""
     return _latest(piece for content in contents for piece in _found(content))
 
 
 def sound(version: bytes, data: bytes = b"") -> tuple[bytes, bytes]:
-    """The same. From a damaged file SQLite may hand out other types than it was given."""
+    """Return the arguments if their types are right. SQLite may read other types than it wrote from a
+    damaged file."""
     if not isinstance(version, bytes) or len(version) != VERSION_SIZE or not isinstance(data, bytes):
         raise damage("a row whose version or data is damaged")
     return version, data
 
 
 def damage(text: str) -> sqlite3.DatabaseError:
-    """What is raised where SQLite does not see the damage, so that it is treated as if it did."""
+    """Return an exception for damage that SQLite does not see, with the code that SQLite would use."""
     exc = sqlite3.DatabaseError(text)
     exc.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
     return exc
@@ -118,7 +121,7 @@ def _written(piece: Piece) -> bytes:
 
 
 def _found(content: bytes | mmap.mmap) -> Iterator[Piece]:
-    """All whole pieces in it, old ones too."""
+    """Yield all undamaged pieces in the bytes, old ones too."""
     at = content.find(MAGIC)
     while at >= 0:
         begin = at + len(MAGIC)
@@ -131,7 +134,7 @@ def _found(content: bytes | mmap.mmap) -> Iterator[Piece]:
 
 
 def _latest(pieces: Iterator[Piece]) -> dict[str, bytes]:
-    """The documents of which all pieces of a generation are there: of the latest such."""
+    """Return each document from its latest generation of which all pieces are present."""
     kept: dict[tuple[str, int], dict[int, Piece]] = {}
     for piece in pieces:
         kept.setdefault((piece.name, piece.generation), {})[piece.number] = piece

@@ -1,4 +1,5 @@
-"""The file behind a SQLite store: its lock, its damage, its layout. All this runs in the store's thread."""
+"""The file of a SQLite store: its lock, its layout, and what happens if it is damaged. All of it runs in
+the store's thread."""
 
 from __future__ import annotations
 
@@ -22,9 +23,9 @@ from state.sqlite_watch import Watch
 DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 LOGS = ("-wal", "-shm")
-"""After the name of the file: what SQLite keeps beside it."""
+"""The endings of the names of the files that SQLite keeps beside the file."""
 SET_ASIDE = 10
-"""Damaged files that are kept. If there is one more something damages them again and again."""
+"""The most damaged files that are kept. If there is one more, something damages the file again and again."""
 
 _FULL = ("disk full", "free some space on its disk; what changed meanwhile is written then")
 _PERMISSION = ("no permission", "make the file and its folder writable for this user")
@@ -49,21 +50,22 @@ OS_ADVICE = {
 
 
 class DatabaseFile:
-    """One SQLite file, opened by at most one process."""
+    """A SQLite file that at most one process has open."""
 
     def __init__(self, path: Path, store: str, timeout: float, steps: Sequence[SqlStep]) -> None:
         self.path, self._store, self._timeout, self._steps = path, store, timeout, steps
         self._lock: int | None = None
         self._connection: sqlite3.Connection | None = None
         self._inode: tuple[int, int] | None = None
-        """Device and number of the file that the connection has open."""
+        """The device and inode number of the file that the connection has open."""
         self._watch = Watch(path)
         self.step: Step | None = None
-        """The migration that is running now."""
+        """The migration that is running; None: no migration is running."""
 
     @property
     def connection(self) -> sqlite3.Connection:
-        """The connection, in autocommit mode. Opened again where beginning anew had failed half-way."""
+        """The connection, in autocommit mode. It is opened again if `begin_anew` failed before it had
+        opened the new file."""
         if self._connection is None:
             self._connect()
         assert self._connection is not None
@@ -73,13 +75,14 @@ class DatabaseFile:
         """Lock the file, check it, and bring it to the newest schema.
 
         Returns:
-            Where a damaged file was put; None: it was whole.
+            The path of the damaged file that was set aside; None: the file was not damaged.
 
         Raises:
             StoreBusy: another process uses the file.
-            StoreRefused: its folder is missing, or it is damaged and as many damaged files as are kept exist
+            StoreRefused: the folder is missing, or the file is damaged and SET_ASIDE damaged files exist
                 already.
-            SchemaTooNew: a newer program wrote the file. sqlite3.Error: SQLite refuses.
+            SchemaTooNew: a newer program wrote the file.
+            sqlite3.Error: SQLite refuses.
             OSError: the system refuses.
         """
         if not self.path.parent.is_dir():
@@ -100,9 +103,13 @@ class DatabaseFile:
             raise
 
     def layout(self) -> Layout:
-        """What `open` would find. Makes no file, moves none, writes to none but the lock.
+        """Return what `open` would find. It makes and moves no files and writes only to the lock.
 
-        Raises StoreBusy, StoreRefused (also where the file is damaged), sqlite3.Error, OSError.
+        Raises:
+            StoreBusy: another process uses the file.
+            StoreRefused: the file is damaged, or is no state file.
+            sqlite3.Error: SQLite refuses.
+            OSError: the system refuses.
         """
         if not self.path.exists():
             return layout(0, self._steps)
@@ -122,22 +129,23 @@ class DatabaseFile:
             self.close()
 
     def close(self) -> None:
-        """Close the file, then let go of the lock."""
+        """Close the file, then release the lock."""
         self._disconnect()
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
     def begin_anew(self) -> Path:
-        """Begin a new file with all that can be read of the damaged one.
+        """Begin a new file with all that can be read of the damaged file.
 
         The damaged file gets another name, with its -wal and -shm.
 
         Returns:
-            That name.
+            The new path of the damaged file.
 
         Raises:
-            StoreRefused: there are SET_ASIDE damaged files already. sqlite3.Error: SQLite refuses.
+            StoreRefused: there are SET_ASIDE damaged files already.
+            sqlite3.Error: SQLite refuses.
             OSError: the system refuses.
         """
         self._disconnect()
@@ -157,7 +165,7 @@ class DatabaseFile:
         new = self._salvaged()
         if self.path.exists():
             os.link(self.path, aside)
-        for suffix in LOGS:  # before the new file has the name: SQLite would apply them to it
+        for suffix in LOGS:  # before the new file gets the name: SQLite would apply these logs to it
             part = self.path.with_name(self.path.name + suffix)
             if part.exists():
                 part.rename(aside.with_name(aside.name + suffix))
@@ -166,7 +174,7 @@ class DatabaseFile:
         return aside
 
     def _salvaged(self) -> Path:
-        """A new file beside the damaged one, with what can be read of that."""
+        """Make a new file beside the damaged file, with what can be read of it."""
         new = self.path.with_name(self.path.name + ".new")
         for suffix in ("", *LOGS):
             new.with_name(new.name + suffix).unlink(missing_ok=True)
@@ -181,7 +189,8 @@ class DatabaseFile:
         return new
 
     def was_replaced(self) -> bool:
-        """Whether the name leads to another file by now, or to none: what is written would be lost."""
+        """Whether the path leads to another file by now, or to none: then writes to the open file would be
+        lost."""
         try:
             found = self.path.stat()
         except FileNotFoundError:
@@ -189,8 +198,12 @@ class DatabaseFile:
         return self._inode is not None and self._inode != (found.st_dev, found.st_ino)
 
     def what_happened(self) -> str:
-        """What another program did to the files since `note`, so that what is written to them may be lost;
-        empty: nothing. Raises sqlite3.DatabaseError where reading shows it."""
+        """Return what another program did to the files since `note` that may lose what is written to them;
+        empty: nothing.
+
+        Raises:
+            sqlite3.DatabaseError: reading the file shows damage.
+        """
         if self._connection is None:
             return ""
         if changed := self._watch.changed():
@@ -203,23 +216,27 @@ class DatabaseFile:
         return ""
 
     def what_shrunk(self) -> str:
-        """The same, while this process has written to the files."""
+        """Return what happened to the files while this process wrote to them; empty: nothing unexpected."""
         return self._watch.shrunk() if self._connection is not None else ""
 
     def note(self) -> None:
-        """The files are now as this process has left them."""
+        """Record the present state of the files as the state in which this process left them."""
         if self._connection is not None:
             self._watch.note()
 
     def note_job(self, changes: int) -> None:
-        """The same after a job that went well. changes: rows that had been written before it; where the job
-        has written none, the files must be as they were."""
+        """Record the state of the files after a job without error.
+
+        Args:
+            changes: rows that had been written before the job. If the job has written none, nothing is
+                recorded, because the files must be unchanged.
+        """
         if self._connection is not None and self._connection.total_changes != changes:
             self._watch.note_written()
 
     def _is_sound(self, db: sqlite3.Connection) -> bool:
-        """Whether all that is stored can be read from the files, and is in the file itself from now on: the
-        log may be damaged where a reader does not look, but the next start does."""
+        """Whether all that is stored can be read from the files. If so, it is in the main file afterwards,
+        because the log may be damaged in a part that only the next start would read."""
         db.execute("PRAGMA shrink_memory")
         with messages_are_text():
             (verdict,) = db.execute("PRAGMA integrity_check(1)").fetchone()
@@ -233,13 +250,15 @@ class DatabaseFile:
         return not busy
 
     def let_go(self) -> None:
-        """Close a file that was replaced, but keep the lock: the next use opens what is there then."""
+        """Close a file that was replaced, but keep the lock. The next use opens the file that has the name
+        then."""
         self._disconnect()
-        for suffix in LOGS:  # of the old file: SQLite would apply them to the new one
+        for suffix in LOGS:  # logs of the old file: SQLite would apply them to the new one
             self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
 
     def _check_kind(self, operation: str) -> None:
-        """A folder, a pipe or a device is no file that could be set aside, or even be read to its end."""
+        """Refuse a folder, pipe or device: it cannot be set aside, and perhaps not even be read to its
+        end."""
         if self.path.exists() and not self.path.is_file():
             advice = f"{self.path} is no regular file: remove it, or name another one"
             raise StoreRefused(self._store, operation, "not a file", advice)
@@ -262,7 +281,7 @@ class DatabaseFile:
             raise
 
     def _connect(self) -> None:
-        # Who has mail here is nobody else's business.
+        # Mode 0600: the names of users are in the file.
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
         found = os.fstat(descriptor)
         self._inode = found.st_dev, found.st_ino
@@ -282,7 +301,8 @@ class DatabaseFile:
 
     def _healthy_schema(self, db: sqlite3.Connection) -> int:
         with messages_are_text():
-            # Not quick_check: a bucket that its index does not lead to is lost and found by turns.
+            # Not quick_check: it does not find a bucket that is missing in an index, which some queries find
+            # and others do not.
             (verdict,) = db.execute("PRAGMA integrity_check(1)").fetchone()
             if verdict != "ok":
                 raise damage(f"integrity_check: {verdict}")
@@ -294,9 +314,10 @@ class DatabaseFile:
         return found
 
     def _check_columns(self, db: sqlite3.Connection, found: int) -> None:
-        """Compare the columns with those of an empty database of this schema: SQLite checks no names."""
+        """Compare the columns with those of an empty database of this schema. SQLite itself checks no
+        names."""
         if found > len(self._steps):
-            return  # nobody knows them here
+            return  # a newer schema, whose columns this program does not know
         columns = _columns(db)
         if found < 0 or (found == 0 and columns):
             raise damage(f"there is no schema {found}")
@@ -317,7 +338,8 @@ class DatabaseFile:
 
 @contextlib.contextmanager
 def messages_are_text() -> Iterator[None]:
-    """Raise as damage what Python cannot read of a message in which SQLite quotes a damaged schema."""
+    """Turn a UnicodeDecodeError into damage: SQLite quotes a damaged schema in a message that Python
+    cannot decode."""
     try:
         yield
     except UnicodeDecodeError as exc:
@@ -325,12 +347,12 @@ def messages_are_text() -> Iterator[None]:
 
 
 def is_damage(exc: BaseException) -> bool:
-    """Whether SQLite says that the file itself is broken."""
+    """Whether SQLite says that the file itself is damaged."""
     return _code(exc) in DAMAGE
 
 
 def translated(exc: sqlite3.Error | OSError, store: str, operation: str, path: Path) -> StoreError:
-    """The same in the words of a store: refused where somebody has to do something, else unavailable."""
+    """Return the StoreError for an error: StoreRefused if an operator has to act, else StoreUnavailable."""
     code = _code(exc)
     known = OS_ADVICE.get(exc.errno or 0) if isinstance(exc, OSError) else ADVICE.get(code)
     if getattr(exc, "sqlite_errorcode", None) == sqlite3.SQLITE_IOERR_SHMSIZE:
@@ -348,12 +370,12 @@ def translated(exc: sqlite3.Error | OSError, store: str, operation: str, path: P
 
 
 def as_text(data: bytes) -> str:
-    """As it was written; damaged characters are replaced, so that the rest can be read."""
+    """Return `data` as text. Damaged characters are replaced, so that the rest can be read."""
     return data.decode("utf-8", "replace")
 
 
 def _columns(db: sqlite3.Connection) -> set[tuple[str, str]]:
-    """All tables' columns."""
+    """Return the columns of all tables as pairs (table, column)."""
     query = (
         "SELECT tables.name, columns.name FROM sqlite_master AS tables,"
         " pragma_table_info(tables.name) AS columns WHERE tables.type = 'table'"
@@ -362,6 +384,6 @@ def _columns(db: sqlite3.Connection) -> set[tuple[str, str]]:
 
 
 def _code(exc: BaseException) -> int:
-    """SQLite's primary result code; -1 where there is none."""
+    """Return SQLite's primary result code of an exception; -1 if it has none."""
     code = getattr(exc, "sqlite_errorcode", None)
     return -1 if code is None else int(code) & 0xFF

@@ -1,4 +1,5 @@
-"""Whose a SQLite file is: a program of another user can mostly not use it, and should not be let in."""
+"""The owner of a SQLite file. A program that runs as another system user usually cannot use the file, and
+should not be allowed to."""
 
 from __future__ import annotations
 
@@ -8,8 +9,8 @@ from pathlib import Path
 
 
 def advice_for_another_user(path: Path) -> str:
-    """What to do if the file, or its nearest folder that can be seen, belongs to another user; empty: it does
-    not."""
+    """Return advice if the file, or the nearest folder that can be examined, belongs to another system
+    user; else an empty text."""
     me, owner = os.geteuid(), _owner(path)
     if owner is None or owner == me:
         return ""
@@ -25,7 +26,7 @@ def _owner(path: Path) -> int | None:
         try:
             return place.stat().st_uid
         except PermissionError:
-            continue  # a folder above says who may
+            continue  # the folder above can be examined
         except OSError:
             return None
     return None

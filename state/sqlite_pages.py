@@ -1,8 +1,8 @@
-"""Rows in the bytes of a SQLite file, read page by page without SQLite: for one that is damaged.
+"""Reads rows from the bytes of a damaged SQLite file, page by page, without SQLite.
 
-A leaf of a table leads to its rows by itself; what is damaged elsewhere does not matter. Pages that are not
-in use any more may hold old rows, and a damaged page rows that were never written: who uses the rows checks
-them. The format: https://www.sqlite.org/fileformat2.html.
+A leaf page of a table leads to its rows by itself, so damage in other pages does not matter. Unused pages may
+hold old rows, and a damaged page may yield rows that were never written; the caller has to check the rows.
+The format: https://www.sqlite.org/fileformat2.html.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ INTEGERS = {1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8}
 """Bytes of an integer by its serial type."""
 FLOAT, ZERO, ONE, FIRST_BLOB = 7, 8, 9, 12
 MOST_HEADER = 64
-"""Bytes before the values of a row: more than any has."""
+"""Bytes before the values of a row; no valid row has more."""
 MOST_BYTES = 1 << 26
-"""Of a row: more than any has."""
+"""Bytes of a row; no valid row has more."""
 
 WAL_HEADER, FRAME_HEADER = 32, 24
 
@@ -32,7 +32,8 @@ Value = int | float | str | bytes | None
 
 
 def rows_in(content: Content, log: bytes = b"") -> Iterator[tuple[int, list[Value]]]:
-    """Number and values of every row that can be read of any table. log: the write-ahead log beside it."""
+    """Yield number and values of every readable row of all tables. `log` is the write-ahead log beside the
+    file."""
     newer = pages_in_log(log)
     for number in range(1, max([len(content) // PAGE, *newer]) + 1):
         page = _page(content, newer, number)
@@ -57,7 +58,8 @@ def rows_in(content: Content, log: bytes = b"") -> Iterator[tuple[int, list[Valu
 
 
 def pages_in_log(log: bytes) -> dict[int, bytes]:
-    """The pages of the frames that belong to the log as it was begun last: the latest of each page."""
+    """Return the pages in the log by number, the latest version of each, of the frames since the log was
+    last restarted."""
     pages = {}
     salts = log[16:24]
     for at in range(WAL_HEADER, len(log) - FRAME_HEADER - PAGE + 1, FRAME_HEADER + PAGE):
@@ -73,7 +75,7 @@ def _page(content: Content, newer: Mapping[int, bytes], number: int) -> bytes:
 
 
 def _payload(page: bytes, at: int, size: int, content: Content, newer: Mapping[int, bytes]) -> bytes:
-    """The bytes of a row, of which a long one goes on in other pages. Raises ValueError."""
+    """Return the bytes of a row. A long row continues in other pages. Raises ValueError."""
     if size > MOST_BYTES:
         raise ValueError("no row is that long")
     most, least = PAGE - 35, (PAGE - 12) * 32 // 255 - 23
@@ -95,7 +97,7 @@ def _payload(page: bytes, at: int, size: int, content: Content, newer: Mapping[i
 
 
 def _values(payload: bytes) -> list[Value]:
-    """Raises ValueError, IndexError, struct.error."""
+    """Return the values of a row. Raises ValueError, IndexError, struct.error."""
     header, at = _varint(payload, 0)
     if header > MOST_HEADER:
         raise ValueError("no row has that many values")
@@ -127,7 +129,7 @@ def _values(payload: bytes) -> list[Value]:
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """A number of one to nine bytes, and where it ends. Raises IndexError."""
+    """Return a number of one to nine bytes, and the offset after it. Raises IndexError."""
     value = 0
     for place in range(at, at + 8):
         value = value << 7 | data[place] & 0x7F

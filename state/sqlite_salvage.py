@@ -1,8 +1,8 @@
-"""What can be read of a damaged SQLite file, copied into a new one: all that says itself that it is whole.
+"""Copies all rows of a damaged SQLite file that prove to be undamaged into a new file.
 
-Documents and buckets are checked by their versions, which are digests. Entries of the audit have none: those
-that can be read are taken. SQLite is asked first. What it does not give is looked for page by page, where an
-old form of a row may be left that was written over since: it counts where there is nothing else.
+The versions of documents and buckets are digests, which prove it. Entries of the audit have no digest; those
+that can be read are taken. SQLite is asked first. Rows that it does not return are searched page by page.
+There an old form of an overwritten row may be found; it is taken only if there is no other.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PUT_AUDIT = "INSERT OR IGNORE INTO audit VALUES (?, ?, ?, ?, ?, ?, ?)"
 
 
 class Salvaged(msgspec.Struct, frozen=True):
-    """How much of it could be read."""
+    """The number of rows that were copied."""
 
     documents: int
     buckets: int
@@ -33,8 +33,13 @@ class Salvaged(msgspec.Struct, frozen=True):
 
 
 def salvage(damaged: Path, db: sqlite3.Connection) -> Salvaged:
-    """Copy into the empty file that `db` has open what can be read of another, which this process must not
-    have open: it would lose SQLite's locks. Raises sqlite3.Error, OSError where something cannot be written.
+    """Copy the readable rows of a damaged file into the empty file that `db` has open.
+
+    This process must not have the damaged file open with SQLite: reading it here would release SQLite's
+    locks.
+
+    Raises:
+        sqlite3.Error, OSError: the new file cannot be written, or the damaged file not be opened.
     """
     log = damaged.with_name(damaged.name + "-wal")
     log_content = log.read_bytes() if log.exists() else b""
@@ -47,7 +52,8 @@ def salvage(damaged: Path, db: sqlite3.Connection) -> Salvaged:
             _put(db, 0, row)
         for row in selection.rows("SELECT * FROM audit"):
             _put(db, row[0], row)
-        # What SQLite gives of a document is as new as its copy, or newer: an older release writes no copies.
+        # The rows take precedence over the copies: they are as new or newer, since an older release writes no
+        # copies.
         documents = copies_in(content, log_content) | documents
         if not selection.complete:
             for number, values in rows_in(content, log_content):
@@ -64,17 +70,23 @@ def salvage(damaged: Path, db: sqlite3.Connection) -> Salvaged:
 
 
 class _Selection:
-    """What SQLite reads of a damaged file, without writing to it."""
+    """Rows that SQLite reads from a damaged file, without writing to it."""
 
     def __init__(self, file: Path, has_log: bool) -> None:
-        """has_log: then it is not asked, for it would have to apply the log first."""
+        """Keep the path.
+
+        Args:
+            file: the damaged file.
+            has_log: whether it has a write-ahead log. Then SQLite is not asked: it would have to apply the
+                log first.
+        """
         self._file, self._has_log = file, has_log
         self.complete = True
-        """Whether all that was asked for was read to its end."""
+        """Whether all queries were read to their end."""
         self._db: sqlite3.Connection | None = None
 
     def rows(self, query: str) -> Iterator[tuple[Value, ...]]:
-        """As far as they can be read."""
+        """Yield the rows of a query as far as they can be read."""
         if self._has_log:
             self.complete = False
             return
@@ -101,7 +113,7 @@ def _content(file: Path) -> Iterator[Content]:
 
 
 def _take_document(documents: dict[str, bytes], row: Sequence[Value]) -> None:
-    """Unless it is there already."""
+    """Add the document of a row, if it is undamaged and not among `documents` already."""
     match row:
         case (str(name), bytes(version), bytes(data)) if _is_whole(version, data):
             documents.setdefault(name, data)
@@ -121,7 +133,8 @@ def _is_whole(version: Value, data: Value) -> bool:
 
 
 def _mark_split(db: sqlite3.Connection) -> None:
-    """A bucket was split if something is below it, and it is not there itself: its mark is lost."""
+    """Enter the mark of each bucket that has buckets below it but is missing: it was split, and its mark
+    is lost."""
     for space in SPACES:
         query = "SELECT id FROM bucket WHERE space = ? AND id >= ?"
         for (number,) in db.execute(query, (space, BUCKETS)).fetchall():

@@ -1,6 +1,6 @@
-"""Whether another program has changed the files of a SQLite store while it is open: by what `stat` says.
+"""Detects changes that other programs make to the files of an open SQLite store, by what `stat` says.
 
-The files are never opened for it: a process that closes one of them loses SQLite's locks on it.
+The files are never opened for this: a process that closes one of them loses SQLite's locks on it.
 """
 
 from __future__ import annotations
@@ -9,25 +9,29 @@ import os
 from pathlib import Path
 
 CHECKPOINT_AT = 1000 * (4096 + 24)
-"""Bytes of the log from which on SQLite copies it into the file after a write: 1000 pages."""
+"""Bytes of the log. A larger log is copied into the file after a write: 1000 pages."""
 Seen = tuple[int, ...]
-"""Device, number, size and time of the last change of a file; nothing where there is none."""
+"""Device, inode number, size and time of the last change of a file; empty: the file does not exist."""
 
 
 class Watch:
-    """What the files were like when this process last used them."""
+    """The state of the files when this process last used them."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
         self._seen: dict[str, Seen] = {}
 
     def note(self) -> None:
-        """They are as this process left them."""
+        """Record the present state as the state in which this process left the files."""
         self._seen = self._identities()
 
     def note_written(self) -> None:
-        """This process has written. That changes the log; the file itself only where the log is large enough
-        to be copied into it. Else another program may have written to the file: `written` says so."""
+        """Record the state after a write of this process.
+
+        A write changes the log. It changes the file itself only if the log is large enough to be copied into
+        it. If the file changed although the log is smaller, another program may have written to the file: its
+        old state is kept, so that `written` reports it.
+        """
         name, now = self._file.name, self._identities()
         before, log = self._seen.get(name, ()), now[f"{name}-wal"]
         if before and now[name][:3] == before[:3] and (not log or log[2] < CHECKPOINT_AT):
@@ -35,11 +39,11 @@ class Watch:
         self._seen = now
 
     def forget(self) -> None:
-        """The files are not in use now."""
+        """Forget the state: the files are no longer in use."""
         self._seen = {}
 
     def changed(self) -> str:
-        """What another program did to a file that cannot be right; empty: nothing."""
+        """Return a change of a file by another program that cannot be right; empty: there was none."""
         now = self._identities()
         for name, before in self._seen.items():
             if not before or now[name] == before:
@@ -53,12 +57,14 @@ class Watch:
         return ""
 
     def written(self) -> str:
-        """Which file another program has written to without changing its size; empty: none."""
+        """Return the name of a file that another program has written to without changing its size; empty:
+        none."""
         now = self._identities()
         return next((name for name, before in self._seen.items() if before and now[name] != before), "")
 
     def shrunk(self) -> str:
-        """What happened to a file while this process wrote to it, which makes it grow; empty: nothing."""
+        """Return how a file shrank or was removed while this process wrote to it, which only makes it
+        grow; empty: no."""
         now = self._identities()
         for name, before in self._seen.items():
             if before and now[name][:2] != before[:2]:
@@ -72,7 +78,7 @@ class Watch:
         return {
             name: _stat(self._file),
             f"{name}-wal": _stat(self._file.with_name(f"{name}-wal")),
-            # SQLite writes to it without its time or size saying so.
+            # SQLite's own writes to it may not change its time or size.
             f"{name}-shm": tuple(_stat(self._file.with_name(f"{name}-shm"))[:2]),
         }
 

@@ -1,4 +1,4 @@
-"""A blocking call in a thread, whose caller may give up waiting."""
+"""A blocking call in a thread whose caller may stop waiting."""
 
 from __future__ import annotations
 
@@ -13,14 +13,19 @@ Result = TypeVar("Result")
 
 
 class ThreadCall(Generic[Result]):
-    """One call of `work`, made by the thread that calls `run`.
+    """A call of `work`, made by the thread that calls `run`.
 
-    A thread cannot be ended: a task that is cancelled while it waits for the result leaves the call behind.
-    Any number of tasks may wait.
+    A thread cannot be ended: if a task is cancelled while it waits for the result, the call continues. Any
+    number of tasks may wait.
     """
 
     def __init__(self, work: Callable[[], Result], ended: Callable[[], None] = lambda: None) -> None:
-        """ended: called on the event loop once the call has ended, whether or not a task waits for it."""
+        """Keep the call.
+
+        Args:
+            work: the blocking function.
+            ended: called on the event loop when the call has ended, whether or not a task waits for it.
+        """
         self._work, self._report = work, ended
         self._loop = asyncio.get_running_loop()
         self._over = anyio.Event()

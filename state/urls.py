@@ -1,4 +1,4 @@
-"""Reads the URL of a store. Whatever is wrong with it, no password gets into the message."""
+"""Reads the URL of a store. No error message contains a password, whatever is wrong with the URL."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ HOSTS = {
     "sentinel": "HOST[:PORT],HOST[:PORT],…/SERVICE[/DB]",
     "cluster": "HOST[:PORT],HOST[:PORT],…",
 }
-"""What follows the scheme where several hosts do."""
+"""The part after the scheme, for URLs with several hosts."""
 
 DB_DIGITS = 9
-"""Digits of the number of a Redis database at most."""
+"""The most digits of the number of a Redis database."""
 
 _PREFIX = re.compile(r"[A-Za-z0-9_.:/-]{0,64}")
 
@@ -40,9 +40,9 @@ def open_store(url: str, *, base_dir: Path, timeout: float = 2.0, beside: bool =
 
     Args:
         url: as in `state.url`.
-        base_dir: where relative paths begin.
-        timeout: seconds after which one exchange with the store counts as unanswered, above 0.
-        beside: a store of one process is only read, while another process has it open.
+        base_dir: the folder in which relative paths begin.
+        timeout: seconds after which an exchange with the store counts as unanswered, above 0.
+        beside: open a SQLite store for reading only, while another process has it open.
 
     Raises:
         StoreUrlError: the URL names no store.
@@ -52,7 +52,7 @@ def open_store(url: str, *, base_dir: Path, timeout: float = 2.0, beside: bool =
     except ValueError:
         raise StoreUrlError(
             without_secrets(url), "not a URL", FORMS
-        ) from None  # its text may quote the password
+        ) from None  # the text of the ValueError may quote the password
     match parts.scheme:
         case "memory":
             return _memory(url)
@@ -72,7 +72,8 @@ def open_store(url: str, *, base_dir: Path, timeout: float = 2.0, beside: bool =
 
 
 def _cut(url: str) -> list[str]:
-    """The URL with the first of its hosts only, and `//HOST` of the others: `urlsplit` knows no lists."""
+    """Return the URL with only the first of its hosts, and `//HOST` for each other host: `urlsplit` knows
+    no lists."""
     scheme, separator, rest = url.partition("://")
     if not separator or not scheme.endswith(("+sentinel", "+cluster")):
         return [url]
@@ -83,7 +84,7 @@ def _cut(url: str) -> list[str]:
 
 
 def without_secrets(url: str) -> str:
-    """`url` for people: on one line, and nothing of what stands before an @ or after a ? that could be a
+    """Return `url` for display: on one line, without any part before an @ or after a ? that could be a
     password."""
     url = "".join(letter if letter.isprintable() else "\ufffd" for letter in url)
     scheme, separator, rest = url.partition("://")
@@ -184,7 +185,7 @@ def _redis(
 
 
 def _within(shown: str, path: str, kind: str) -> tuple[str, str]:
-    """The service, where there are any, and the database, both as written after the hosts."""
+    """Return the service, empty unless there are sentinels, and the database, as written after the hosts."""
     path = path.strip("/")
     if kind == "cluster" and path:
         raise StoreUrlError(shown, f"database {path!r}", "a Cluster has no databases: leave it out")
@@ -199,18 +200,19 @@ def _within(shown: str, path: str, kind: str) -> tuple[str, str]:
 def _nodes(
     shown: str, parts: SplitResult, others: list[SplitResult], kind: str
 ) -> tuple[tuple[str, int], ...]:
-    """Host and port of each."""
+    """Return host and port of each node."""
     form = f"write {parts.scheme}://{HOSTS.get(kind, 'HOST[:PORT][/DB]')}"
     port = SENTINEL_PORT if kind == "sentinel" else REDIS_PORT
     return tuple(_node(shown, node, port, form) for node in (parts, *others))
 
 
 def _node(shown: str, parts: SplitResult, default_port: int, form: str) -> tuple[str, int]:
-    """Host and port."""
+    """Return host and port of a node."""
     try:
         port = default_port if parts.port is None else parts.port
     except ValueError:
-        problem = "the port is no number from 1 to 65535"  # the library's text quotes what stands there
+        # Not the library's text, which quotes the port as written.
+        problem = "the port is no number from 1 to 65535"
         raise StoreUrlError(shown, problem, form) from None
     if not parts.hostname or not port:
         raise StoreUrlError(shown, "no host is named", form)
@@ -246,7 +248,7 @@ def _credentials(
 
 
 def _password(shown: str, query: dict[str, str], key: str, base_dir: Path) -> Password | None:
-    """What is in the file that `key` names; None if it names none."""
+    """Return the password in the file that `key` names; None: it names no file."""
     if key not in query:
         return None
     file = base_dir / query[key]
