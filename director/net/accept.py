@@ -1,8 +1,8 @@
-"""Accepts connections, on every listener alike: within limits, and whatever the system runs out of.
+"""Accepts connections for all listeners, within limits, even if the system runs out of descriptors or memory.
 
-When descriptors or memory run out, connections wait in the kernel's queue: the listener pauses and accepts
+If descriptors or memory run out, connections wait in the kernel's queue: the listener pauses and accepts
 again a moment later. Login and userdb listeners pause a little earlier than the others, so that auth, the
-store, the ring and operators still find descriptors; operators' listeners may also use the one spare
+store, the ring and operators still find descriptors. Operators' listeners may also use the one spare
 descriptor that is kept.
 """
 
@@ -24,74 +24,82 @@ from anyio.abc import SocketStream, UNIXSocketStream
 from director.net.places import Places, StreamPlace
 
 EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-"""Errors of accept(2) when something has run out."""
+"""Errors of accept(2) if descriptors or memory have run out."""
 SHUT = frozenset({errno.EINVAL, errno.EBADF, errno.ENOTSOCK})
-"""Errors of accept(2) when nobody can connect any more."""
+"""Errors of accept(2) if the socket no longer accepts connections."""
 PAUSE = 0.1
 """Seconds until a paused listener accepts again."""
 SILENT = 60
-"""Seconds without a word after which a peer is asked whether it is there, for as long again."""
+"""Seconds. A peer that was silent for so long is probed by the kernel for as long again."""
 AT_ONCE = 32
-"""Connections accepted in one turn of the loop: about 1 ms."""
+"""The most connections accepted in one turn of the loop: about 1 ms."""
 MOST_LEAVING = 8
-"""Connections closed in favour of others, and not gone yet: with so many, no more are accepted."""
+"""Connections that were closed to make room and still have their descriptors. With so many, no more are
+accepted."""
 RESERVE = 16
 """Descriptors that login and userdb connections leave to the store, the ring and operators."""
 FEW_LEFT = "few descriptors are left"
 UNLIMITED = 1 << 30
 ALL, ADDRESS = "all", "address"
-"""Names of the two limits."""
+"""The names of the two limits."""
 
 StreamHandler = Callable[[SocketStream, str, StreamPlace], Awaitable[object]]
 """Serves a client: its stream, its name for the log, and its place, which the handler enters."""
 SocketHandler = Callable[[], Awaitable[object]]
-"""Serves one client."""
+"""Serves a client."""
 
 
 class Report(Protocol):
-    """Is told what goes wrong at listeners."""
+    """Receives the problems of listeners."""
 
     def accept_paused(self, listener: str, reason: str) -> None:
-        """Nothing is accepted for PAUSE seconds."""
+        """A listener accepts nothing for PAUSE seconds."""
 
     def connection_refused(self, listener: str, limit: str, peer: str) -> None:
-        """A connection is over a limit, `all` or `address`: it is closed, or another one in its place."""
+        """A connection is over a limit, `all` or `address`: it was closed, or another connection was
+        closed in its place."""
 
     def client_failed(self, listener: str, error: Exception) -> None:
-        """A client's handler failed, and its connection was closed."""
+        """The handler of a client raised an exception, and the connection was closed."""
 
     def is_fatal(self, error: Exception) -> bool:
-        """Whether a handler met a failure that ends the program: it is not the handler's own."""
+        """Whether the exception of a handler has to end the program, because the handler is not its cause."""
 
 
 class Limits:
-    """How many connections a listener has at a time, at most."""
+    """The most connections of a listener: in all, and from one address."""
 
     def __init__(self, in_all: int, per_address: int = UNLIMITED) -> None:
         self.in_all, self.per_address = in_all, per_address
 
     def set(self, in_all: int, per_address: int) -> None:
-        """They hold for connections from now on."""
+        """Change the limits for new connections."""
         self.in_all, self.per_address = in_all, per_address
 
 
 class Room:
-    """What the listeners of a process share: its descriptors, and the one that is kept in reserve."""
+    """The descriptors of the process, which all listeners share, and the spare descriptor."""
 
     def __init__(self, report: Report, descriptors: int | None = None) -> None:
-        """descriptors: how many the process may have open; None: its soft limit."""
+        """Open the spare descriptor.
+
+        Args:
+            report: receives the problems of listeners.
+            descriptors: how many the process may have open; None: its soft limit.
+        """
         self.report = report
         self.descriptors = soft_limit() if descriptors is None else descriptors
         self._spare, self._open = -1, True
         self.restore()
 
     def restore(self) -> None:
-        """Keep a descriptor in reserve again, if one can be had."""
+        """Open the spare descriptor again, if there is a free descriptor."""
         if self._spare < 0 and self._open:
             self._spare = _probe()
 
     def use(self) -> bool:
-        """Give up the reserve, so that one more connection can be accepted. False: it is given up already."""
+        """Close the spare descriptor, so that one more connection can be accepted. False: it is closed
+        already."""
         if self._spare < 0:
             return False
         os.close(self._spare)
@@ -99,11 +107,12 @@ class Room:
         return True
 
     def left_above(self, descriptor: int) -> int:
-        """How many descriptors are left at most behind a new one: the kernel gives the lowest free number."""
+        """Return how many descriptors are left at most after `descriptor`: the kernel gives the lowest
+        free number."""
         return self.descriptors - 1 - descriptor
 
     def remaining(self) -> int:
-        """The same, found out by opening one."""
+        """Return how many descriptors are left at most, by opening one."""
         probe = _probe()
         if probe < 0:
             return 0
@@ -111,13 +120,13 @@ class Room:
         return self.left_above(probe)
 
     def close(self) -> None:
-        """Keep none any more."""
+        """Close the spare descriptor permanently."""
         self._open = False
         self.use()
 
 
 class Acceptor:
-    """One listening socket. Serve it by one of three ways."""
+    """A listening socket. Call one of the three `serve_…` methods."""
 
     def __init__(
         self,
@@ -129,16 +138,19 @@ class Acceptor:
         exempt: Callable[[str], bool] = lambda address: False,
         for_operators: bool = False,
     ) -> None:
-        """
+        """Keep the socket; nothing is accepted yet.
+
         Args:
+            name: the name of the listener.
             sock: non-blocking; closed at the end.
-            limits: None: there are none, and RESERVE descriptors are left to others.
-            exempt: tells addresses whose connections are not counted.
-            for_operators: it may use the spare descriptor.
+            room: the descriptors of the process.
+            limits: None: there are no limits, and RESERVE descriptors are left to others.
+            exempt: returns whether connections from an address are not counted.
+            for_operators: whether the listener may use the spare descriptor.
         """
         self.name = name
         self.connections = 0
-        """Those that are open."""
+        """The number of open connections."""
         self._sock, self._room, self._limits = sock, room, limits
         self._exempt, self._for_operators = exempt, for_operators
         self._counted = 0
@@ -146,18 +158,20 @@ class Acceptor:
         self._owed: Callable[[], int] = lambda: 0
         self._make_room: Callable[[str], bool] | None = None
         self._leaving = 0
-        """Connections that were closed in favour of others, until their descriptors are given back."""
+        """The number of connections that were closed to make room and still have their descriptors."""
         self._accepted_late = 0
-        """A connection over a limit, until it is known which one can be spared."""
+        """The number of connections over a limit that wait until it is known which connection can be
+        closed instead."""
         self._begin: Callable[[socket.socket, str, str], object] | None = None
-        """Serves an accepted connection of an address and a peer; None: nothing is accepted now."""
+        """Starts serving an accepted connection, given its address and peer; None: nothing is accepted
+        now."""
         self._beginnings: set[asyncio.Task[None]] = set()
         self._pause: asyncio.TimerHandle | None = None
-        """Its end, while the listener pauses."""
+        """The timer that ends the pause; None: the listener does not pause."""
 
     @property
     def most(self) -> int:
-        """Connections it has at a time, at most."""
+        """The most connections at the same time."""
         return self._limits.in_all if self._limits is not None else UNLIMITED
 
     async def serve_protocols(
@@ -167,12 +181,13 @@ class Acceptor:
         owed: Callable[[], int] = lambda: 0,
         make_room: Callable[[str], bool] | None = None,
     ) -> None:
-        """Give each connection to a protocol of its own, until cancelled or stopped.
+        """Serve each connection with a new protocol, until cancelled or stopped.
 
         Args:
-            owed: how many descriptors the open connections still need.
-            make_room: closes a connection that can be spared, of an address or of any (""). False: there is
-                none.
+            factory: makes the protocol.
+            owed: returns how many more descriptors the open connections will need.
+            make_room: closes a connection that can be spared, from the given address or from any (""). It
+                returns False if there is none.
         """
         self._owed, self._make_room = owed, make_room
         loop = asyncio.get_running_loop()
@@ -185,9 +200,11 @@ class Acceptor:
         await self._serve(begin)
 
     async def serve_streams(self, serve: StreamHandler) -> None:
-        """Give each connection to `serve` as a stream, until cancelled or stopped.
+        """Serve each connection as a stream, until cancelled or stopped.
 
-        `serve` closes the stream; where it fails, that is reported, and the connection is closed.
+        Args:
+            serve: serves a stream and closes it. If it raises an exception, this is reported and the
+                connection closed.
         """
         places = Places()
         self._make_room = places.make_room
@@ -212,13 +229,12 @@ class Acceptor:
         serve: Callable[[socket.socket, str, str], SocketHandler],
         make_room: Callable[[str], bool],
     ) -> None:
-        """Give each connection to `serve` as a socket, non-blocking, until cancelled or stopped.
-
-        What it returns is run, and closes the socket; where that fails, it is reported, and the connection is
-        closed.
+        """Serve each connection as a non-blocking socket, until cancelled or stopped.
 
         Args:
-            serve: called with the socket, its client's address, empty where it has none, and its peer.
+            serve: called with the socket, the client's address (empty if it has none) and the peer. The
+                function that it returns serves the client and closes the socket; if it raises an exception,
+                this is reported and the connection closed.
             make_room: as for `serve_protocols`.
         """
         self._make_room = make_room
@@ -238,17 +254,17 @@ class Acceptor:
             self.stop()
 
     def refuse(self) -> None:
-        """Have the kernel refuse new connections from now on, whatever descriptors the listener has."""
+        """Have the kernel refuse new connections, in all processes that have the socket open."""
         self._sock.shutdown(socket.SHUT_RDWR)
 
     async def settle(self) -> None:
-        """Accept no more, and wait until each accepted connection has its protocol."""
+        """Stop accepting, and wait until each accepted connection has its protocol."""
         self._deafen()
         while self._beginnings or self._accepted_late:
             await anyio.lowlevel.checkpoint()
 
     def stop(self) -> None:
-        """Accept no more. Open connections stay."""
+        """Stop accepting. Open connections stay."""
         self._begin = None
         self._deafen()
         self._sock.close()
@@ -264,7 +280,7 @@ class Acceptor:
             asyncio.get_running_loop().remove_reader(self._sock.fileno())
 
     def _accept(self) -> None:
-        """Take what waits in the kernel, at most AT_ONCE connections."""
+        """Accept connections that wait in the kernel, at most AT_ONCE."""
         for _ in range(AT_ONCE):
             if self._accepted_late or self._leaving >= MOST_LEAVING:
                 return
@@ -277,7 +293,7 @@ class Acceptor:
                     self._deafen()
                     return
                 if exc.errno not in EXHAUSTED:
-                    continue  # an error of the connection, which is gone
+                    continue  # an error of this connection, which is lost
                 if self._for_operators and self._room.use():
                     continue
                 self._rest(exc.strerror or str(exc))
@@ -289,7 +305,7 @@ class Acceptor:
                 return
 
     def _kept(self) -> int:
-        """Descriptors that this listener leaves to others and to its own connections."""
+        """Return how many descriptors this listener leaves to others and to its own connections."""
         return RESERVE + len(self._beginnings) + self._owed()
 
     def _rest(self, reason: str) -> None:
@@ -308,7 +324,7 @@ class Acceptor:
             self._listen()
 
     def _take(self, sock: socket.socket, address: object) -> None:
-        """Serve a connection, or close it where it is over a limit."""
+        """Serve a connection, or close it if it is over a limit."""
         host, peer = (str(address[0]), peer_name(address)) if isinstance(address, tuple) else ("", "unix")
         counted = self._limits is not None and not (host and self._exempt(host))
         limit = self._limit_reached(host) if counted else ""
@@ -326,7 +342,8 @@ class Acceptor:
         self._admit(sock, host if counted else None, host, peer)
 
     def _admit(self, sock: socket.socket, counted: str | None, host: str, peer: str) -> None:
-        """counted: the address, if the connection counts."""
+        """Count a connection and start to serve it. `counted` is the address; None: the connection does
+        not count."""
         self.connections += 1
         if counted is not None:
             self._counted += 1
@@ -337,7 +354,8 @@ class Acceptor:
         self._begin(accepted, host, peer)
 
     def _take_late(self, sock: socket.socket, address: object) -> None:
-        """Connections that were accepted before may be known now, and one of them be spared."""
+        """Retry a connection over a limit: earlier connections may have their protocols by now, and one of
+        them can be closed."""
         self._accepted_late -= 1
         if self._begin is None:
             sock.close()
@@ -345,7 +363,7 @@ class Acceptor:
             self._take(sock, address)
 
     def _limit_reached(self, host: str) -> str:
-        """Which limit one more connection would be over; empty: none."""
+        """Return the limit that one more connection would exceed; empty: none."""
         assert self._limits is not None
         if host and self._by_address.get(host, 0) >= self._limits.per_address:
             return ADDRESS
@@ -354,12 +372,12 @@ class Acceptor:
     async def _attach_protocol(
         self, factory: Callable[[], asyncio.BaseProtocol], sock: socket.socket
     ) -> None:
-        """Have a transport take a connection over. Callbacks that fail later are reported by the loop."""
+        """Attach a protocol to a connection. If callbacks fail later, the loop reports it."""
         beginning = _Beginning(factory)
         try:
             await asyncio.get_running_loop().connect_accepted_socket(lambda: beginning, sock)
         except OSError:
-            sock.close()  # the client is gone
+            sock.close()  # the client has hung up
         if beginning.error is not None:
             self._room.report.client_failed(self.name, beginning.error)
 
@@ -372,7 +390,7 @@ class Acceptor:
                 _notice_loss(sock)
             stream = await kind.from_socket(sock)
         except (ValueError, OSError):
-            sock.close()  # the client is gone
+            sock.close()  # the client has hung up
             return
         try:
             await serve(stream, peer, place)
@@ -384,7 +402,7 @@ class Acceptor:
 
     async def _serve_socket(self, handle: SocketHandler, sock: socket.socket) -> None:
         if sock.family != socket.AF_UNIX:
-            with suppress(OSError):  # the client is gone; what it has sent is there
+            with suppress(OSError):  # the client has hung up; what it sent can still be read
                 _notice_loss(sock)
         try:
             await handle()
@@ -395,14 +413,16 @@ class Acceptor:
                 raise
 
     def _ends_program(self, failure: Exception) -> bool:
-        """The boundary of a client's handler: its failure closes this connection and hurts no other."""
+        """Report a handler's exception, which ends only its own connection. Returns whether it has to end
+        the program."""
         if self._room.report.is_fatal(failure):
             return True
         self._room.report.client_failed(self.name, failure)
         return False
 
     def given_back(self, counted: str | None) -> None:
-        """A connection has given its descriptor back. counted: its address, if it was counted."""
+        """Count a connection whose descriptor was closed. `counted` is its address; None: it was not
+        counted."""
         self.connections -= 1
         self._leaving = max(0, self._leaving - 1)
         self._room.restore()
@@ -415,7 +435,7 @@ class Acceptor:
 
 
 class _Accepted(socket.socket):
-    """An accepted connection. Tells when its descriptor is given back, whichever way it is closed."""
+    """An accepted connection. It reports when its descriptor is closed, in whichever way."""
 
     __slots__ = ("_acceptor", "_counted")
 
@@ -429,7 +449,7 @@ class _Accepted(socket.socket):
         self._given_back()
 
     def detach(self) -> int:
-        """uvloop calls it once it has closed the descriptor itself."""
+        """Return the descriptor. uvloop calls this after it has closed the descriptor itself."""
         descriptor = super().detach()
         self._given_back()
         return descriptor
@@ -441,7 +461,8 @@ class _Accepted(socket.socket):
 
 
 class _Beginning(asyncio.Protocol):
-    """Stands in until a connection is made: the loop would leave one open whose protocol fails at that."""
+    """The protocol until the connection is made. If the real protocol fails then, the loop alone would
+    leave the connection open."""
 
     def __init__(self, factory: Callable[[], asyncio.BaseProtocol]) -> None:
         self.error: Exception | None = None
@@ -458,7 +479,7 @@ class _Beginning(asyncio.Protocol):
 
 
 def _notice_loss(sock: socket.socket) -> None:
-    """Have the kernel ask a silent peer whether it is there: one that has vanished keeps no place."""
+    """Have the kernel probe a silent peer, so that a peer that has vanished does not occupy a place."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, SILENT)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, SILENT // 6)
@@ -466,19 +487,19 @@ def _notice_loss(sock: socket.socket) -> None:
 
 
 def peer_name(address: tuple[Any, ...]) -> str:
-    """How an address and a port are written."""
+    """Return address and port as text."""
     host, port = address[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def soft_limit() -> int:
-    """How many descriptors this process may have open."""
+    """Return how many descriptors this process may have open."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return UNLIMITED if soft == resource.RLIM_INFINITY else soft
 
 
 def _probe() -> int:
-    """A descriptor of nothing; -1: there is none to be had."""
+    """Return a newly opened descriptor of the null device; -1: there is no free descriptor."""
     try:
         return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:

@@ -1,11 +1,11 @@
-"""Admin connections (unix or TCP): read the lines of a client, have them carried out, write the replies.
+"""Admin connections (unix or TCP): reads a client's commands, runs them and writes the replies.
 
-Every complete line that has arrived is carried out, one at a time and in order, whatever becomes of the
-client: monitors send their commands and hang up without reading an answer. Two tasks serve a connection, so
-that reading never waits for a command.
+Every complete line that has arrived is run, one at a time and in order, even if the client is gone: monitors
+send their commands and hang up without reading an answer. Two tasks serve a connection, so that reading never
+waits for a command.
 
-The original throws away the line after a command that waited, and the replies not yet written when the client
-shuts down its sending side.
+Dovecot 2.3's director drops the line after a command that waited, and the replies that are not yet written
+when the client shuts down its sending side.
 """
 
 from __future__ import annotations
@@ -37,18 +37,23 @@ from director.wire.admin import (
 from director.wire.tabs import LineBuffer, LineTooLong
 
 Handler = Callable[[Command], AsyncGenerator[bytes, None]]
-"""Carries out one command and yields its reply in pieces that are sent as they come."""
+"""Runs a command and yields its reply in pieces, which are sent one by one."""
 
 READ_SIZE = 4096
 READ_AHEAD = 64 * 1024
-"""Bytes of lines that wait to be carried out; further ones wait in the kernel, and then at the client."""
+"""Bytes of lines that wait to be run. More lines wait in the kernel, and then at the client."""
 
 
 class AdminClients:
     """The connections of all admin listeners."""
 
     def __init__(self, handle: Handler, log: EventLog) -> None:
-        """handle: where it raises anything but a PeerError, that is a bug, which ends the connection."""
+        """Begin without connections.
+
+        Args:
+            handle: runs a command. Any exception but PeerError is a bug and ends the connection.
+            log: receives what goes wrong.
+        """
         self._handle, self._log = handle, log
         self._acceptors: list[Acceptor] = []
         self._open: set[_Conversation] = set()
@@ -56,11 +61,11 @@ class AdminClients:
 
     @property
     def busy(self) -> bool:
-        """Whether commands are under way, or wait for their turn."""
+        """Whether commands are running or waiting."""
         return any(conversation.busy for conversation in self._open)
 
     async def serve(self, acceptor: Acceptor) -> None:
-        """Serve the clients of one listener until cancelled."""
+        """Serve the clients of a listener until cancelled."""
         self._acceptors.append(acceptor)
         its_places = Places()
 
@@ -73,9 +78,10 @@ class AdminClients:
         await acceptor.serve_sockets(begin, its_places.make_room)
 
     async def settle(self) -> None:
-        """Accept no more, have what has arrived carried out, and close the connections.
+        """Stop accepting, run all lines that have arrived, and close the connections.
 
-        Connections that are not accepted yet stay in the kernel, for a successor."""
+        Connections that are not accepted yet stay in the kernel, for a successor.
+        """
         for acceptor in self._acceptors:
             await acceptor.settle()
         for conversation in self._open:
@@ -94,49 +100,49 @@ class AdminClients:
 
 
 class _Conversation:
-    """One client: what it has sent, in the order it is carried out in."""
+    """A client, and the lines that it has sent, in the order in which they are run."""
 
     def __init__(self, client: ClientSocket, address: str, peer: str, handle: Handler, log: EventLog) -> None:
         """Begin a conversation.
 
         Args:
             client: the connection.
-            address: of the client; empty where it has none.
-            peer: the client, for the log.
-            handle: carries a command out.
-            log: where what goes wrong is logged.
+            address: the address of the client; empty: it has none.
+            peer: the name of the client for the log.
+            handle: runs a command.
+            log: receives what goes wrong.
         """
         self._client, self._peer, self._handle, self._log = client, peer, handle, log
         self.place = Place(address, self._lose_place, time.monotonic())
         self._lines: deque[bytes] = deque()
         self._waiting = 0
-        """Bytes of `_lines`, each with its LF."""
+        """Bytes of `_lines`, including a LF for each."""
         self._ended = False
         """Whether no more lines come."""
         self._refused: AdminSyntaxError | None = None
-        """What came after the last line."""
+        """What is wrong with the bytes after the last line."""
         self._changed = anyio.Event()
-        """Set when there is something new to carry out, or room to read."""
+        """Set when there are new lines to run, or room to read more."""
         self._carrying_out = False
         self._cut_off = False
-        """Whether it is this director that waits for no more lines."""
+        """Whether this director itself stopped reading lines."""
 
     @property
     def busy(self) -> bool:
         return self._carrying_out or bool(self._lines)
 
     def wait_no_more(self) -> None:
-        """Wait for no more lines: those that have arrived are the last ones."""
+        """Read no more lines. The lines that have arrived are still run."""
         self._cut_off = True
         self._client.wait_no_more()
 
     def _lose_place(self) -> None:
-        """Another client is served in its place, once what has arrived is carried out."""
+        """Close the connection after running what has arrived: another client gets its place."""
         self._cut_off = True
         self._client.give_up()
 
     async def run(self) -> None:
-        """Carry out what the client sends, until it hangs up or sends what is no command."""
+        """Run what the client sends, until it hangs up or sends an invalid line."""
         failure: Exception | None = None
         try:
             with self._client:
@@ -144,7 +150,7 @@ class _Conversation:
                     tasks.start_soon(self._read)
                     try:
                         await self._carry_out_all()
-                    except Exception as exc:  # as it is, not within a group
+                    except Exception as exc:  # the exception itself, not an exception group
                         failure = exc
                     tasks.cancel_scope.cancel()
         finally:
@@ -160,7 +166,7 @@ class _Conversation:
     # ---- reading
 
     async def _read(self) -> None:
-        """Take lines in until there are no more."""
+        """Read lines until there are no more."""
         buffer = LineBuffer(LINE_LIMIT - len(b"\n"))
         room = READ_AHEAD
         while data := await self._client.receive(min(READ_SIZE, room)):
@@ -178,14 +184,15 @@ class _Conversation:
         )
 
     def _take(self, lines: list[bytes]) -> None:
-        # As the original, from clients that end their lines with CRLF; a CR of a value comes escaped
+        # As Dovecot 2.3's director, for clients that end their lines with CRLF. A CR in a value is escaped.
         lines = [line.removesuffix(b"\r") for line in lines]
         self._lines += lines
         self._waiting += sum(len(line) + len(b"\n") for line in lines)
         self._tell()
 
     def _end(self, problem: str) -> None:
-        """problem: with what has come after the last line."""
+        """Note that no more lines come. `problem`: what is wrong with the bytes after the last line;
+        empty: nothing."""
         self._ended = True
         self._refused = AdminSyntaxError(problem) if problem else None
         self._tell()
@@ -195,7 +202,7 @@ class _Conversation:
         self._changed = anyio.Event()
 
     async def _next(self) -> bytes | None:
-        """The next line; None: there are no more. Raises AdminSyntaxError."""
+        """Return the next line; None: there are no more. Raises AdminSyntaxError."""
         while not self._lines and not self._ended:
             self.place.set_idle(time.monotonic())
             await self._changed.wait()
@@ -212,7 +219,7 @@ class _Conversation:
     # ---- carrying out
 
     async def _carry_out_all(self) -> None:
-        """Raises AdminSyntaxError for what is no command: nothing behind it is carried out."""
+        """Run all lines. Raises AdminSyntaxError for an invalid line: no line after it is run."""
         await self._send(GREETING)
         with anyio.move_on_after(places.FIRST_WITHIN) as first:
             line = await self._next()
@@ -236,10 +243,10 @@ class _Conversation:
         async with aclosing(self._handle(command)) as reply:
             async for piece in reply:
                 if not await self._send(piece):
-                    return  # only a list has more than one piece
+                    return  # only the reply to a query, which changes nothing, has several pieces
 
     async def _send(self, data: bytes) -> bool:
-        """Whether the client can still be reached."""
+        """Send data. Returns whether the client can still be reached."""
         if self._client.is_gone:
             return False
         self.place.set_sending(time.monotonic())

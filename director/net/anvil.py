@@ -1,4 +1,4 @@
-"""Connections to Dovecot 2.4's anvil socket, and to those of its login processes."""
+"""Connections to Dovecot 2.4's anvil socket, and to the sockets of its login processes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from director.wire import anvil
 
 
 class AnvilConnection(KickConnection):
-    """To anvil: a kick is answered with a number, a listing with rows, for which `ask` is given a taker."""
+    """A connection to anvil. A kick is answered with a number, a listing with rows, which `ask` passes to
+    its `row`."""
 
     _hello = anvil.HELLO
     _greeting = anvil.GREETING
@@ -16,7 +17,8 @@ class AnvilConnection(KickConnection):
         super().__init__(path, anvil.REPLY_LIMIT)
         self._greeted = False
         self._within = False
-        """Whether the first line of a listing has come, which may be empty; the next empty one ends it."""
+        """Whether the first line of a listing has come, which may be empty. The next empty line ends the
+        listing."""
 
     def _line(self, line: bytes) -> None:
         if not self._greeted:
@@ -36,7 +38,7 @@ class AnvilConnection(KickConnection):
 
 
 class ProcessConnection(AnvilConnection):
-    """To one login process."""
+    """A connection to a login process."""
 
     _hello = anvil.PROCESS_HELLO
     _greeting = anvil.PROCESS_GREETING

@@ -1,4 +1,5 @@
-"""The authreply socket: lines as auth writes them come in, and go back as a login process would get them."""
+"""The authreply socket: reads lines as auth writes them, and returns the lines that a login process would
+get."""
 
 from __future__ import annotations
 
@@ -13,30 +14,30 @@ from director.wire.tabs import LineBuffer, LineTooLong
 
 
 class AuthreplyOwner(Protocol):
-    """Who deals with lines and is told of troubles."""
+    """Answers the lines and receives the problems of authreply clients."""
 
     def lines(self, client: AuthreplyClient, data: bytes) -> None:
-        """Complete lines of this client: write to it what they become, now or later."""
+        """Handle complete lines of a client: write the resulting lines to it, now or later."""
 
     def client_gone(self, client: AuthreplyClient) -> None: ...
 
     def authreply_refused(self, reason: str) -> None:
-        """A client sent what is no authreply, and is closed."""
+        """A client sent something that is no authreply line. Its connection is closed."""
 
 
 class AuthreplySocket:
-    """One listening socket; what a `Relay` is to a login process."""
+    """A listening socket. It is to an `AuthreplyClient` what a `Relay` is to a login process's `Client`."""
 
     name = "authreply"
     passlines = False
-    """Only `OK` lines get a host, as in the original."""
+    """Only `OK` lines get a host, as in Dovecot 2.3's director."""
 
     def __init__(self, owner: AuthreplyOwner) -> None:
         self.owner = owner
         self.clients: set[AuthreplyClient] = set()
 
     async def serve(self, acceptor: Acceptor) -> None:
-        """Accept until cancelled or stopped; then close all connections."""
+        """Accept until cancelled or stopped, then close all connections."""
         places = Places()
         try:
             await acceptor.serve_protocols(lambda: AuthreplyClient(self, places), make_room=places.make_room)
@@ -44,13 +45,13 @@ class AuthreplySocket:
             self.stop()
 
     def stop(self) -> None:
-        """Close all connections after what was written to them."""
+        """Close all connections after sending what was written to them."""
         for client in list(self.clients):
             client.end()
 
 
 class AuthreplyClient(asyncio.Protocol):
-    """One connection. A client that has shut down its sending side still gets every answer."""
+    """A connection. A client that has shut down its sending side still gets all answers."""
 
     __slots__ = (
         "_buffer",
@@ -70,9 +71,9 @@ class AuthreplyClient(asyncio.Protocol):
         self._loop, self._places = asyncio.get_running_loop(), places
         self._place = Place("", self._abort, time.monotonic())
         self._deadline: asyncio.TimerHandle | None = None
-        """For the first line."""
+        """The deadline for the first line."""
         self.waiting: set[int] = set()
-        """Requests of this client that wait for an answer; kept by the owner."""
+        """The requests of this client that wait for an answer; kept by the owner."""
         self._transport: asyncio.Transport | None = None
         self._buffer = LineBuffer(LINE_LIMIT - len(b"\n"))
         self._greeted = self._ended = False
@@ -97,7 +98,7 @@ class AuthreplyClient(asyncio.Protocol):
             assert self._transport is not None
             self._transport.pause_reading()
             self._ended = True
-            self._loop.call_soon(self.end)  # behind the answers of this turn
+            self._loop.call_soon(self.end)  # after the answers of this turn of the loop
 
     def eof_received(self) -> bool:
         if self._buffer.rest:
@@ -106,7 +107,7 @@ class AuthreplyClient(asyncio.Protocol):
             )
         self._ended = True
         self._end_if_answered()
-        return True  # the connection stays until all is answered
+        return True  # keep the connection until all is answered
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
@@ -133,15 +134,15 @@ class AuthreplyClient(asyncio.Protocol):
                 self._end_if_answered()
 
     def tell_auth(self, lines: bytes) -> None:
-        """Behind this client is no auth that could be told."""
+        """Do nothing: no auth is connected behind this client."""
 
     def end(self) -> None:
-        """Close the connection after what was written to it."""
+        """Close the connection after sending what was written to it."""
         if self._transport is not None:
             self._transport.close()
 
     def _take(self, lines: bytes) -> None:
-        lines = lines.replace(b"\r\n", b"\n")  # 2.3 takes either for the end of a line here
+        lines = lines.replace(b"\r\n", b"\n")  # Dovecot 2.3's director accepts both line ends here
         if lines:
             self._place.set_busy()
         if lines and not self._greeted:
@@ -170,6 +171,7 @@ class AuthreplyClient(asyncio.Protocol):
             self._deadline = None
 
     def _end_if_answered(self) -> None:
-        """At the end of this turn of the loop: more of its answers may be on their way."""
+        """Close the connection if all is answered, at the end of this turn of the loop: more answers may
+        follow in it."""
         if not self.waiting:
             self._loop.call_soon(self.end)

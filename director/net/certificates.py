@@ -1,4 +1,4 @@
-"""When certificates end. Whether they are good is for TLS to find out."""
+"""Reads when certificates expire. Whether they are valid is for TLS to check."""
 
 from __future__ import annotations
 
@@ -9,15 +9,21 @@ from pathlib import Path
 
 BEGIN, END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
 PEM_LIMIT = 1024 * 1024
-"""Bytes. A longer file is no certificate but a wrong path."""
+"""Bytes. A longer file is taken for a wrong path."""
 
 _SEQUENCE, _VERSION, _UTC_TIME = 0x30, 0xA0, 0x17
 
 
 def first_end(path: str) -> float | None:
-    """Unix seconds when the first of the certificates in a PEM file ends; None: there is none in it.
+    """Return when the first of the certificates in a PEM file expires, in Unix seconds.
 
-    Raises OSError, and ValueError for what is no certificate."""
+    Returns:
+        The time; None: the file contains no certificate.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: a certificate is damaged.
+    """
     with Path(path).open("rb") as file:
         text = file.read(PEM_LIMIT).decode("ascii", "replace")
     return min(map(not_after, _certificates(text)), default=None)
@@ -32,7 +38,7 @@ def _certificates(text: str) -> Iterator[bytes]:
 
 
 def not_after(der: bytes) -> float:
-    """Unix seconds when this certificate ends. Raises ValueError."""
+    """Return when a certificate expires, in Unix seconds. Raises ValueError."""
     try:
         certificate = _inside(der)
         fields = _elements(_inside(certificate))
@@ -40,7 +46,7 @@ def not_after(der: bytes) -> float:
         validity = fields[4 if tags[0] == _VERSION else 3][1]
         kind, value = _elements(validity)[1]
         text = value.decode("ascii")
-        if kind == _UTC_TIME:  # two digits of the year: 1950 to 2049
+        if kind == _UTC_TIME:  # the year has two digits: 1950 to 2049
             text = ("19" if int(text[:2]) >= 50 else "20") + text
         return datetime.strptime(text, "%Y%m%d%H%M%SZ").replace(tzinfo=UTC).timestamp()
     except (IndexError, ValueError) as exc:
@@ -48,7 +54,7 @@ def not_after(der: bytes) -> float:
 
 
 def _inside(der: bytes) -> bytes:
-    """The content of the sequence that it begins with."""
+    """Return the content of the sequence at the beginning of `der`."""
     tag, content = _elements(der)[0]
     if tag != _SEQUENCE:
         raise ValueError("no sequence")
@@ -56,7 +62,7 @@ def _inside(der: bytes) -> bytes:
 
 
 def _elements(der: bytes) -> list[tuple[int, bytes]]:
-    """Tag and content of each element, one after the other."""
+    """Return tag and content of each element, in order."""
     found, at = [], 0
     while at < len(der):
         tag, length, start = der[at], der[at + 1], at + 2

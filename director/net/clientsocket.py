@@ -1,7 +1,8 @@
-"""A connection whose two directions fail apart: what a client had sent can be read whatever becomes of it.
+"""A connection whose two directions fail separately: what a client sent can be read even if nothing can be
+sent to it.
 
-A stream of the event loop ends in both directions when the client cannot be written to any more, and loses
-what the kernel still holds of it: a client that sends commands and hangs up without reading the answers.
+A stream of the event loop ends in both directions when the client can no longer be written to, and drops what
+the kernel still holds. That loses the commands of a client that hangs up without reading the answers.
 """
 
 from __future__ import annotations
@@ -16,22 +17,23 @@ from director.errors import PeerError
 
 
 class ClientGone(PeerError):
-    """Nothing reaches the client any more. What it had sent can still be read."""
+    """Nothing can be sent to the client any more. What it sent before can still be read."""
 
 
 class ClientSocket:
-    """One accepted connection, unix or TCP."""
+    """An accepted connection, unix or TCP."""
 
     def __init__(self, sock: socket.socket) -> None:
-        """sock: connected, non-blocking; closed at the end."""
+        """Keep a connected, non-blocking socket. It is closed at the end."""
         self.is_gone = False
-        """Whether nothing reaches the client any more, as far as it is known."""
+        """Whether the client is known to be unreachable for sending."""
         self._sock = sock
         self._waits = True
         self._reading = self._writing = anyio.CancelScope()
 
     async def receive(self, most: int) -> bytes:
-        """The next bytes, at most `most`; nothing once there are no more, in whichever way it ended."""
+        """Return the next bytes, at most `most`; empty: there are no more, in whichever way the connection
+        ended."""
         await anyio.lowlevel.checkpoint()
         while True:
             try:
@@ -39,14 +41,14 @@ class ClientSocket:
             except BlockingIOError:
                 if not self._waits:
                     return b""
-            except OSError:  # reset, after the last byte that had arrived
+            except OSError:  # reset; all bytes that arrived before were read
                 self.is_gone = True
                 return b""
             with anyio.CancelScope() as self._reading:
                 await anyio.wait_readable(self._sock)
 
     async def send(self, data: bytes) -> None:
-        """Send all of it. Raises ClientGone."""
+        """Send all of `data`. Raises ClientGone."""
         await anyio.lowlevel.checkpoint()
         rest = memoryview(data)
         while rest:
@@ -61,12 +63,12 @@ class ClientSocket:
                 self.is_gone = True
 
     def wait_no_more(self) -> None:
-        """From now on `receive` gives what has arrived, and then the end."""
+        """From now on `receive` returns what has arrived, and then empty bytes."""
         self._waits = False
         self._reading.cancel()
 
     def give_up(self) -> None:
-        """The same, and `send` sends nothing any more."""
+        """Read only what has arrived, as after `wait_no_more`, and send nothing more."""
         self.is_gone = True
         self._writing.cancel()
         self.wait_no_more()

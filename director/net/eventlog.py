@@ -1,4 +1,4 @@
-"""What this room uses of the daemon's log."""
+"""The part of the director's log that this package uses."""
 
 from __future__ import annotations
 

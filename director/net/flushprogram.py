@@ -1,4 +1,4 @@
-"""Runs the flush program for one move: over its socket, or as a process of its own."""
+"""Runs the flush program for one move: over its socket, or as a child process."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from director.wire.flushprogram import (
 )
 
 CONNECT_TIMEOUT = 10.0
-"""Seconds, as in the original."""
+"""Seconds, as in Dovecot 2.3's director."""
 READ_SIZE = 16384
 
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -34,9 +34,10 @@ Resolve = Callable[[str], Awaitable[Sequence[str]]]
 
 
 async def run_flush(setting: str, request: FlushRequest, timeout: float, resolve: Resolve) -> FlushResult:
-    """Ask the program that `setting` names, for `timeout` seconds at most. Raises nothing.
+    """Run the program that `setting` names, for at most `timeout` seconds, and return its result. Raises
+    nothing.
 
-    Cancelling it closes the connection, or kills the program and what it started.
+    Cancelling it closes the connection, or kills the program and all processes that it started.
     """
     output = Output()
     try:
@@ -60,7 +61,8 @@ async def run_flush(setting: str, request: FlushRequest, timeout: float, resolve
 async def _ask(
     name: str, connecting: Coroutine[Any, Any, Connection], request: FlushRequest, output: Output
 ) -> None:
-    """Ask a script service. Raises OSError, and TimeoutError only when the time of the whole is up."""
+    """Send the request to a script service. Raises OSError; raises TimeoutError only if the time of the
+    whole run is up."""
     connection = None
     with anyio.move_on_after(CONNECT_TIMEOUT):
         try:
@@ -80,7 +82,7 @@ async def _ask(
 
 
 async def _open_connection(host: str, port: int, resolve: Resolve) -> Connection:
-    """A connection to the first address of the host that accepts one. Raises OSError."""
+    """Return a connection to the first address of the host that accepts one. Raises OSError."""
     failure = OSError("it has no address")
     for address in await resolve(host):
         try:
@@ -91,14 +93,15 @@ async def _open_connection(host: str, port: int, resolve: Resolve) -> Connection
 
 
 async def _run(words: list[str], output: Output) -> int:
-    """Run the program to its end; its exit status, as of subprocess. Both its outputs are one."""
+    """Run the program to its end, with both its outputs as one. Returns its exit status as subprocess
+    gives it."""
     try:
-        with anyio.CancelScope(shield=True):  # a program that is half started could not be killed
+        with anyio.CancelScope(shield=True):  # a program that has only half started could not be killed
             process = await anyio.open_process(
                 words,
                 stdin=subprocess.DEVNULL,
                 stderr=subprocess.STDOUT,
-                env={"PATH": os.defpath},  # ours may hold secrets of the configuration
+                env={"PATH": os.defpath},  # the director's environment may hold secrets of the configuration
                 start_new_session=True,
             )
     except OSError as exc:

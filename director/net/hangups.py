@@ -1,7 +1,7 @@
-"""Tells of peers that hang up while nothing is read from them.
+"""Detects peers that hang up while nothing is read from them.
 
-A paused transport does not look at its socket: it hears of the end of the connection when it reads on.
-`epoll` tells of the end without reading the bytes that wait.
+A paused transport does not examine its socket, so it notices the end of the connection only when it reads
+again. `epoll` reports the end without reading the bytes that wait.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class HangUps:
         self._descriptors: dict[asyncio.Transport, int] = {}
 
     def watch(self, transport: asyncio.Transport, ended: Callable[[], None]) -> None:
-        """Call `ended` once, from the loop, when the peer sends nothing more."""
+        """Call `ended` once, from the loop, when the peer has stopped sending."""
         if not self._reading:
             self._reading = True
             asyncio.get_running_loop().add_reader(self._epoll.fileno(), self._ready)
@@ -32,7 +32,8 @@ class HangUps:
         self._descriptors[transport] = descriptor
 
     def forget(self, transport: asyncio.Transport) -> None:
-        """Watch it no longer. Its descriptor may be closed already, and belong to another connection."""
+        """Stop watching a transport. Its descriptor may be closed already, and belong to another
+        connection."""
         descriptor = self._descriptors.pop(transport, None)
         if descriptor is not None and self._watched[descriptor][0] is transport:
             del self._watched[descriptor]
@@ -40,7 +41,7 @@ class HangUps:
                 self._epoll.unregister(descriptor)
 
     def close(self) -> None:
-        """Watch nothing any more."""
+        """Stop watching all transports."""
         if self._reading:
             self._reading = False
             asyncio.get_running_loop().remove_reader(self._epoll.fileno())

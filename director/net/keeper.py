@@ -6,17 +6,18 @@ three outlive the director. This file is a program of its own, with the standard
     python -I -S keeper.py CONTROL_PATH [standalone]
 
 with the listening control socket as descriptor 3 and one end of a connection to a director as descriptor 4.
-Messages are JSON objects, one a packet (SOCK_SEQPACKET):
+Messages are JSON objects, one to a packet (SOCK_SEQPACKET):
 
-    to the keeper     {"ask": "status"}        what it holds; the connection is closed behind the reply
+    to the keeper     {"ask": "status"}        what it holds; it closes the connection after the reply
                       {"ask": "copies"}        the same with descriptors
-                      {"ask": "serve"}         the same; the connection is the director's, unless one has it
-    from a director   {"keep": [...]}          with descriptors: hold these instead of those before
-                      {"stopping": true}       its end, which follows, is an orderly one
-                      {"bye": true}            hold nothing any more, and leave the files alone
+                      {"ask": "serve"}         the same; the connection becomes that of the director, unless
+                                               there is one already
+    from a director   {"keep": [...]}          with descriptors: hold these instead of the present ones
+                      {"stopping": true}       the director is about to end in an orderly way
+                      {"bye": true}            hold nothing any more, and leave the files
     from the keeper   {"format", "process", "standalone", "busy", "kept": [...]}
 
-An entry of `keep` and `kept` has the fields of `Kept`, but for the descriptor, which comes beside it.
+An entry of `keep` and `kept` has the fields of `Kept` except the descriptor, which is sent beside it.
 """
 
 from __future__ import annotations
@@ -34,29 +35,30 @@ from contextlib import suppress
 from typing import Any, NamedTuple, NoReturn
 
 FORMAT = 1
-"""Of the messages. To be raised only where an older director would be misled: unknown fields are skipped."""
+"""The version of the messages. Raise it only if an older director would be misled: unknown fields are
+skipped."""
 CONTROL, CONNECTION = 3, 4
-"""Descriptors at the start."""
+"""The descriptors at the start."""
 AFTER_DEATH, AFTER_STOP = 600.0, 60.0
-"""Seconds without a director after which the sockets are closed and their files removed: a director that was
-killed, and one that was stopped in order."""
+"""Seconds without a director after which the sockets are closed and their files removed: after a director
+that was killed, and after one that was stopped in an orderly way."""
 CHECK_EVERY = 1.0
 """Seconds between two checks of files and deadlines."""
 MISSING_FOR = 2.0
-"""Seconds after which a control socket whose file was deleted is made anew."""
+"""Seconds after which a control socket whose file was deleted is made again."""
 ASK_WITHIN = 2.0
-"""Seconds in which a peer must say what it wants, and be answered."""
+"""Seconds in which a peer must send its request and take the answer."""
 PAUSE = 0.1
 """Seconds until a peer is accepted again after descriptors or memory have run out."""
 MOST_BYTES, MOST_DESCRIPTORS, MOST_PEERS = 65536, 16, 16
 NAMES = ("login", "userdb", "notify")
-"""Listeners that are kept, and no others: a client of the ring, the API or `doveadm director` is to be
-refused at once while no director runs."""
+"""The listeners that are kept. Clients of the ring, of the API and of `doveadm director` are to be refused
+at once while no director runs."""
 COMMAND_NAME = "director-keeper"
-"""At most 15 bytes: what `ps` and `top` show."""
+"""The name that `ps` and `top` show: at most 15 bytes."""
 
 Identity = tuple[int, int]
-"""Device and inode number of a file. It stays unique while the socket or FIFO is open."""
+"""The device and inode number of a file. They stay unique while the socket or FIFO is open."""
 
 
 class Kept(NamedTuple):
@@ -65,18 +67,18 @@ class Kept(NamedTuple):
     name: str
     path: str
     owns_file: bool
-    """Whether the file is removed with it."""
+    """Whether the file is removed with the socket."""
     identity: Identity
-    """Of its file."""
+    """The identity of its file."""
     descriptor: int
 
 
 class Bad(Exception):
-    """A message that cannot be understood; its connection is closed."""
+    """A message is invalid. Its connection is closed."""
 
 
 def identity_of(path: str) -> Identity | None:
-    """Of the file at `path`; None: there is none, or it cannot be seen."""
+    """Return the identity of the file at `path`; None: it does not exist or cannot be examined."""
     try:
         status = os.lstat(path)
     except OSError:
@@ -85,13 +87,18 @@ def identity_of(path: str) -> Identity | None:
 
 
 def send(connection: socket.socket, message: dict[str, Any], kept: Sequence[Kept] = ()) -> None:
-    """Send one message, with the descriptors of `kept`. Raises OSError."""
+    """Send a message with the descriptors of `kept`. Raises OSError."""
     data = json.dumps(message).encode()
     socket.send_fds(connection, [data], [entry.descriptor for entry in kept])
 
 
 def receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
-    """One message and its descriptors, which the caller closes; None at the end. Raises Bad and OSError."""
+    """Receive a message and its descriptors, which the caller closes; None: the connection has ended.
+
+    Raises:
+        Bad: the message is invalid.
+        OSError: the connection failed.
+    """
     data, descriptors, flags, _ = socket.recv_fds(
         connection, MOST_BYTES, MOST_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
     )
@@ -110,7 +117,7 @@ def receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]] | Non
 
 
 def described(kept: Sequence[Kept]) -> list[dict[str, Any]]:
-    """Entries of a message; the descriptors go beside it."""
+    """Return the entries of a message; the descriptors are sent beside it."""
     return [
         {"name": entry.name, "path": entry.path, "owns_file": entry.owns_file, "identity": entry.identity}
         for entry in kept
@@ -118,7 +125,7 @@ def described(kept: Sequence[Kept]) -> list[dict[str, Any]]:
 
 
 def read_kept(entries: Any, descriptors: Sequence[int]) -> list[Kept]:
-    """The reverse of `described`. Raises Bad; the descriptors are still the caller's then."""
+    """Return what `described` was given. Raises Bad, and then the caller has to close the descriptors."""
     try:
         if len(entries) != len(descriptors):
             raise Bad(f"{len(entries)} entries with {len(descriptors)} descriptors")
@@ -139,19 +146,19 @@ def read_kept(entries: Any, descriptors: Sequence[int]) -> list[Kept]:
 
 
 def peer_uid(connection: socket.socket) -> int:
-    """User id of the process at the other end of a unix socket."""
+    """Return the user id of the process at the other end of a unix socket."""
     size = struct.calcsize("3i")
     uid: int = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))[1]
     return uid
 
 
 def control_socket(path: str) -> socket.socket:
-    """A control socket that listens at `path`, in place of what is there. Raises OSError."""
+    """Return a control socket that listens at `path` and replaces the file that is there. Raises OSError."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
-    # Under another name first: at every moment one whole control socket is at the path.
+    # Under another name first, so that there is a complete control socket at the path at every moment.
     new = f"{path}.{os.urandom(4).hex()}"
     try:
-        os.fchmod(sock.fileno(), 0o600)  # bind() creates the file with it
+        os.fchmod(sock.fileno(), 0o600)  # bind() creates the file with this mode
         sock.bind(new)
         try:
             sock.listen(MOST_PEERS)
@@ -173,11 +180,11 @@ def close_all(descriptors: Sequence[int]) -> None:
 
 
 class _Terminated(Exception):
-    """SIGTERM or SIGINT."""
+    """SIGTERM or SIGINT arrived."""
 
 
 class Keeper:
-    """Everything it holds, and its peers."""
+    """The sockets that are kept, the connection to the director, and the peers."""
 
     def __init__(
         self,
@@ -191,10 +198,10 @@ class Keeper:
         """Begin to keep.
 
         Args:
-            path: of the control socket.
+            path: the path of the control socket.
             control: the control socket.
             director: the connection to the director.
-            standalone: started by itself; it goes on with nothing to hold.
+            standalone: whether the keeper was started on its own; then it continues even if it holds nothing.
             clock: monotonic seconds.
         """
         self._path, self._control, self._standalone, self._clock = path, control, standalone, clock
@@ -203,13 +210,13 @@ class Keeper:
         self._kept: list[Kept] = []
         self._patience = AFTER_DEATH
         self._deadline = 0.0
-        """When all is given up, while there is no director."""
+        """The time at which all sockets are given up, if there is no director until then."""
         self._peers: dict[socket.socket, float] = {}
-        """Connections that have not said yet what they want, and until when they may."""
+        """Connections that have not sent a request yet, with their deadlines."""
         self._accept_at = 0.0
-        """When peers are accepted again."""
+        """The time from which peers are accepted again."""
         self._missing_since: float | None = None
-        """Since when the file of the control socket has been gone."""
+        """The time since when the file of the control socket has been missing."""
         self.ended = False
 
     def run(self) -> None:
@@ -225,15 +232,16 @@ class Keeper:
         self.close()
 
     def close(self) -> None:
-        """Close everything; files stay."""
+        """Close everything. The files stay."""
         close_all([entry.descriptor for entry in self._kept])
         self._kept = []
         for end in (self._control, *self._peers, *([self._director] if self._director is not None else [])):
             end.close()
 
     def turn(self, wait: float | None = None) -> None:
-        """Deal with messages and with what is due. wait: seconds for a message; None: until there is work."""
-        # While a director serves it looks after the control socket itself: no reason to wake up.
+        """Handle messages, and whatever is due. `wait`: seconds to wait for a message; None: until there
+        is work."""
+        # While a director serves, it checks the control socket itself, and the keeper need not wake up.
         if wait is None and (self._director is None or self._peers or self._standalone):
             wait = CHECK_EVERY
         waiting = list(self._peers)
@@ -244,7 +252,7 @@ class Keeper:
         if self._director is not None:
             waiting.append(self._director)
         ready, _, _ = select.select(waiting, [], [], wait)
-        # The director first, up to its end: its successor may be among the peers already.
+        # All messages of the director before those of peers: its successor may be among the peers already.
         while self._director is not None and select.select([self._director], [], [], 0)[0]:
             self._hear_director()
         for peer in [candidate for candidate in self._peers if candidate in ready]:
@@ -285,7 +293,7 @@ class Keeper:
                 peer.close()
 
     def _answer(self, peer: socket.socket, ask: object) -> bool:
-        """Whether the peer is the director now."""
+        """Answer a request. Returns whether the peer has become the director."""
         if ask not in ("status", "copies", "serve"):
             raise Bad(f"cannot {ask!r}")
         busy = self._director is not None
@@ -320,7 +328,7 @@ class Keeper:
             try:
                 kept = read_kept(message["keep"], descriptors)
             except Bad:
-                close_all(descriptors)  # what it holds already is better than nothing
+                close_all(descriptors)  # the sockets that are held already are better than none
             else:
                 self._replace(kept)
             return
@@ -334,7 +342,8 @@ class Keeper:
                 self._director = None
 
     def _replace(self, kept: list[Kept]) -> None:
-        """Hold these instead of those before, whose files are removed unless they belong to these."""
+        """Hold `kept` instead of the present sockets, whose files are removed unless they belong to `kept`
+        too."""
         before, self._kept = self._kept, kept
         identities = {entry.identity for entry in kept}
         for entry in before:
@@ -353,7 +362,7 @@ class Keeper:
             return
         found = identity_of(self._path)
         if found not in (None, self._identity):
-            self._give_up(files=False)  # another keeper is in charge
+            self._give_up(files=False)  # another keeper has taken over
             self.ended = True
             return
         alone = self._director is None and bool(self._kept or not self._standalone)
@@ -366,7 +375,8 @@ class Keeper:
             self._missing_since = None
 
     def _replace_control_socket(self, now: float) -> None:
-        """Make it anew where it has been missing for a while: not in a folder that is just being removed."""
+        """Make the control socket again after it was missing for MISSING_FOR seconds. Its folder may be
+        about to be removed."""
         if self._missing_since is None:
             self._missing_since = now
         elif now > self._missing_since + MISSING_FOR:
@@ -376,7 +386,7 @@ class Keeper:
                 self._control, self._identity = control, identity_of(self._path)
 
     def _give_up(self, *, files: bool) -> None:
-        """Close everything that is held. files: remove them, too."""
+        """Close all sockets that are held, and remove their files if `files` says so."""
         for entry in self._kept:
             if files and entry.owns_file:
                 _remove(entry)
@@ -392,7 +402,7 @@ def _remove(kept: Kept) -> None:
 
 
 def _close_others() -> None:
-    """Close what was inherited by accident: the log of a director, its store, its clients."""
+    """Close descriptors that were inherited by accident: a director's log, store or clients."""
     for name in os.listdir("/proc/self/fd"):
         if int(name) > CONNECTION:
             with suppress(OSError):
@@ -400,7 +410,7 @@ def _close_others() -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run as a program; see above."""
+    """Run as a program; see the module's docstring."""
 
     def terminate(*_: object) -> NoReturn:
         raise _Terminated

@@ -1,4 +1,4 @@
-"""The director's end of the connection to its keeper (keeper.py). Nothing here waits for longer than 2 s."""
+"""The director's end of the connection to its keeper (keeper.py). No call waits for more than 2 s."""
 
 from __future__ import annotations
 
@@ -14,38 +14,38 @@ from director.net import keeper
 from director.net.keeper import Bad, Kept
 
 _ABOVE = 16
-"""Descriptors are moved so high before they get the numbers that the keeper expects."""
+"""Descriptors are moved to this number or higher before they get the numbers that the keeper expects."""
 _STANDARD = (0, 1, 2)
 
 
 class KeeperError(Exception):
-    """A keeper cannot be asked or started; the text says why."""
+    """A keeper cannot be asked or started. The message says why."""
 
 
 class KeeperAnswer(NamedTuple):
     """What a keeper says of itself."""
 
     process: int
-    """In its own PID namespace: another container's."""
+    """The process id, in the keeper's own PID namespace: it may be in another container."""
     standalone: bool
-    """It was started by `director keep`."""
+    """Whether it was started by `director keep`."""
     busy: bool
-    """A director serves what it holds."""
+    """Whether a director serves what it holds."""
     names: tuple[str, ...]
-    """Of the listeners that it holds."""
+    """The names of the listeners that it holds."""
     kept: list[Kept]
-    """Copies of them, where they were asked for; the caller closes the descriptors."""
+    """Copies of the sockets, if they were asked for. The caller closes the descriptors."""
 
 
 class KeeperConnection:
     """An open connection to the keeper."""
 
     def __init__(self, connection: socket.socket, path: str, identity: keeper.Identity | None) -> None:
-        """Talk to a keeper.
+        """Keep the connection, and make it non-blocking.
 
         Args:
-            connection: to the keeper.
-            path: of the control socket behind which the keeper is.
+            connection: the connection to the keeper.
+            path: the path of the control socket of the keeper.
             identity: device and inode number of that socket.
         """
         self.connection, self.path, self.identity = connection, path, identity
@@ -53,12 +53,12 @@ class KeeperConnection:
 
     @property
     def is_current(self) -> bool:
-        """Whether the control socket is still the one at its path."""
+        """Whether the file at the path is still the keeper's control socket."""
         return self.identity is not None and keeper.identity_of(self.path) == self.identity
 
     @property
     def is_open(self) -> bool:
-        """Whether the keeper is there: it never says anything by itself."""
+        """Whether the keeper is connected. It never sends anything unasked."""
         try:
             self.connection.recv(1, socket.MSG_PEEK)
         except BlockingIOError:
@@ -68,15 +68,15 @@ class KeeperConnection:
         return False
 
     def keep(self, kept: Sequence[Kept]) -> None:
-        """Have these held instead of those before. Raises KeeperError."""
+        """Have the keeper hold `kept` instead of what it holds. Raises KeeperError."""
         self._send({"keep": keeper.described(kept)}, kept)
 
     def stopping(self) -> None:
-        """Say that this director ends in order. Raises KeeperError."""
+        """Announce that this director ends in an orderly way. Raises KeeperError."""
         self._send({"stopping": True})
 
     def bye(self) -> None:
-        """Have the keeper end, and leave all files where they are; closes the connection."""
+        """Have the keeper end and leave all files, and close the connection."""
         with suppress(KeeperError):
             self._send({"bye": True})
         self.connection.close()
@@ -89,21 +89,21 @@ class KeeperConnection:
 
 
 def ask(path: str, what: str, user: int | None = None) -> tuple[KeeperAnswer, socket.socket] | None:
-    """Ask the keeper behind a control socket.
+    """Ask the keeper of a control socket.
 
-    The caller closes the connection. After `serve` the connection is the director's, unless the keeper is
-    busy.
+    The caller closes the connection. After `serve` the connection is that of the director, unless the keeper
+    is busy.
 
     Args:
-        path: of the control socket.
+        path: the path of the control socket.
         what: `status`, `copies` or `serve`.
-        user: id of a user whose keeper is believed, besides root's and that of this process' user.
+        user: id of a user whose keeper is trusted, besides root's and that of this process' user.
 
     Returns:
         The answer and the connection; None: there is no keeper.
 
     Raises:
-        KeeperError: the keeper is of another user, or does not answer as one.
+        KeeperError: the keeper belongs to another user, or its answer is invalid.
     """
     try:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -119,7 +119,8 @@ def ask(path: str, what: str, user: int | None = None) -> tuple[KeeperAnswer, so
         except PermissionError:
             if _is_visible(path):
                 raise
-            # No director of this user can have started one in a folder that it may not look into.
+            # This user cannot examine the folder, so no director of this user can have started a keeper in
+            # it.
             connection.close()
             return None
         if (uid := keeper.peer_uid(connection)) not in (0, os.geteuid(), user):
@@ -150,7 +151,7 @@ def _is_visible(path: str) -> bool:
 
 
 def read_answer(message: dict[str, object], descriptors: list[int]) -> KeeperAnswer:
-    """What a keeper has answered. Raises Bad; the descriptors are closed then."""
+    """Return a keeper's answer. Raises Bad after closing the descriptors."""
     try:
         entries = message.get("kept")
         if not isinstance(entries, list) or message.get("format") != keeper.FORMAT:
@@ -171,36 +172,36 @@ def read_answer(message: dict[str, object], descriptors: list[int]) -> KeeperAns
 
 
 def status(path: str, user: int | None = None) -> KeeperAnswer:
-    """Return what the keeper behind a control socket says of itself.
+    """Return what the keeper of a control socket says of itself.
 
     Args:
-        path: of the control socket.
-        user: as of `ask`.
+        path: the path of the control socket.
+        user: as for `ask`.
 
     Raises:
-        KeeperError: as of `ask`; or there is no keeper.
+        KeeperError: as for `ask`; or there is no keeper.
     """
     reply = ask(path, "status", user)
     if reply is None:
         raise KeeperError(f"{path}: no keeper listens there")
     answer, connection = reply
     connection.close()
-    keeper.close_all([entry.descriptor for entry in answer.kept])  # none was asked for
+    keeper.close_all([entry.descriptor for entry in answer.kept])  # none were asked for
     return answer
 
 
 def start(path: str, kept: Sequence[Kept]) -> tuple[KeeperConnection, int]:
-    """Start a keeper, in place of the keeper that is there.
+    """Start a keeper, which replaces an existing keeper.
 
     Args:
-        path: of the control socket.
+        path: the path of the control socket.
         kept: the sockets that it holds.
 
     Returns:
         The connection, and the process id of the child.
 
     Raises:
-        KeeperError: it does not start, or does not answer.
+        KeeperError: the keeper does not start, or does not answer.
     """
     try:
         near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -216,7 +217,7 @@ def start(path: str, kept: Sequence[Kept]) -> tuple[KeeperConnection, int]:
     link = KeeperConnection(near, path, identity)
     try:
         with control, far:
-            link.keep(kept)  # it waits in the connection until the keeper reads
+            link.keep(kept)  # the message waits in the connection until the keeper reads it
             child = _spawn(command(path), control, far)
     except (OSError, KeeperError) as exc:
         near.close()
@@ -230,7 +231,7 @@ def start(path: str, kept: Sequence[Kept]) -> tuple[KeeperConnection, int]:
 
 
 def has_ended(child: int) -> bool:
-    """Whether a keeper that was started here has ended; its exit status is taken then."""
+    """Whether a keeper that was started here has ended. Then its exit status is collected."""
     try:
         return os.waitpid(child, os.WNOHANG) != (0, 0)
     except ChildProcessError:
@@ -238,7 +239,7 @@ def has_ended(child: int) -> bool:
 
 
 def become(path: str, control: socket.socket, kept: Sequence[Kept]) -> None:
-    """Be the standalone keeper of `kept` from now on, in this process. Raises OSError."""
+    """Turn this process into the standalone keeper of `kept`. Returns only by raising OSError."""
     near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     keeper.send(near, {"keep": keeper.described(kept)}, kept)
     near.close()
@@ -252,17 +253,18 @@ def become(path: str, control: socket.socket, kept: Sequence[Kept]) -> None:
 
 
 def command(path: str) -> list[str]:
-    """How a keeper is started."""
+    """Return the command line of a keeper."""
     return [sys.executable, "-I", "-S", keeper.__file__, path]
 
 
 def _environment() -> dict[str, str]:
-    """Only what the interpreter itself may need: the configuration takes secrets from the rest."""
+    """Return the variables that the interpreter itself may need. The others may hold secrets of the
+    configuration."""
     return {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
 
 
 def _spawn(arguments: list[str], control: socket.socket, connection: socket.socket) -> int:
-    """Start it in a session of its own, without anything that is open here. Returns its process id."""
+    """Start a program in its own session without the open files of this process. Returns its process id."""
     high: list[int] = []
     try:
         for end in (control.fileno(), connection.fileno()):

@@ -1,8 +1,8 @@
-"""Connections to a kick channel: lines out, answers in, for either release of Dovecot.
+"""Connections to a kick channel of either release of Dovecot: sends lines and reads the answers.
 
-Both ipc and anvil carry out one request of a connection at a time, and end it when the last login process has
-answered. What was asked behind it on the same connection has not even begun then: one frozen login process
-would keep a kick from all the others. So whoever asks has a connection to himself (checked: 2.3.19, 2.4.1).
+Both ipc and anvil run one request of a connection at a time, and end it when the last login process has
+answered. The next request on the same connection does not begin before: one stalled login process would delay
+a kick in all the others. Therefore each call has a connection of its own (checked: 2.3.19, 2.4.1).
 """
 
 from __future__ import annotations
@@ -20,17 +20,19 @@ from director.errors import KickError
 from director.wire.tabs import LineBuffer, LineTooLong
 
 CONNECTIONS = 64
-"""At most so many at a time; who needs one more waits. (ipc has room for 1,000, login processes included.)"""
+"""The most connections at the same time; further calls wait. (ipc has room for 1,000, login processes
+included.)"""
 LINES = 200
-"""Lines of an answer that are read in one turn of the loop: a listing has one for each session."""
+"""Lines of an answer that are read in one turn of the loop. A listing has a line for each session."""
 IDLE_KEPT = 32
-"""So many stay open when nobody uses them: of very many kicks in a row nearly none connects anew."""
+"""Idle connections that are kept, so that in a long series of kicks nearly no kick has to connect."""
 IDLE_TIME = 2.0
-"""Seconds until those are closed too: a 2.4 that is stopped waits for its anvil, and that for its clients."""
+"""Seconds until idle connections are closed: when Dovecot 2.4 stops, it waits for anvil, and anvil for its
+clients."""
 
 
 class KickConnection(asyncio.Protocol):
-    """One connection: one `ask` at a time."""
+    """A connection, with one `ask` at a time."""
 
     def __init__(self, path: str, limit: int) -> None:
         self.path = path
@@ -38,7 +40,7 @@ class KickConnection(asyncio.Protocol):
         self._buffer = LineBuffer(limit)
         self._lines: deque[bytes] = deque()
         self._lost = ""
-        """Why the connection ended, while there are lines left."""
+        """Why the connection ended, set while lines are left to read."""
         self._row: Callable[[bytes], None] | None = None
         self._missing = 0
         self._count = 0
@@ -54,7 +56,7 @@ class KickConnection(asyncio.Protocol):
 
         Args:
             requests: at least one line, each with its LF.
-            row: is called with each line of data.
+            row: called with each line of data.
 
         Returns:
             The sum of the answers.
@@ -72,7 +74,7 @@ class KickConnection(asyncio.Protocol):
         return self._count
 
     def close(self, reason: str) -> None:
-        """End it; who waits gets KickError."""
+        """Close the connection. A waiting `ask` raises KickError."""
         if self._transport is not None:
             self._transport.abort()
             self._transport = None
@@ -98,7 +100,8 @@ class KickConnection(asyncio.Protocol):
             self.close(self._lost)
 
     def _read_on(self) -> None:
-        """The next lines, and the rest in the next turns; nothing more is read from the socket before."""
+        """Handle the next lines, and the rest in the next turns. Nothing more is read from the socket
+        before."""
         try:
             for _ in range(min(LINES, len(self._lines))):
                 self._line(self._lines.popleft())
@@ -115,14 +118,14 @@ class KickConnection(asyncio.Protocol):
             self._transport.resume_reading()
 
     _hello = b""
-    """What is said first."""
+    """The first line that is sent."""
 
     def _line(self, line: bytes) -> None:
-        """A line came, without its LF. Raises ValueError where nobody would send it."""
+        """Handle a line, without its LF. Raises ValueError if Dovecot would not send it."""
         raise NotImplementedError
 
     def _answered(self, count: int) -> None:
-        """The first request that is not answered yet ended with `count`."""
+        """Note that the first request that was still unanswered has ended with `count`."""
         self._count += count
         self._missing -= 1
         if not self._missing:
@@ -137,21 +140,22 @@ C = TypeVar("C", bound=KickConnection)
 
 
 class Connections(Generic[C]):
-    """The way to one socket. Connects when a connection is needed."""
+    """Connections to one socket, made when needed."""
 
     def __init__(self, path: str, make: Callable[[str], C]) -> None:
         self.path, self._make = path, make
         self._idle: list[C] = []
         self._free = anyio.Semaphore(CONNECTIONS)
         self._identity: object = None
-        """Which socket `path` was when the idle ones were connected."""
+        """The identity of the socket at `path` when the idle connections were made."""
         self._closing: asyncio.TimerHandle | None = None
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[C]:
-        """A connection of one's own. Raises KickError where nobody listens.
+        """Give a connection for one caller. Raises KickError if it cannot connect.
 
-        Where the block ends with an exception, it is closed: what comes late is nobody's answer.
+        If the block raises an exception, the connection is closed, because a late answer would be taken for that
+        of another request.
         """
         async with self._free:
             connection = await self._get()
@@ -167,7 +171,7 @@ class Connections(Generic[C]):
                 connection.close("not needed")
 
     def close(self) -> None:
-        """Close what nobody uses."""
+        """Close the idle connections."""
         if self._closing is not None:
             self._closing.cancel()
             self._closing = None
@@ -182,7 +186,7 @@ class Connections(Generic[C]):
 
     async def _get(self) -> C:
         if (socket_identity := identity(self.path)) != self._identity:
-            # An anvil lives on after its Dovecot while we are connected to it, and knows no new session.
+            # An anvil outlives its Dovecot while a client is connected to it, and does not know new sessions.
             self.close()
             self._identity = socket_identity
         while self._idle:
@@ -204,7 +208,8 @@ class Connections(Generic[C]):
 
 
 def identity(path: str) -> tuple[int, int, int] | None:
-    """Something that changes when another socket is made at `path`; None: there is none, or none for us."""
+    """Return a value that changes when another socket is made at `path`; None: there is none, or it cannot
+    be examined."""
     try:
         found = os.stat(path)
     except OSError:

@@ -1,7 +1,7 @@
-"""Opens what others connect to: unix sockets, TCP sockets, the notify FIFO; and takes over inherited ones.
+"""Opens listening sockets (unix and TCP) and the notify FIFO, and takes over inherited ones.
 
 Errors name the listener, its path or address, and what to do. At the end a file is removed only if it is
-still the one that was made here: a successor may have replaced it.
+still the file that was made here: a successor may have replaced it.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from director.errors import ListenError
 from director.net.keeper import Kept
 
 BACKLOG = 1024
-"""Connections that wait to be accepted: login processes all reconnect at once."""
+"""Connections that may wait to be accepted: all login processes reconnect at the same time."""
 
 
 class _OwnFile:
-    """A file that belongs to an open descriptor, so that its inode number cannot be given to another one."""
+    """A file that belongs to an open descriptor, so that no other file can get its inode number."""
 
     def __init__(self, path: str) -> None:
         status = os.lstat(path)
         self._path, self.identity = path, (status.st_dev, status.st_ino)
 
     def remove(self) -> None:
-        with suppress(OSError):  # gone already, or in a folder we may not change any more
+        with suppress(OSError):  # removed already, or in a folder that this process may no longer change
             status = os.lstat(self._path)
             if (status.st_dev, status.st_ino) == self.identity:
                 os.unlink(self._path)
@@ -43,20 +43,20 @@ class Listener:
 
     @property
     def owns_file(self) -> bool:
-        """Whether its file is removed at the end."""
+        """Whether the socket's file is removed at the end."""
         return self._file is not None
 
     @property
     def identity(self) -> tuple[int, int] | None:
-        """Device and inode number of the file that is removed at the end; None: no file is."""
+        """Device and inode number of the file that is removed at the end; None: none is."""
         return self._file.identity if self._file else None
 
     def leave_file(self) -> None:
-        """Do not remove the file at the end: another process goes on with it."""
+        """Leave the file at the end, because another process continues with it."""
         self._file = None
 
     def hand_over(self) -> int:
-        """Its descriptor, for a successor: `close` does nothing any more."""
+        """Give away the descriptor, for a successor. After this `close` does nothing."""
         return self.socket.detach()
 
     def close(self) -> None:
@@ -66,9 +66,10 @@ class Listener:
 
 
 class Fifo:
-    """A FIFO opened for both ends, non-blocking: its reader meets no end, its writers never wait.
+    """A FIFO that is open for reading and writing, non-blocking: reading it meets no end, and its writers
+    never wait.
 
-    A login process that opens a FIFO nobody reads freezes with all its sessions.
+    A login process that opens a FIFO without a reader stalls with all its sessions.
     """
 
     def __init__(self, name: str, where: str, fd: int, file: _OwnFile | None = None) -> None:
@@ -76,7 +77,7 @@ class Fifo:
 
     @property
     def owns_file(self) -> bool:
-        """Whether its file is removed at the end."""
+        """Whether the file is removed at the end."""
         return self._file is not None
 
     @property
@@ -86,27 +87,27 @@ class Fifo:
         return status.st_dev, status.st_ino
 
     def leave_file(self) -> None:
-        """Do not remove the file at the end: another process goes on with it."""
+        """Leave the file at the end, because another process continues with it."""
         self._file = None
 
     def hand_over(self) -> int:
-        """Its descriptor, for a successor: `close` does nothing any more."""
+        """Give away the descriptor, for a successor. After this `close` does nothing."""
         fd, self.fd = self.fd, -1
         return fd
 
     def is_lost(self) -> bool:
-        """Whether at its path there is another file by now, or none."""
+        """Whether there is another file at the path by now, or none."""
         try:
             at_path, opened = os.stat(self.where), os.fstat(self.fd)
         except PermissionError:
-            # User dovecot may not look into login/, where systemd has made it.
+            # user `dovecot` may not examine the folder login/ that systemd has made
             return os.fstat(self.fd).st_nlink == 0
         except OSError:
             return True
         return (at_path.st_dev, at_path.st_ino) != (opened.st_dev, opened.st_ino)
 
     def become(self, other: Fifo) -> None:
-        """Take the place of another one, which is over by that; the descriptor keeps its number."""
+        """Replace this FIFO by another one, whose object is closed. The descriptor keeps its number."""
         os.dup2(other.fd, self.fd, inheritable=False)
         os.close(other.fd)
         other.fd = -1
@@ -124,14 +125,14 @@ class Fifo:
 def unix_listener(
     name: str, path: str, *, mode: int, user: str = "", group: str = "", backlog: int = BACKLOG
 ) -> Listener:
-    """Listen on a unix socket. Missing folders are made; a file that no process serves is replaced.
+    """Listen on a unix socket. Missing folders are made; a socket file that no process serves is replaced.
 
     Args:
-        name: of the listener, as in the configuration.
-        path: of the socket.
-        mode: of the file.
-        user: name or number; empty: that of this process.
-        group: name or number; empty: that of this process.
+        name: the name of the listener in the configuration.
+        path: the path of the socket.
+        mode: the mode of the file.
+        user: name or number; empty: the user of this process.
+        group: name or number; empty: the group of this process.
         backlog: connections that may wait to be accepted.
 
     Raises:
@@ -143,7 +144,7 @@ def unix_listener(
     try:
         make_folder(name, path)
         _clear_way(name, path)
-        os.fchmod(sock.fileno(), mode)  # bind() creates the file with it: at no time may more people connect
+        os.fchmod(sock.fileno(), mode)  # bind() creates the file with this mode: never a wider one
         sock.bind(path)
         file = _OwnFile(path)
         os.chown(path, *owner)
@@ -160,7 +161,7 @@ def unix_listener(
 
 
 def tcp_listener(name: str, address: str, port: int, *, backlog: int = BACKLOG) -> Listener:
-    """Listen on an IP address; port 0: any. Raises ListenError."""
+    """Listen on an IP address; port 0: any free port. Raises ListenError."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
@@ -176,10 +177,11 @@ def tcp_listener(name: str, address: str, port: int, *, backlog: int = BACKLOG) 
 
 
 def open_fifo(name: str, path: str, *, mode: int, user: str = "", group: str = "") -> Fifo:
-    """Open the FIFO `path`, made where it is missing. Raises ListenError.
+    """Open the FIFO `path`, and make it if it is missing. Raises ListenError.
 
-    One that is there is never replaced: a login process may be waiting in it for a reader. If another process
-    reads it (Dovecot's master can hold it), mode and owner stay and it is not removed at the end.
+    An existing FIFO is never replaced: a login process may be waiting for it to get a reader. If another
+    process reads it (Dovecot's master may hold it open), mode and owner stay, and it is not removed at the
+    end.
     """
     fd = -1
     try:
@@ -202,13 +204,14 @@ def open_fifo(name: str, path: str, *, mode: int, user: str = "", group: str = "
 
 
 def adopt_listener(name: str, fd: int, where: str = "", *, owns_file: bool = False) -> Listener:
-    """Serve a socket that was opened elsewhere.
+    """Return a listener for a socket that was opened elsewhere.
 
     Args:
-        name: of the listener, as in the configuration.
-        fd: descriptor of the socket.
-        where: as it was written; empty: as the kernel writes it.
-        owns_file: its file is removed at the end; else another process keeps it, and the file stays.
+        name: the name of the listener in the configuration.
+        fd: the descriptor of the socket.
+        where: its address as configured; empty: as the kernel writes it.
+        owns_file: whether its file is removed at the end. If not, another process keeps the socket, and the
+            file stays.
 
     Raises:
         ListenError: it is no listening socket.
@@ -233,10 +236,10 @@ def adopt_listener(name: str, fd: int, where: str = "", *, owns_file: bool = Fal
 
 
 def adopt_fifo(name: str, fd: int, where: str = "", *, owns_file: bool = False) -> Fifo:
-    """Read a FIFO that was opened elsewhere.
+    """Return a FIFO that was opened elsewhere.
 
     Args:
-        name: of the FIFO, as in the configuration.
+        name: the name of the FIFO in the configuration.
         fd: its descriptor.
         where: as for `adopt_listener`.
         owns_file: as for `adopt_listener`.
@@ -247,9 +250,10 @@ def adopt_fifo(name: str, fd: int, where: str = "", *, owns_file: bool = False) 
     try:
         if not stat.S_ISFIFO(os.fstat(fd).st_mode):
             raise ListenError(name, f"descriptor {fd}", "it is not a FIFO; its socket unit needs ListenFIFO=")
-        # It is made anew there. Of another container's FIFO the kernel knows no path that is right here.
+        # The FIFO is made again at this path if it gets lost. For a FIFO of another container the kernel's
+        # path is wrong here.
         path = where or os.readlink(f"/proc/self/fd/{fd}").removesuffix(" (deleted)")
-        # Opened again for both ends: how the other one opened it is not ours to know.
+        # Opened again for reading and writing: the mode of the inherited descriptor is unknown.
         descriptor = os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as exc:
         reason = f"it is not a FIFO that can be opened ({exc.strerror}); see its socket unit"
@@ -259,7 +263,8 @@ def adopt_fifo(name: str, fd: int, where: str = "", *, owns_file: bool = False) 
 
 
 def to_keep(opened: Listener | Fifo) -> Kept | None:
-    """What a keeper is given of it; the descriptor stays that of `opened`. None: it has no file of ours."""
+    """Return the entry for a keeper; the descriptor stays that of `opened`. None: no file of the director
+    belongs to it."""
     if opened.identity is None:
         return None
     descriptor = opened.fd if isinstance(opened, Fifo) else opened.socket.fileno()
@@ -267,7 +272,7 @@ def to_keep(opened: Listener | Fifo) -> Kept | None:
 
 
 def set_rights(name: str, path: str, *, mode: int, user: str = "", group: str = "") -> None:
-    """Give the file of an open socket, or of a FIFO, another mode and owner. Raises ListenError."""
+    """Change mode and owner of the file of an open socket or FIFO. Raises ListenError."""
     owner = _owner(name, path, user, group)
     try:
         os.chown(path, *owner)
@@ -277,19 +282,19 @@ def set_rights(name: str, path: str, *, mode: int, user: str = "", group: str = 
 
 
 def _file_of(path: str) -> _OwnFile | None:
-    """The file that is there; None where somebody has removed it."""
+    """Return the file at the path; None: it was removed."""
     with suppress(OSError):
         return _OwnFile(path)
     return None
 
 
 def _is_id(text: str) -> bool:
-    """Whether this is a number that the kernel knows a user or a group by."""
+    """Whether the text is a number that the kernel accepts as a user or group id."""
     return text.isascii() and text.isdigit() and len(text) <= 10 and int(text) < 0xFFFFFFFF
 
 
 def _owner(name: str, path: str, user: str, group: str) -> tuple[int, int]:
-    """Numbers for chown; -1 leaves as it is."""
+    """Return user and group id for chown; -1: leave as it is."""
     try:
         uid = int(user) if _is_id(user) else pwd.getpwnam(user).pw_uid if user else -1
     except (KeyError, ValueError):
@@ -302,12 +307,12 @@ def _owner(name: str, path: str, user: str, group: str) -> tuple[int, int]:
 
 
 def make_folder(name: str, path: str) -> None:
-    """Make the folder of `path` where it is missing. Raises OSError and ListenError."""
+    """Make the folder of `path` if it is missing. Raises OSError and ListenError."""
     folder = os.path.dirname(path)
     if not folder or os.path.isdir(folder):
         return
     make_folder(name, folder)
-    # Dovecot's own director leaves its socket login/director where ours needs a folder of that name.
+    # Dovecot 2.3's director leaves its socket login/director, and this director needs a folder of that name.
     if os.path.exists(folder) and stat.S_ISSOCK(os.lstat(folder).st_mode):
         _clear_way(name, folder)
     os.mkdir(folder)
@@ -315,7 +320,7 @@ def make_folder(name: str, path: str) -> None:
 
 
 def _clear_way(name: str, path: str) -> None:
-    """Remove a socket file nobody serves. Raises ListenError for anything else that is there."""
+    """Remove a socket file that no process serves. Raises ListenError if anything else is there."""
     try:
         kind = os.lstat(path).st_mode
     except FileNotFoundError:
@@ -332,7 +337,8 @@ def _clear_way(name: str, path: str) -> None:
         except FileNotFoundError:
             return
         except OSError as exc:
-            if exc.errno not in (errno.EAGAIN, errno.EPROTOTYPE):  # its queue is full; it is of another kind
+            # Its queue is full, or it is a socket of another type.
+            if exc.errno not in (errno.EAGAIN, errno.EPROTOTYPE):
                 raise
     raise ListenError(
         name,

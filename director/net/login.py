@@ -1,10 +1,13 @@
-"""Login and userdb sockets: one connection to auth for each connection of a login process, closed together.
+"""Login and userdb sockets: for each connection of a login process there is one to auth, and both are closed
+together.
 
-Bytes from the login process go to auth untouched. Bytes from auth go line by line to the owner, who writes
-what may go on at once and keeps what has to wait. While auth cannot be reached the login process is held,
-never closed: it would give up on us for good (docs/dovecot.md, "While no director runs").
+Bytes from the login process go to auth unchanged. Bytes from auth go line by line to the owner, which passes
+lines on at once or keeps those that have to wait. While auth is unreachable the login process's connection is
+kept open: a login process whose connection is closed would stall permanently (docs/dovecot.md, "While no
+director runs").
 
-Connections can be given to a successor, the program that replaces this one in place, and neither end notices.
+Connections can be handed to a successor, the program that replaces this one in place, without either end
+noticing.
 """
 
 from __future__ import annotations
@@ -25,19 +28,19 @@ from director.net.hangups import HangUps
 from director.wire.tabs import LineBuffer, LineTooLong
 
 LINE_LIMIT = 16384
-"""Longest line accepted from auth, in bytes."""
+"""The longest line accepted from auth, in bytes."""
 HELD_LIMIT = 65536
-"""Bytes of a login process that are kept, before more are read from it, while auth has not said a word."""
+"""Bytes from a login process that are kept before reading pauses, until auth has sent something."""
 RETRY_FIRST = 0.05
 RETRY_LONGEST = 1.0
 """Seconds between two attempts to reach auth."""
 
 
 class LoginOwner(Protocol):
-    """Who deals with lines and is told of troubles."""
+    """Handles the lines from auth, and receives the problems."""
 
     def lines(self, client: Client, data: bytes) -> None:
-        """Complete lines from auth, for this client."""
+        """Handle complete lines from auth for this client."""
 
     def client_gone(self, client: Client) -> None: ...
 
@@ -49,44 +52,44 @@ class LoginOwner(Protocol):
 
 
 class Connection(msgspec.Struct, kw_only=True):
-    """A client and its connection to auth, on their way to a successor."""
+    """The state of a client and its connection to auth, for a successor."""
 
     relay: str
-    """Name of its listener."""
+    """The name of the listener."""
     client: int
-    """Descriptor of the socket."""
+    """The descriptor of the client's socket."""
     auth: int = -1
-    """The same of the socket to auth; -1: auth is not reached yet, or, if it was heard, is gone again."""
+    """The descriptor of the socket to auth; -1: auth is not reached yet, or, if `heard`, is lost again."""
     heard: bool = False
     first: bytes = b""
-    """What the client has said while auth had not said a word."""
+    """All that the client has sent while auth had not sent anything."""
     mid_line: bool = False
-    """Whether what went to auth so far ends within a line..."""
+    """Whether what was sent to auth ends within a line..."""
     own_lines: bytes = msgspec.field(default=b"", name="own")
-    """...and the lines of ours that wait for its end."""
+    """...and the director's own lines, which wait for the end of that line."""
     rest: bytes = b""
     """The beginning of a line from auth."""
     to_client: bytes = b""
-    """Written, but not taken by the kernel."""
+    """Written but not taken by the kernel."""
     to_auth: bytes = b""
     held_lines: list[bytes] = msgspec.field(default_factory=list, name="held")
     """Lines from auth (without LF) that wait for an answer."""
 
 
 class Relay:
-    """One listening socket and the auth socket behind it."""
+    """A listening socket, and the auth socket that its clients are connected to."""
 
     def __init__(self, name: str, auth_path: str, passlines: bool, owner: LoginOwner) -> None:
         self.name, self.auth_path, self.passlines, self.owner = name, auth_path, passlines, owner
         self.clients: set[Client] = set()
         self.hang_ups = HangUps()
         self.auths = 0
-        """Clients that have their connection to auth."""
+        """The number of clients that are connected to auth."""
         self._tasks: anyio.abc.TaskGroup | None = None
         self._acceptor: Acceptor | None = None
 
     async def serve(self, acceptor: Acceptor) -> None:
-        """Accept until cancelled or stopped; then close all connections."""
+        """Accept until cancelled or stopped, then close all connections."""
         async with anyio.create_task_group() as tasks:
             self._tasks, self._acceptor = tasks, acceptor
             try:
@@ -97,7 +100,7 @@ class Relay:
                 self.stop()
 
     def stop(self) -> None:
-        """Accept nobody any more, and close all connections after what was written to them."""
+        """Stop accepting, and close all connections after sending what was written to them."""
         if self._acceptor is not None:
             self._acceptor.stop()
         self._acceptor = self._tasks = None
@@ -106,20 +109,26 @@ class Relay:
         self.hang_ups.close()
 
     async def settle(self) -> None:
-        """Accept nobody any more; those that were accepted become clients."""
+        """Stop accepting, and wait until each accepted connection is a client."""
         if self._acceptor is not None:
             await self._acceptor.settle()
 
     def hand_over(self, held_lines: Callable[[Client], list[bytes]]) -> list[Connection]:
-        """Accept nobody any more, and give all connections away: nothing is read from them or written any
-        more. held_lines: the lines of a client that wait for an answer."""
+        """Stop accepting, and give away all connections. Nothing more is read from them or written to them.
+
+        Args:
+            held_lines: returns the lines of a client that wait for an answer.
+
+        Returns:
+            The connections, for a successor.
+        """
         given = [client.hand_over(held_lines(client)) for client in self.clients if client.open]
         self.clients.clear()
         self.stop()
         return [connection for connection in given if connection is not None]
 
     async def take_over(self, connections: Iterable[Connection]) -> None:
-        """Go on with what a predecessor has given away, beside `serve`."""
+        """Continue with the connections that a predecessor has given away. Runs beside `serve`."""
         for connection in connections:
             client = Client(self, connection)
             await _adopt(client, connection.client)
@@ -134,7 +143,7 @@ class Relay:
                 self.owner.lines(client, b"".join(line + b"\n" for line in connection.held_lines))
 
     def connect(self, client: Client) -> None:
-        """Get this client a connection to auth, however long it takes."""
+        """Connect this client to auth, and retry until it succeeds."""
         if self._tasks is not None:
             self._tasks.start_soon(self._connect, client)
 
@@ -146,7 +155,8 @@ class Relay:
             if not client.open:
                 return
             if client.has_hung_up():
-                # It gave up while no director ran, and has connected again: auth takes each CPID once.
+                # The client gave up while no director ran, and has connected again. Auth takes each CPID only
+                # once.
                 client.end()
                 return
             try:
@@ -164,8 +174,8 @@ async def _adopt(protocol: asyncio.Protocol, descriptor: int) -> None:
 
 
 class _Outlet:
-    """Writes to a transport. Remembers the end of it, since uvloop does not give back what the kernel has not
-    taken."""
+    """Writes to a transport, and keeps the last bytes, since uvloop does not return what the kernel has
+    not taken."""
 
     __slots__ = ("_last", "transport")
 
@@ -179,7 +189,7 @@ class _Outlet:
         self.transport.write(data)
 
     def hand_over(self) -> tuple[int, bytes]:
-        """A descriptor of the socket, and what was not sent yet. The transport is at an end."""
+        """Return a descriptor of the socket and the bytes that were not sent yet. The transport is closed."""
         waiting = self.transport.get_write_buffer_size()
         descriptor = os.dup(self.transport.get_extra_info("socket").fileno())
         self.transport.abort()
@@ -187,7 +197,7 @@ class _Outlet:
 
 
 class Client(asyncio.Protocol):
-    """A login process (or lmtp, or doveadm)."""
+    """A connection of a login process (or of lmtp or doveadm)."""
 
     __slots__ = (
         "_auth",
@@ -208,27 +218,28 @@ class Client(asyncio.Protocol):
     )
 
     def __init__(self, relay: Relay, taken_over: Connection | None = None) -> None:
-        """taken_over: as a predecessor has left it."""
+        """Begin a connection. `taken_over`: the state in which a predecessor left it; None: it is new."""
         self.relay = relay
         self.waiting: set[int] = set()
-        """Requests of this client that wait for an answer; kept by the owner."""
+        """The requests of this client that wait for an answer; kept by the owner."""
         self.pause = 0.0
-        """Seconds until auth is tried (again)."""
+        """Seconds until the next attempt to reach auth."""
         self._transport: asyncio.Transport | None = None
         self._auth: asyncio.Transport | None = None
         self._auth_full = False
         self._first = b""
-        """All that was sent while auth had not said a word: if it goes away, it is said to its successor."""
+        """All that was sent while auth had not sent anything. If auth is lost before it does, this is sent
+        again to the next auth."""
         self._heard = False
         self._paused = False
         self._mid_line = False
-        """Whether what went to auth so far ends within a line."""
+        """Whether what was sent to auth ends within a line."""
         self._own_lines = b""
-        """Lines of ours that wait for the end of that line."""
+        """The director's own lines, which wait for the end of that line."""
         self._outlet: _Outlet | None = None
         self._to_auth: _Outlet | None = None
         self._buffer: LineBuffer | None = None
-        """Of the connection to auth."""
+        """The buffer of the connection to auth."""
         self._taken_over = taken_over
         if taken_over is not None:
             self._first, self._heard = taken_over.first, taken_over.heard
@@ -239,7 +250,7 @@ class Client(asyncio.Protocol):
         return self._transport is not None
 
     def has_hung_up(self) -> bool:
-        """Whether the other end is closed, which is known before what it has sent was read."""
+        """Whether the other end is closed. This is known even before all that it sent was read."""
         assert self._transport is not None, "only a client that is open is asked"
         asking = select.poll()
         asking.register(self._transport.get_extra_info("socket").fileno(), 0)
@@ -285,14 +296,15 @@ class Client(asyncio.Protocol):
             self._outlet.write(data)
 
     def tell_auth(self, lines: bytes) -> None:
-        """Send auth lines of our own, between two of the client's."""
+        """Send the director's own lines to auth, between two lines of the client."""
         if self._mid_line:
             self._own_lines += lines
         elif self._to_auth is not None:
             self._to_auth.write(lines)
 
     def hand_over(self, held_lines: list[bytes]) -> Connection | None:
-        """What a successor needs; None: it is at an end. Here nothing is read or written any more."""
+        """Return the state that a successor needs; None: the connection has ended. After this nothing is
+        read or written here."""
         assert self._outlet is not None, "only a client who is there is given away"
         if self._transport is not None and self._paused:
             self.relay.hang_ups.forget(self._transport)
@@ -319,7 +331,7 @@ class Client(asyncio.Protocol):
         return given
 
     def end(self) -> None:
-        """Close this connection and the one to auth, of which nothing more is read."""
+        """Close this connection and the one to auth, from which nothing more is read."""
         if self._auth is not None:
             self._auth.close()
         if self._transport is not None:
@@ -334,7 +346,7 @@ class Client(asyncio.Protocol):
         self._to_auth = _Outlet(auth)
         taken_over, self._taken_over = self._taken_over, None
         if taken_over is not None and taken_over.auth >= 0:
-            # what it has said before has been sent; `_first` may have grown since
+            # earlier bytes were sent already; `_first` may have grown since
             first = taken_over.to_auth + self._first[len(taken_over.first) :]
         else:
             first = self._first
@@ -344,7 +356,7 @@ class Client(asyncio.Protocol):
             self._first = b""
 
     def auth_heard(self) -> None:
-        """Auth has answered: what was sent to it need not be kept any longer."""
+        """Note that auth has answered: what was sent to it need not be kept any longer."""
         if not self._heard:
             self._heard = True
             self._first = b""
@@ -363,12 +375,13 @@ class Client(asyncio.Protocol):
             self.relay.connect(self)
 
     def auth_full(self, full: bool) -> None:
-        """Auth does not read as fast as this client writes."""
+        """Note whether auth reads more slowly than this client writes."""
         self._auth_full = full
         self._steer()
 
     def _with_own(self, data: bytes) -> bytes:
-        """What the client sends, with our own lines behind the end of its line."""
+        """Return the client's data, with the director's own lines inserted after the end of the client's
+        line."""
         end = data.find(b"\n") + 1
         if not end:
             return data
@@ -390,18 +403,18 @@ class Client(asyncio.Protocol):
                 self._transport.resume_reading()
 
     def _hung_up(self) -> None:
-        """The client is gone, and what it sent last with it: nobody waits for the answers."""
+        """Close the connection: the client is gone, and no program waits for the answers."""
         if self._transport is not None:
             self._transport.abort()
 
 
 class _Auth(asyncio.Protocol):
-    """The connection to auth that belongs to one client."""
+    """The connection to auth of one client."""
 
     __slots__ = ("_buffer", "_client", "_transport")
 
     def __init__(self, client: Client, rest: bytes = b"") -> None:
-        """rest: the beginning of a line that came to a predecessor."""
+        """Begin a connection. `rest`: the beginning of a line that a predecessor received."""
         self._client = client
         self._buffer = LineBuffer(LINE_LIMIT, rest)
 
@@ -417,7 +430,7 @@ class _Auth(asyncio.Protocol):
         except LineTooLong as exc:
             lines = exc.before
             client.relay.owner.line_too_long(client.relay.auth_path, exc.limit)
-            self._transport.abort()  # the client's connection follows, after these lines
+            self._transport.abort()  # the client's connection is closed after these lines
         if lines:
             client.relay.owner.lines(client, lines)
 

@@ -1,4 +1,4 @@
-"""The proxy-notify FIFO: names of users with live sessions, one a line."""
+"""The proxy-notify FIFO: names of users with live sessions, one to a line."""
 
 from __future__ import annotations
 
@@ -13,32 +13,34 @@ from director.net.eventlog import EventLog
 from director.net.listen import Fifo
 
 LINE_LIMIT = 1024
-"""Longest line that counts, in bytes. A longer one is skipped and reading goes on; the original stops for
-good."""
+"""The longest valid line in bytes. A longer line is skipped and reading continues; Dovecot 2.3's director
+stops reading permanently."""
 LOOK_EVERY = 0.1
-"""Seconds between two looks whether the FIFO is still the one at its path."""
+"""Seconds between two checks whether the FIFO is still the file at its path."""
 DRAIN = 0.1
-"""Seconds in which what is left in a FIFO that is given up is read."""
+"""Seconds for which the rest of a replaced FIFO is read."""
 
 
 class NotifyReader(asyncio.Protocol):
-    """Reads the FIFO.
-
-    names: gets the complete lines of one read, tab-escaped as they came. skipped: is called for each line
-    that is too long, with the bytes of it that had come by then.
-    """
+    """Reads the FIFO."""
 
     def __init__(
         self, names: Callable[[list[bytes]], None], skipped: Callable[[int], None], rest: bytes = b""
     ) -> None:
-        """rest: the beginning of a line that came to a predecessor."""
+        """Begin to read.
+
+        Args:
+            names: called with the complete lines of one read, tab-escaped as they came.
+            skipped: called for each line that is too long, with the number of its bytes that had come by then.
+            rest: the beginning of a line that a predecessor read.
+        """
         self._names, self._skipped = names, skipped
         self.rest = rest
         """The beginning of a line."""
         self._skipping = False
 
     def forget_rest(self) -> None:
-        """What comes next is the beginning of a line."""
+        """Drop the beginning of a line: the next bytes begin a line."""
         self.rest = b""
         self._skipping = False
 
@@ -51,7 +53,7 @@ class NotifyReader(asyncio.Protocol):
         for line in lines:
             if len(line) > LINE_LIMIT:
                 self._skipped(len(line))
-            elif name := line.removesuffix(b"\r"):  # as the original; a CR of a name comes escaped
+            elif name := line.removesuffix(b"\r"):  # as Dovecot 2.3's director; a CR in a name is escaped
                 names.append(name)
         if self._skipping:
             rest = b""
@@ -64,17 +66,23 @@ class NotifyReader(asyncio.Protocol):
 
 
 async def read_fifo(fifo: Fifo, reader: NotifyReader, reopen: Callable[[], Fifo], log: EventLog) -> None:
-    """Read until cancelled. When the file is removed or replaced, go on with one that is at its place.
+    """Read until cancelled. If the file is removed or replaced, continue with the file that is at its path
+    then.
 
-    Login processes open it by its path, and freeze where nobody reads it. Those that have the former one
-    open are told by its end, and come to the new one. reopen: opens what is there, or makes it; raises
-    ListenError.
+    Login processes open the FIFO by its path, and stall if nothing reads it. The login processes that have
+    the former FIFO open notice its end, and open the new one.
+
+    Args:
+        fifo: the open FIFO.
+        reader: handles the bytes.
+        reopen: opens the FIFO at the path, or makes it; raises ListenError.
+        log: receives what goes wrong.
     """
     loop, place = asyncio.get_running_loop(), _Place(fifo, reopen, log)
     while True:
         try:
             pipe = os.fdopen(os.dup(fifo.fd), "rb", buffering=0)
-        except OSError:  # no descriptor is left; writers wait in the FIFO
+        except OSError:  # no descriptor is free; writers wait in the FIFO
             await anyio.sleep(LOOK_EVERY)
             continue
         transport, _ = await loop.connect_read_pipe(lambda: reader, pipe)
@@ -93,10 +101,10 @@ class _Place:
     def __init__(self, fifo: Fifo, reopen: Callable[[], Fifo], log: EventLog) -> None:
         self._fifo, self._reopen, self._log = fifo, reopen, log
         self._problem = ""
-        """Why what is there cannot be opened: logged once."""
+        """Why the file at the path cannot be opened. Each reason is logged once."""
 
     def has_another(self) -> bool:
-        """Whether another FIFO is there, which is opened then."""
+        """Open the FIFO at the path if it is another one. Returns whether it was."""
         if not self._fifo.is_lost():
             return False
         try:

@@ -1,9 +1,9 @@
-"""The places of a listener: which connection is closed when the listener is full and another client comes.
+"""The places of a listener: which connection is closed when the listener is full and another client connects.
 
-The client that the director has been waiting for longest loses its place: a client that has not said what it
-wants, that wants nothing at the moment, or that has stopped reading an answer. A client that waits for the
-director keeps its place, however long that takes. While there are free places, a client loses its own only
-where it does not send a first whole line or request within FIRST_WITHIN seconds.
+The client for which the director has waited longest loses its place: a client that has not sent a request,
+that has none at the moment, or that has stopped reading an answer. A client that waits for the director keeps
+its place, however long that takes. While there are free places, a client loses its place only if it does not
+send a first complete line or request within FIRST_WITHIN seconds.
 """
 
 from __future__ import annotations
@@ -17,52 +17,54 @@ import anyio
 from anyio.abc import ByteStream
 
 FIRST_WITHIN = 10.0
-"""Seconds from the beginning of a connection until its first whole line or request."""
+"""Seconds from the beginning of a connection until its first complete line or request."""
 TAKE_WITHIN = 10.0
-"""Seconds in which a client takes a part of an answer: afterwards it counts as one that is waited for."""
+"""Seconds in which a client must read a part of an answer. After that, the director counts as waiting for
+it."""
 
 
 class Place:
-    """What one client is doing."""
+    """The state of one client."""
 
     def __init__(self, address: str, close: Callable[[], object], now: float) -> None:
-        """
+        """Begin as a client that the director waits for.
+
         Args:
-            address: of the client; empty where it has none.
+            address: the address of the client; empty: it has none.
             close: closes the connection.
-            now: of time.monotonic(), as all times here. The loop's own clock may have steps of 1 ms, in which
-                many clients can come.
+            now: time.monotonic(), as all times here. The loop's own clock may have steps of 1 ms, in which
+                many clients can connect.
         """
         self.address, self.close = address, close
         self._idle_since = now
-        """Since when it has been waited for; infinity: it is not."""
+        """The time since when the director waits for the client; infinity: it does not."""
         self._sending_since = math.inf
-        """Since when it has not taken what it was sent."""
+        """The time since when the client has not read what was sent to it."""
 
     def set_idle(self, now: float) -> None:
-        """The client is waited for, and has been since `now`, or since before."""
+        """Note that the director waits for the client, since `now` or, if it did already, since before."""
         self._idle_since = min(self._idle_since, now)
 
     def set_busy(self) -> None:
-        """The client waits for the director."""
+        """Note that the client waits for the director."""
         self._idle_since = math.inf
 
     def set_sending(self, now: float) -> None:
-        """The client is to take something."""
+        """Note that data is being sent to the client."""
         self._sending_since = now
 
     def set_taken(self) -> None:
-        """The client has taken everything."""
+        """Note that the client has taken all data."""
         self._sending_since = math.inf
 
     def waited_for_since(self, now: float) -> float:
-        """Since when the client has been waited for; infinity: it is not."""
+        """Return the time since when the director waits for the client; infinity: it does not."""
         stopped_reading = self._sending_since if now >= self._sending_since + TAKE_WITHIN else math.inf
         return min(self._idle_since, stopped_reading)
 
 
 class Places:
-    """Those of one listener."""
+    """The places of one listener."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -75,8 +77,11 @@ class Places:
         self._places.discard(place)
 
     def make_room(self, address: str) -> bool:
-        """Close the connection that has been waited for longest, of this address or of any (""). False: there
-        is none that can be spared."""
+        """Close the connection that the director has waited for longest, from this address or from any ("").
+
+        Returns:
+            Whether there was a connection that can be spared.
+        """
         now = self._clock()
         found = (one for one in self._places if address in ("", one.address))
         place = min(found, key=lambda one: one.waited_for_since(now), default=None)
@@ -88,7 +93,8 @@ class Places:
 
 
 class StreamPlace(Place):
-    """That of a client whose handler is a coroutine. `with` it inside the block that closes the stream."""
+    """The place of a client whose handler is a coroutine. Enter it inside the block that closes the
+    stream."""
 
     def __init__(self, address: str = "") -> None:
         self._scope = anyio.CancelScope(deadline=anyio.current_time() + FIRST_WITHIN)
@@ -107,13 +113,14 @@ class StreamPlace(Place):
         return self._scope.__exit__(kind, error, traceback)
 
     def begin(self) -> bool:
-        """A whole line or request is to be carried out. False: no longer, the connection is being closed."""
+        """Note that a complete line or request is about to be run. False: do not run it, the connection is
+        being closed."""
         self._scope.deadline = math.inf
         self.set_busy()
         return not self._scope.cancel_called
 
     def end(self) -> None:
-        """It has been carried out."""
+        """Note that the line or request has been run."""
         self.set_idle(time.monotonic())
 
     async def send(self, stream: ByteStream, data: bytes) -> None:

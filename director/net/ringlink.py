@@ -1,4 +1,5 @@
-"""One TCP link with another director: bytes to frames and back. Who may link, and why, is for the core."""
+"""A TCP link with another director: bytes to frames and back. Which directors may link is decided in
+director/core."""
 
 from __future__ import annotations
 
@@ -13,17 +14,17 @@ from director.types import Address, LinkId
 from director.wire.ring_native import FrameError, FrameReader, FrameWriter
 
 QUEUE_LIMIT = 64 * 1024 * 1024
-"""Bytes that may wait for a neighbour who does not read; beyond that the link is closed."""
+"""Bytes that may wait for a neighbour that does not read. If there are more, the link is closed."""
 HIGH_WATER = 1024 * 1024
-"""Bytes waiting above which bulk is held back."""
+"""Bytes. While more are waiting, bulk data is held back."""
 TURN = 128 * 1024
-"""Bytes looked at in one turn of the loop. More comes at once (uvloop reads 256 kB, and libuv as often as 32
-times) when a joiner sends its megabytes, and nobody else would be served meanwhile."""
+"""Bytes handled in one turn of the loop. More come at once when a joining director sends megabytes (uvloop
+reads 256 kB, and libuv up to 32 times in a row), and no other task would run meanwhile."""
 MESSAGES = 1000
-"""Messages dealt with in one turn of the loop; a frame itself counts like `FRAME` of them."""
+"""Messages handled in one turn of the loop; a frame itself counts like `FRAME` messages."""
 FRAME = 3
 LINGER = 2.0
-"""Seconds a closed link stays half open, so that the other end can read why it was closed."""
+"""Seconds for which a closed link stays half open, so that the other end can read why it was closed."""
 TLS_TIMEOUT = 2.0
 """Seconds from the TCP connection to the end of the TLS handshake."""
 
@@ -32,58 +33,58 @@ Secure = Callable[[Address], TlsSession]
 
 
 class LinkOwner(Protocol):
-    """Who is told what happens to links."""
+    """Receives the events of links."""
 
     def link_securing(self, link: RingLink) -> None:
-        """Its TLS handshake begins; it will be opened or refused, unless the owner closes it before."""
+        """The TLS handshake begins. The link will be opened or refused, unless the owner closes it before."""
 
     def link_opened(self, link: RingLink) -> None:
-        """It stands; with TLS, both certificates are good."""
+        """The link is connected; with TLS, both certificates are valid."""
 
     def link_refused(self, link: RingLink, reason: str) -> None:
-        """TLS failed before the link was opened. The owner may say why, and closes."""
+        """TLS failed before the link was opened. The owner may log why, and closes the link."""
 
     def link_received(self, link: LinkId, messages: Sequence[object], plain: bytes) -> None:
-        """A frame. plain: its bytes, where it is not sealed."""
+        """A frame was received. `plain`: the bytes of a frame that is not sealed."""
 
     def link_congested(self, link: LinkId, clear: bool) -> None: ...
 
     def link_unreadable(self, link: LinkId, problem: PeerError) -> None:
-        """What came is no frame, or not the other end's. Nothing more is read; the owner says good-bye and
-        closes."""
+        """The received bytes are no frame, or not one of the other end. Nothing more is read; the owner
+        says good-bye and closes the link."""
 
     def link_closed(self, link: LinkId, reason: str) -> None: ...
 
 
 class RingLink(asyncio.Protocol):
-    """The socket of one link. `close` ends it without telling the owner; all else that ends it is told."""
+    """The socket of one link. The owner is told of its end, except after `close`."""
 
     def __init__(self, number: LinkId, owner: LinkOwner, secure: Secure | None = None) -> None:
-        """secure: None: without TLS."""
+        """Begin a link. `secure`: begins TLS; None: the link has no TLS."""
         self.number, self._owner = number, owner
         self.writer = FrameWriter()
         """Makes the frames that are sent."""
         self._frames = FrameReader()
         self.remote = Address("")
         self.bytes_in = self.bytes_out = self.peak = self.last_read = self.last_write = 0
-        """Bytes are those on the line."""
+        """Bytes as transferred, including TLS."""
         self._transport: asyncio.Transport | None = None
         self._secure = secure
         self._tls: TlsSession | None = None
         self._trusted = False
         self._reading = True
         self._rest = b""
-        """Bytes that have come and are not looked at yet."""
+        """Received bytes that are not handled yet."""
         self._more = False
-        """There may be frames that have come and are not looked at yet."""
+        """Whether there may be received frames that are not handled yet."""
         self._planned = False
-        """They are in the next turn of the loop."""
+        """Whether the next turn of the loop handles them."""
         self._handshake: asyncio.TimerHandle | None = None
-        """Its time-out, as long as it goes on."""
+        """The time-out of the handshake; None: no handshake is in progress."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         peer = transport.get_extra_info("peername")
-        if peer is None:  # gone before it could be greeted
+        if peer is None:  # lost before it was set up
             cast(asyncio.Transport, transport).abort()
             return
         self._transport = cast(asyncio.Transport, transport)
@@ -116,7 +117,8 @@ class RingLink(asyncio.Protocol):
             self._take_rest(self._transport, first=first)
 
     def _take_rest(self, transport: asyncio.Transport, *, first: bool = False) -> None:
-        """Look at some of it, and at the rest in the next turns; only then more is read."""
+        """Handle a part of the received bytes, and the rest in the next turns. More is read only after
+        that."""
         self._planned = False
         data = b""
         if not self._more:
@@ -134,7 +136,8 @@ class RingLink(asyncio.Protocol):
             transport.resume_reading()
 
     def read(self, *, on: bool) -> None:
-        """Read on, or leave what comes in the socket for now. Up to `TURN` bytes more may be given."""
+        """Continue to read, or leave received bytes in the socket for now. Up to `TURN` more bytes may be
+        handled before it stops."""
         if self._transport is None or self._transport.is_closing():
             return
         self._reading = on
@@ -189,12 +192,13 @@ class RingLink(asyncio.Protocol):
 
     @property
     def securing(self) -> bool:
-        """Whether the TLS handshake goes on: the link will be opened, or refused."""
+        """Whether the TLS handshake is in progress: the link will be opened or refused."""
         return self._handshake is not None
 
     @property
     def certificates(self) -> bytes:
-        """With TLS: SHA-256 of the dialler's certificate, then of the acceptor's; without: empty."""
+        """With TLS: SHA-256 of the dialling director's certificate, then of the accepting director's;
+        without: empty."""
         return b"" if self._tls is None else self._tls.certificates
 
     @property
@@ -202,17 +206,17 @@ class RingLink(asyncio.Protocol):
         return self._transport.get_write_buffer_size() if self._transport else 0
 
     def seal(self, sending: bytes, receiving: bytes) -> None:
-        """Protect what is sent from here on, and demand the same of what comes behind one more frame."""
+        """Seal all frames sent from now on, and require seals in all frames received after the next one."""
         self.writer.seal(sending)
         self._frames.unseal(receiving)
 
     def unseal(self, receiving: bytes) -> None:
-        """Demand the seals of this key of what comes behind the other end's proof."""
+        """Require the seals of this key in all frames received after the other end's proof."""
         self._frames.change_key(receiving)
 
     def trust(self, limit: int) -> None:
-        """The other end has proved who it is: frames up to `limit` bytes are accepted, and those that came
-        together are given together."""
+        """Note that the other end has proved its identity. Frames up to `limit` bytes are accepted, and
+        frames that were received together are passed on together."""
         self._frames.limit = limit
         self._trusted = True
 
@@ -231,7 +235,8 @@ class RingLink(asyncio.Protocol):
     def close(self) -> None:
         """Send what is queued, then close.
 
-        Not at once: bytes that are not read yet would reset the connection, and what was sent might be lost.
+        The connection stays half open for LINGER seconds: unread bytes would reset the connection, and what
+        was sent might be lost.
         """
         self._handshake_over()
         if self._transport is not None:
@@ -244,11 +249,11 @@ class RingLink(asyncio.Protocol):
             asyncio.get_running_loop().call_later(LINGER, transport.abort)
 
     def _decrypted(self, tls: TlsSession, data: bytes) -> bytes:
-        """What the other end says inside TLS. Opens the link when the handshake is done."""
+        """Return the decrypted data. Opens the link when the handshake is done."""
         try:
             data = tls.receive(data)
         except PeerError as exc:
-            self._write(tls.outgoing())  # the alert that tells the other end
+            self._write(tls.outgoing())  # the alert that tells the other end why
             if isinstance(exc, NoTls):
                 self._tls = None
             self._fail(str(exc))
@@ -266,7 +271,8 @@ class RingLink(asyncio.Protocol):
             self._transport.write(data)
 
     def _fail(self, reason: str) -> None:
-        """It ends by itself: as a link that never was, or as one that stood."""
+        """End the link because of a failure: it is reported as refused if it was never opened, else as
+        closed."""
         if self.securing:
             self._handshake_over()
             self._owner.link_refused(self, reason)

@@ -1,4 +1,5 @@
-"""Socketmap connections (unix or TCP): read what a Postfix process asks, write the answers, in order."""
+"""Socketmap connections (unix or TCP): reads the requests of a Postfix process and writes the answers, in
+order."""
 
 from __future__ import annotations
 
@@ -13,15 +14,15 @@ from director.net.places import StreamPlace
 from director.wire.socketmap import Netstrings, Request, SocketmapError, netstring, parse
 
 Handler = Callable[[Request], Awaitable[bytes]]
-"""Gives the reply to one request."""
+"""Returns the reply to a request."""
 
 READ_SIZE = 4096
 
 
 async def serve_client(stream: ByteStream, handle: Handler, log: EventLog, place: StreamPlace) -> None:
-    """Talk to one client until it hangs up, sends what is no request, or loses its place; closes the stream.
+    """Serve a client until it hangs up, sends an invalid request, or loses its place. Closes the stream.
 
-    Any other error of `handle` is a bug, and passes through.
+    Any other exception of `handle` is a bug, and is raised.
     """
     async with stream:
         try:
@@ -39,7 +40,7 @@ async def serve_client(stream: ByteStream, handle: Handler, log: EventLog, place
 
 
 async def _requests(stream: ByteStream) -> AsyncGenerator[Request, None]:
-    """The requests of a client until it sends no more. Raises SocketmapError."""
+    """Yield the requests of a client until it sends no more. Raises SocketmapError."""
     netstrings = Netstrings()
     while True:
         try:

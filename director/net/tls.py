@@ -1,8 +1,9 @@
-"""TLS between directors, with a CA of the operator's own. Bytes in, bytes out: no socket.
+"""TLS between directors, with a CA of the operator's own. It converts bytes and uses no socket.
 
-Both ends show a certificate. Each must lead to the common CA and carry the address its director speaks from.
-Done here and not in the transport of the loop, because that one neither tells the acceptor why a handshake
-failed, nor sends the alert that tells the other end, nor can close one direction and go on listening.
+Both ends show a certificate. Each certificate must lead to the common CA and contain the address from which
+its director connects. The transport of the event loop is not used for TLS: it does not tell the acceptor why
+a handshake failed, does not send the alert that tells the other end, and cannot close one direction and
+continue to read the other.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from director.net.certificates import first_end
 from director.types import Address
 
 PEM_LIMIT = 1024 * 1024
-"""Bytes. A longer file is no certificate but a wrong path."""
+"""Bytes. A longer file is taken for a wrong path."""
 STEP = 256 * 1024
-"""Bytes put into TLS or taken out of it at once: its buffers get slow when they are large."""
+"""Bytes put into TLS or taken out of it at once: its buffers are slow when they are large."""
 
 _ALERT, _HANDSHAKE, _MAJOR = 0x15, 0x16, 0x03
 _REMEDY = "set ring.tls on all directors, or on none"
@@ -32,7 +33,7 @@ _NOT_TLS = {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "HTTPS_PROXY_REQUEST", "PACK
 
 
 class NoTls(PeerError):
-    """The other end does not speak TLS at all; what is sent to it may be plain."""
+    """The other end does not use TLS at all. What is sent to it may be plain."""
 
 
 def looks_like_tls(data: bytes) -> bool:
@@ -44,23 +45,23 @@ def looks_like_tls(data: bytes) -> bool:
 
 
 def unexpected(peer: Address) -> str:
-    """What to say to `peer` who speaks TLS where none is set."""
+    """Return the message for a peer that uses TLS although this end does not."""
     return f"{peer} speaks TLS, this end does not: {_REMEDY}"
 
 
 class RingTls:
-    """What a director needs to speak TLS with its neighbours, read from three PEM files."""
+    """The certificates and the key with which a director uses TLS, read from three PEM files."""
 
     def __init__(self, cert: str, key: str, ca: str) -> None:
         """Read the files.
 
         Args:
-            cert: path of this director's certificate, with those between it and the CA.
+            cert: path of this director's certificate, followed by those between it and the CA.
             key: path of its key.
-            ca: path of the certificates to believe.
+            ca: path of the trusted certificates.
 
         Raises:
-            TlsFileError: a file cannot be used; names it.
+            TlsFileError: a file cannot be used. The message names the file.
         """
         for part, path in (("cert", cert), ("key", key), ("ca", ca)):
             _check_file(part, path)
@@ -70,12 +71,12 @@ class RingTls:
             context.minimum_version = ssl.TLSVersion.TLSv1_2
             context.verify_mode = ssl.CERT_REQUIRED
             _load(context, cert, key, ca)
-        self._acceptor.num_tickets = 0  # links last; nobody resumes one
+        self._acceptor.num_tickets = 0  # a link stays open for long, and no link resumes a session
         self._own_digest = _shown(cert, key)
         self.content = hashlib.sha256(b"".join(Path(path).read_bytes() for path in (cert, key, ca))).digest()
-        """Tells whether the files hold what they held before."""
+        """A digest of the files, which tells whether their content has changed."""
         self.ends = dict(_ends((cert, ca)))
-        """Path -> unix seconds when the first certificate that was read from it ends."""
+        """For each path the time when the first certificate in it expires, in Unix seconds."""
 
     def dialling(self, peer: Address) -> TlsSession:
         return TlsSession(self._dialler, peer, dialled=True, own_digest=self._own_digest)
@@ -84,7 +85,8 @@ class RingTls:
         return TlsSession(self._acceptor, peer, dialled=False, own_digest=self._own_digest)
 
     def problem_with_own(self, me: Address) -> str | None:
-        """Why other directors, with the same CA, would refuse our certificate; None: they would not."""
+        """Return why other directors with the same CA would refuse this director's certificate; None: they
+        would not."""
         near, far = self.dialling(me), self.accepting(me)
         try:
             near.receive(b"")
@@ -97,13 +99,21 @@ class RingTls:
 
 
 class TlsSession:
-    """TLS of one connection. What `outgoing` gives is to be sent after each `receive` and `close`."""
+    """TLS of one connection. After each `receive` and `close` send what `outgoing` returns."""
 
     def __init__(self, context: ssl.SSLContext, peer: Address, *, dialled: bool, own_digest: bytes) -> None:
-        """own_digest: SHA-256 of the certificate that this end shows."""
+        """Begin TLS.
+
+        Args:
+            context: the certificates and the key.
+            peer: the address of the other end.
+            dialled: whether this end has connected.
+            own_digest: SHA-256 of the certificate that this end shows.
+        """
         self.peer, self.established = peer, False
         self.certificates = b""
-        """SHA-256 of the dialler's certificate, then of the acceptor's, once the handshake is done."""
+        """SHA-256 of the dialling director's certificate, then of the accepting director's; empty before
+        the handshake is done."""
         self._own_digest = own_digest
         self._dialled, self._begun = dialled, False
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -112,16 +122,16 @@ class TlsSession:
         )
 
     def receive(self, data: bytes) -> bytes:
-        """Take what came.
+        """Handle received bytes.
 
         Args:
-            data: from the other end; empty: begin.
+            data: bytes from the other end; empty: begin the handshake.
 
         Returns:
-            What the other end said in it.
+            The decrypted data.
 
         Raises:
-            PeerError: the other end cannot be talked to, or refuses this director.
+            PeerError: TLS with the other end is not possible, or it refuses this director.
         """
         if data and not self._begun:
             self._begun = True
@@ -144,7 +154,7 @@ class TlsSession:
             raise PeerError(self._reason(exc)) from exc
 
     def encrypt(self, data: bytes) -> bytes:
-        """What to put on the line for `data`."""
+        """Return the encrypted form of `data`."""
         parts, rest = [], memoryview(data)
         while rest:
             rest = rest[self._tls.write(rest[:STEP]) :]
@@ -152,8 +162,8 @@ class TlsSession:
         return b"".join(parts)
 
     def close(self) -> None:
-        """Say that nothing more comes."""
-        with suppress(ssl.SSLError):  # it wants to hear the same from the other end; nobody waits for that
+        """Tell the other end that nothing more is sent."""
+        with suppress(ssl.SSLError):  # it expects the same of the other end, which no task waits for
             self._tls.unwrap()
 
     def outgoing(self) -> bytes:
@@ -167,7 +177,8 @@ class TlsSession:
         return b"".join(parts)
 
     def _check_address(self) -> None:
-        """Where we dialled, the library has done it."""
+        """Check the address in the other end's certificate. When this end dialled, the library has checked
+        it."""
         if self._dialled:
             return
         certificate: dict[str, Any] = self._tls.getpeercert() or {}
@@ -202,7 +213,8 @@ class TlsSession:
 _IP_MISMATCH = 64
 """X509_V_ERR_IP_ADDRESS_MISMATCH of OpenSSL."""
 _OTHER_CA = range(18, 22)
-"""From X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT on: OpenSSL's ways to say so, which depend on the chain."""
+"""From X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT on: OpenSSL's codes for an untrusted certificate, which
+depend on the chain."""
 
 
 def _digest(certificate: bytes | None) -> bytes:
@@ -210,9 +222,10 @@ def _digest(certificate: bytes | None) -> bytes:
 
 
 def _shown(cert: str, key: str) -> bytes:
-    """SHA-256 of the certificate that an end with these files shows: TLS with itself tells it."""
+    """Return SHA-256 of the certificate that an end with these files shows, found by a handshake with
+    itself."""
     near, far = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    near.check_hostname, near.verify_mode = False, ssl.CERT_NONE  # whether it is good is asked elsewhere
+    near.check_hostname, near.verify_mode = False, ssl.CERT_NONE  # its validity is checked elsewhere
     far.load_cert_chain(cert, key)
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     client = near.wrap_bio(to_client, to_server)
@@ -228,7 +241,7 @@ def _shown(cert: str, key: str) -> bytes:
 
 def _ends(paths: Sequence[str]) -> Iterator[tuple[str, float]]:
     for path in paths:
-        with suppress(OSError, ValueError):  # OpenSSL has read them: only the alarm is lost
+        with suppress(OSError, ValueError):  # OpenSSL has read the file; only the alarm about its end is lost
             if (end := first_end(path)) is not None:
                 yield path, end
 
@@ -271,7 +284,8 @@ def _load(context: ssl.SSLContext, cert: str, key: str, ca: str) -> None:
         return ""
 
     try:
-        context.load_cert_chain(cert, key, password=no_password)  # without one it would ask the terminal
+        # Without a password function it would ask on the terminal.
+        context.load_cert_chain(cert, key, password=no_password)
     except ssl.SSLError as exc:
         if asked:
             problem = f"{key} is encrypted; store it without a pass phrase: openssl pkey -in OLD -out NEW"
