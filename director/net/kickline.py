@@ -154,8 +154,8 @@ class Connections(Generic[C]):
     async def connection(self) -> AsyncIterator[C]:
         """Give a connection for one caller. Raises KickError if it cannot connect.
 
-        If the block raises an exception, the connection is closed, because a late answer would be taken for that
-        of another request.
+        If the block raises an exception, the connection is closed, because a late answer would be taken for
+        the answer to another request.
         """
         async with self._free:
             connection = await self._get()

@@ -31,7 +31,7 @@ class NotifyReader(asyncio.Protocol):
 
         Args:
             names: called with the complete lines of one read, tab-escaped as they came.
-            skipped: called for each line that is too long, with the number of its bytes that had come by then.
+            skipped: called for each line that is too long, with the number of its bytes so far.
             rest: the beginning of a line that a predecessor read.
         """
         self._names, self._skipped = names, skipped

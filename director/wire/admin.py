@@ -1,9 +1,9 @@
 """The `director-doveadm 1.0` protocol of Dovecot 2.3: command lines to commands, results to reply lines.
 
-Both sides open with a VERSION line. A command is one line of TAB separated, escaped fields; a reply is one
-line, a list is lines and then an empty one. A line that cannot be understood has no reply in this protocol:
-the original closes the connection and logs why. So parse() raises, and its caller does the same; but where a
-client waits for one line, which it takes for an error if it is not OK, it is told the reason first.
+Both sides begin with a VERSION line. A command is a line of escaped fields, separated by TABs. A reply is one
+line; a list is several lines and then an empty one. The protocol has no reply to an invalid line: Dovecot
+2.3's director closes the connection and logs why. So parse() raises, and its caller does the same. If the
+client waits for one line, and takes any line but OK for an error, the reason is sent first.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from director.types import Address
 from director.wire.tabs import escape, is_version, split
 
 LINE_LIMIT = 1024
-"""Bytes of the longest line a client may send, its LF included."""
+"""Bytes of the longest line a client may send, including its LF."""
 
 VERSION_NAME = b"director-doveadm"
 VERSION_MAJOR = 1
@@ -30,16 +30,17 @@ NOT_FOUND = b"NOTFOUND\n"
 TRY_AGAIN = b"TRYAGAIN\n"
 END_OF_LIST = b"\n"
 WEIGHT_TOO_LARGE = "vhost count too large"
-"""The original's words; scripts may compare them."""
+"""The text of Dovecot 2.3's director; scripts may compare it."""
 
 UINT32_MAX = 0xFFFFFFFF
 PORT_MAX = 65535
 SHOWN = 64
-"""Characters of a wrong value that are quoted in an error."""
+"""The most characters of a wrong value that an error quotes."""
 
 
 class AdminSyntaxError(PeerError):
-    """A line that is no command, or no VERSION we speak. Log the text, send `reply`, close the connection."""
+    """A line is no command, or no VERSION of this protocol. Log the text, send `reply`, close the
+    connection."""
 
     def __init__(self, text: str, reply: bytes = b"") -> None:
         self.reply = reply
@@ -47,15 +48,15 @@ class AdminSyntaxError(PeerError):
 
 
 class HostList(msgspec.Struct, frozen=True):
-    """All backend hosts."""
+    """List all backend hosts."""
 
 
 class HostListRemoved(msgspec.Struct, frozen=True):
-    """The hosts of the configuration file that are not in the table."""
+    """List the hosts of the configuration file that are not in the table."""
 
 
 class HostSet(msgspec.Struct, frozen=True):
-    """Add a host, or set what is given of one that exists. A tag or weight of None is not given."""
+    """Add a host, or change the given values of an existing host. A tag or weight of None is not given."""
 
     address: Address
     tag: str | None = None
@@ -63,7 +64,7 @@ class HostSet(msgspec.Struct, frozen=True):
 
 
 class HostUpdate(msgspec.Struct, frozen=True):
-    """Set the weight of a host that exists."""
+    """Set the weight of an existing host."""
 
     address: Address
     weight: int
@@ -71,45 +72,46 @@ class HostUpdate(msgspec.Struct, frozen=True):
 
 
 class HostUp(msgspec.Struct, frozen=True):
-    """Give the host new users again."""
+    """Assign new users to the host again."""
 
     address: Address
 
 
 class HostDown(msgspec.Struct, frozen=True):
-    """Give the host no new users."""
+    """Assign no new users to the host."""
 
     address: Address
 
 
 class HostRemove(msgspec.Struct, frozen=True):
-    """Take the host out of the table, and end the sessions of its users."""
+    """Remove the host from the table, and end the sessions of its users."""
 
     address: Address
 
 
 class HostFlush(msgspec.Struct, frozen=True):
-    """Forget the users of one host, or of all (address None), and end their sessions."""
+    """Delete the assignments of one host, or of all (address None), and end their users' sessions."""
 
     address: Address | None = None
 
 
 class HostResetUsers(msgspec.Struct, frozen=True):
-    """Move the users of one host, or of all (address None), to where the hash puts them."""
+    """Move the users of one host, or of all (address None), to the hosts that the hash selects."""
 
     address: Address | None = None
     max_parallel: int | None = None
 
 
 class UserLookup(msgspec.Struct, frozen=True):
-    """Where a user is and would be. A `user` of digits only may be a hash."""
+    """Show which host a user is assigned to, and which host the hash selects. A `user` of digits only may
+    be a hash."""
 
     user: str
     tag: str = ""
 
 
 class UserList(msgspec.Struct, frozen=True):
-    """All users, or those of one host."""
+    """List all users, or the users of one host."""
 
     host: Address | None = None
 
@@ -122,7 +124,8 @@ class UserMove(msgspec.Struct, frozen=True):
 
 
 class UserKick(msgspec.Struct, frozen=True):
-    """End the sessions of a user. wait=False: be refused instead of waiting for a free kick."""
+    """End the sessions of a user. wait=False: the command is refused if it would have to wait for a free
+    kick."""
 
     user: str
     wait: bool = True
@@ -137,18 +140,18 @@ class UserKickAlt(msgspec.Struct, frozen=True):
 
 
 class DirectorList(msgspec.Struct, frozen=True):
-    """The directors of the ring and the connections with them."""
+    """List the directors of the ring and the connections with them."""
 
 
 class DirectorAdd(msgspec.Struct, frozen=True):
-    """Add a director to the ring; port None = the port of the asked director."""
+    """Add a director to the ring. Port None: the port of the director that runs the command."""
 
     address: Address
     port: int | None = None
 
 
 class DirectorRemove(msgspec.Struct, frozen=True):
-    """Remove a director from the ring; port None = the first one with that address."""
+    """Remove a director from the ring. Port None: the first director with this address."""
 
     address: Address
     port: int | None = None
@@ -181,11 +184,11 @@ def check_version(line: bytes) -> None:
         line: without its LF.
 
     Raises:
-        AdminSyntaxError: anything else.
+        AdminSyntaxError: the line is anything else.
     """
     if is_version(line, VERSION_NAME, VERSION_MAJOR):
         return
-    # What is no VERSION may have a user name behind its first TAB
+    # A line that is no VERSION may have a user name after its first TAB, which must not be logged.
     begun = line if line.startswith(b"VERSION\t") else line.partition(b"\t")[0]
     raise AdminSyntaxError(
         "doveadm not compatible with this server (mixed old and new binaries?): "
@@ -194,9 +197,9 @@ def check_version(line: bytes) -> None:
 
 
 def parse(line: bytes) -> Command:
-    """Parse a command.
+    """Return the command in a line.
 
-    Fields that the command has no use for are ignored, as by Dovecot 2.3's director.
+    Fields that the command does not use are ignored, as by Dovecot 2.3's director.
 
     Args:
         line: without its LF.
@@ -215,12 +218,12 @@ def parse(line: bytes) -> Command:
         return read(values)
     except ValueError as exc:
         text = f"doveadm sent invalid {name.decode()} parameters: {exc}"
-        # It would be taken for a row of the list
+        # A client would take the reply for a row of the list.
         raise AdminSyntaxError(text, b"" if name == b"USER-LIST" else refusal(text)) from exc
 
 
 def host_list(hosts: Iterable[HostInfo]) -> bytes:
-    """Reply to HOST-LIST, its end included."""
+    """Return the reply to HOST-LIST, including its end."""
     rows = [
         _row(host.address, host.weight, host.users, host.tag, "U" if host.up else "D", host.changed)
         for host in hosts
@@ -229,28 +232,29 @@ def host_list(hosts: Iterable[HostInfo]) -> bytes:
 
 
 def removed_hosts(addresses: Iterable[str]) -> bytes:
-    """Reply to HOST-LIST-REMOVED, its end included."""
+    """Return the reply to HOST-LIST-REMOVED, including its end."""
     return b"".join(map(_row, addresses)) + END_OF_LIST
 
 
 def user_rows(users: Iterable[UserInfo]) -> bytes:
-    """Some rows of a reply to USER-LIST; END_OF_LIST follows the last ones."""
+    """Return some rows of a reply to USER-LIST. END_OF_LIST follows the last rows."""
     return b"".join([b"%d\t%d\t%b\n" % (user.hash, user.expires, user.host.encode()) for user in users])
 
 
 def user_lookup(status: UserStatus) -> bytes:
-    """Reply to USER-LOOKUP. Expiry 0 = the user has no host now."""
+    """Return the reply to USER-LOOKUP. An expiry of 0 means that the user is unassigned."""
     expires = status.expires if status.current is not None else None
     return _row(status.current or "", expires or 0, status.hashed or "", status.configured or "")
 
 
 def director_list(members: Iterable[MemberInfo]) -> bytes:
-    """Reply to DIRECTOR-LIST, its end included."""
+    """Return the reply to DIRECTOR-LIST, including its end."""
     return b"".join(map(_member, members)) + END_OF_LIST
 
 
 def refusal(text: str) -> bytes:
-    """A reply that says why not; doveadm prints it as its error. Always one line, never an empty one."""
+    """Return a reply that refuses a command. It is one line and never empty; doveadm prints it as its
+    error."""
     return escape(" ".join(text.split()).encode("utf-8", "backslashreplace") or b"refused") + b"\n"
 
 
@@ -288,7 +292,7 @@ def _host_reset_users(values: Sequence[bytes]) -> HostResetUsers:
 
 
 def _user_lookup(values: Sequence[bytes]) -> UserLookup:
-    # 2.3 looks up the empty name where none is given
+    # Dovecot 2.3's director looks up the empty name if no name is given
     return UserLookup(*map(_text, values[:2])) if values else UserLookup("")
 
 
@@ -326,7 +330,7 @@ def _one_director(command: Callable[[Address, int | None], Command]) -> Callable
 
 
 def _tagged(values: Sequence[bytes]) -> tuple[Address, str | None]:
-    # An empty tag is none that is given, as in the original: `doveadm director add HOST@` sends it
+    # An empty tag counts as not given, as in Dovecot 2.3's director: `doveadm director add HOST@` sends one.
     address, _, tag = (values[0] if values else b"").partition(b"@")
     return _address(address), _text(tag) or None
 
@@ -354,7 +358,8 @@ def _number(value: bytes, largest: int) -> int:
 
 
 def _text(value: bytes) -> str:
-    """User names may be any bytes; what is no UTF-8 survives the way back to bytes."""
+    """Return a value as text. A user name may contain any bytes; bytes that are not UTF-8 are kept as
+    surrogates."""
     return value.decode("utf-8", "surrogateescape")
 
 

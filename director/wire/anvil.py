@@ -1,11 +1,12 @@
 """The kick channel of Dovecot 2.4: its `anvil` socket, which knows the sessions of all processes.
 
-A request is one line, and requests may be sent one behind the other. What a kick ended is told in one number.
-A listing is a line with the names of the fields that sessions have (`user_…`), then a line for each session,
-and then an empty one. Anything anvil does not understand ends the connection. A number may be wrong: a login
-process that serves one connection only is sent a signal, which ends no proxied session.
+A request is one line, and several requests may be sent without waiting. The answer to a kick is the number of
+sessions that ended. A listing is a line with the names of the sessions' fields (`user_…`), then a line for
+each session, and then an empty line. If anvil does not understand a request, it ends the connection. The
+number may be wrong: a login process that serves only one connection gets a signal, which does not end a
+proxied session.
 
-A login process has a socket of its own too, which only root may use, for one session at a time.
+Each login process also has its own socket, which only root may use, for one session at a time.
 """
 
 from __future__ import annotations
@@ -17,46 +18,48 @@ from director.wire.sessions import HOST, KEY_FIELD, NAME, Listing, key_of
 from director.wire.tabs import DIGITS, escape, split
 
 HELLO = b"VERSION\tanvil-client\t2\t0\n\n"
-"""Without the empty line anvil waits for the name of a service, and then speaks another protocol."""
+"""Without the empty line anvil waits for the name of a service, and then uses another protocol."""
 GREETING = b"VERSION\tanvil-server\t2\t"
 PROCESS_HELLO = b"VERSION\tmaster-admin-client\t1\t0\n"
 PROCESS_GREETING = b"VERSION\tmaster-admin-server\t1\t"
 LIST = b"CONNECT-DUMP\n"
 REPLY_LIMIT = 65536
-"""Longest line accepted, in bytes."""
+"""The longest accepted line, in bytes."""
 
 _FIXED = 6
-"""Columns before those of the fields: pid, user, service, the client's address, id, the backend's address."""
+"""The number of columns before those of the fields: pid, user, service, the client's address, id, the
+backend's address."""
 
 
 class Session(NamedTuple):
-    """A session of a login process with a backend, or one on this very machine that we sent here."""
+    """A session of a login process with a backend, or a session on this machine that a director assigned
+    to it."""
 
     pid: int
     name: bytes
     service: str
-    """Of its process, as `imap-login`."""
+    """The service of its process, such as `imap-login`."""
     id: bytes
     host: bytes
     key: bytes
-    """`KEY_FIELD`; empty where it has none."""
+    """The value of `KEY_FIELD`; empty: it has none."""
     fields: dict[bytes, bytes]
-    """The others of its fields that are not empty."""
+    """Its other fields that are not empty."""
 
 
 def kick_requests(what: KickWhat, sessions: Sessions) -> list[bytes]:
     """Return the lines that end these sessions, each with its LF.
 
-    anvil knows sessions that are not proxied by name and field too, and has no request for a host. So
-    sessions are ended by their keys where only their keys name them. Sessions on a host that have no key are
-    left out: by name all sessions of the user would end.
+    By name and by field anvil also finds sessions that are not proxied, and it has no request for a host. So
+    sessions are ended by their keys if all of them have keys and no other session has the same key. Sessions
+    on a host that have no key are left out: a kick by name would end all sessions of the user.
 
     Args:
         what: the sessions to end.
         sessions: all sessions; not read for HashOnHosts.
 
     Returns:
-        The lines; none where there is nothing to end.
+        The lines; empty: there is nothing to end.
     """
     if isinstance(what, HashOnHosts):
         return [_kick_by(KEY_FIELD, key_of(what.hash32, host)) for host in what.hosts]
@@ -89,7 +92,7 @@ def read_count(line: bytes) -> int:
 
 
 def kick_one(session: Session) -> bytes:
-    """The line that ends one session, at the socket of its own login process."""
+    """Return the line that ends one session, for the socket of its own login process."""
     return _request(b"KICK-USER", session.name, session.id)
 
 
@@ -102,8 +105,8 @@ def _request(*words: bytes) -> bytes:
 
 
 class SessionRows:
-    """Takes the lines of one listing apart, and leaves out sessions that are no director's: those that nobody
-    proxies, unless they have a key."""
+    """Reads the lines of a listing, and leaves out sessions that are not proxied and have no key: no
+    director assigned them."""
 
     def __init__(self, listing: Listing) -> None:
         self._listing = listing
@@ -112,7 +115,7 @@ class SessionRows:
         """The column of `KEY_FIELD`."""
 
     def add(self, line: bytes) -> None:
-        """The next line, the empty one at the end left out."""
+        """Read the next line of the listing, except the empty line at its end."""
         values = split(line)
         if not self._width:
             columns = [b"pid", NAME, b"service", b"src-ip", b"id", HOST, *(values if line else [])]
@@ -120,7 +123,7 @@ class SessionRows:
             self._key = columns.index(KEY_FIELD) if KEY_FIELD in columns else None
             self._listing.columns(columns)
         elif _FIXED <= len(values) <= self._width:
-            # a session has no value of fields that were first seen after it began
+            # the line of a session ends before fields that were first seen after the session began
             values += [b""] * (self._width - len(values))
             if not values[_FIXED - 1] and self._key is not None:
                 values[_FIXED - 1] = values[self._key].partition(b"@")[2]
@@ -129,7 +132,7 @@ class SessionRows:
 
 
 class Sessions(Listing):
-    """The sessions of a listing, with what it takes to end each by itself."""
+    """The sessions of a listing, with the data needed to end each of them."""
 
     def __init__(self) -> None:
         self._fields: list[bytes] = []
@@ -155,7 +158,7 @@ class Sessions(Listing):
         return self._by_key.get(key, [])
 
     def of(self, what: KickWhat) -> list[Session]:
-        """Those a kick is to end."""
+        """Return the sessions that a kick is to end."""
         match what:
             case HashOnHosts(hash32=hash32, hosts=hosts):
                 return [s for host in hosts for s in self.with_key(key_of(hash32, host))]

@@ -1,6 +1,6 @@
-"""Lines from auth on their way to login processes: which pass, which get a host, which have to wait.
+"""Lines from auth to login processes: which pass unchanged, which get a host, and which have to wait.
 
-This is the readable reference; `wire/_fast.pyx` holds the same in C. Both pass the same tests.
+This is the readable reference; `wire/_fast.pyx` does the same in C. Both pass the same tests.
 """
 
 from __future__ import annotations
@@ -16,35 +16,36 @@ from director.types import UserKey
 from director.wire.tabs import DIGITS, split
 
 PERHAPS = b"director_proxy_maybe"
-"""The field of a user who is logged in locally where his backend is this machine."""
+"""The field of a user who is to be logged in locally if their backend host is this machine."""
 _PROXIED = re.compile(rb"^OK\t([^\t\n]+)\t[^\n]*\tproxy\tproxy_refresh=[^\n]*", re.MULTILINE)
-"""A rewritten line of a user who is proxied, and by a field without a value."""
+"""A rewritten line of a proxied user whose field `proxy` has no value."""
 
 
 class HeldRequest(msgspec.Struct, frozen=True, gc=False):
-    """A line that is not answered at once. 100,000 may wait, and no collection of garbage looks at them."""
+    """A line that cannot be answered at once. 100,000 may wait, so the garbage collector does not track
+    them."""
 
     line: bytes
-    """Without its LF."""
+    """The line without its LF."""
     id: bytes
-    """Of the request, as it is in the line."""
+    """The id of the request, as it is in the line."""
     key: UserKey
     tag: bytes
     name: bytes
-    """Unescaped, without a master user's part."""
+    """The user's name, unescaped and without a master user's part."""
     wait: Wait
 
 
 def rewrite(assigner: Assigner, data: bytes, passlines: bool) -> tuple[bytes, list[HeldRequest]]:
-    """Add a host to each line that asks for one. All other bytes are passed on as they are.
+    """Add a host to each line that asks for one. All other bytes are passed on unchanged.
 
     Args:
-        assigner: places the users.
+        assigner: assigns the users.
         data: complete lines.
-        passlines: whether it is the userdb socket, where `PASS` lines count.
+        passlines: whether it is the userdb socket, where `PASS` lines get a host.
 
     Returns:
-        The lines to send on, in their order, and the requests that are held back.
+        The lines to send on, in order, and the requests that have to wait.
     """
     prefix = b"PASS\t" if passlines else b"OK\t"
     output, held_requests = [], []
@@ -64,32 +65,35 @@ def rewrite(assigner: Assigner, data: bytes, passlines: bool) -> tuple[bytes, li
 
 
 def finish(assigner: Assigner, line: bytes, backend: Backend, key: UserKey) -> bytes:
-    """The line (without LF) of a user who goes to `backend`, as it is sent on, with its LF."""
+    """Return the line for a user who goes to `backend`, with its LF. `line` has none."""
     asked = perhaps(line, backend.address) if may_say_perhaps(line) else b""
     return line + b"\n" if asked is None else line + asked + assigner.suffix(backend, key) + b"\n"
 
 
 def refusal(id: bytes) -> bytes:
-    """The line that tells a login process to have its client try again later."""
+    """Return the line that makes a login process tell its client to try again later."""
     return b"FAIL\t" + id + b"\tcode=temp_fail\n"
 
 
 def cancels(lines: bytes) -> bytes:
-    """What auth is to be told of the rewritten `lines`: requests that it takes to be local are over.
+    """Return the lines that tell auth which requests in the rewritten `lines` have ended although auth takes
+    them for local.
 
-    It keeps each until the service of the protocol asks for it, which for users who are proxied none does.
+    Auth keeps such a request until the service of the protocol asks for it, and for proxied users no service
+    does.
     """
     proxied = _PROXIED.finditer(lines)
     return b"".join([cancel(match[1]) for match in proxied if says_perhaps(match[0])])
 
 
 def cancel(id: bytes) -> bytes:
-    """The line that tells auth that a request is over."""
+    """Return the line that tells auth that a request has ended."""
     return b"CANCEL\t" + id + b"\n"
 
 
 def may_say_perhaps(lines: bytes) -> bool:
-    """Whether it is worth a look if a line says `director_proxy_maybe`: its name may have escapes in it."""
+    """Whether a line may have the field `director_proxy_maybe`. It is a quick test; the field's name may
+    contain escapes."""
     return PERHAPS in lines or b"\x01" in lines
 
 
@@ -99,18 +103,18 @@ def says_perhaps(line: bytes) -> bool:
 
 
 def perhaps(line: bytes, address: str) -> bytes | None:
-    """Return what a line lacks besides its host, if it says `director_proxy_maybe`.
+    """Return the field that a line with `director_proxy_maybe` lacks besides its host.
 
-    What says that a client is connected to its backend is `lip`. auth does not send `lip` by itself for a
-    user that it does not take to be proxied: the passdb has to.
+    The field `lip` shows whether a client is connected to its backend host. auth does not send `lip` by
+    itself for a user that it does not take for proxied: the passdb has to add it.
 
     Args:
         line: without its LF.
-        address: of the backend.
+        address: the address of the backend host.
 
     Returns:
-        The field `proxy` with the TAB before it, bare as login processes of 2.3 want it; empty where the line
-        asks for it already or does not say `director_proxy_maybe`; None: the client is connected to `address`
+        The field `proxy`, preceded by a TAB and without a value, as login processes of 2.3 expect it; empty:
+        the line has it already or has no `director_proxy_maybe`; None: the client is connected to `address`
         already, and is to be logged in there.
     """
     maybe, proxy, lip, ports = False, False, b"", {b"lport": 0, b"port": 0}
@@ -136,7 +140,7 @@ class _Asked(NamedTuple):
 
 
 def _asked(line: bytes, prefix: bytes) -> _Asked | None:
-    """Who is to be proxied, or None for a line that stays as it is."""
+    """Return the user to be proxied; None: the line stays unchanged."""
     proxy, user, destuser, tag = False, None, None, b""
     id, _, fields = line[len(prefix) :].partition(b"\t")
     for field in split(fields):
@@ -160,10 +164,10 @@ def _asked(line: bytes, prefix: bytes) -> _Asked | None:
 def _same_address(text: bytes, address: str) -> bool:
     try:
         return ipaddress.ip_address(text.decode()) == ipaddress.ip_address(address)
-    except ValueError:  # 2.3 ignores an address that it cannot read
+    except ValueError:  # Dovecot 2.3's director ignores an invalid address
         return False
 
 
 def _port(text: bytes) -> int:
-    """A port, or 0 for what is none."""
+    """Return a port; 0: the text is none."""
     return int(text) if text.isdigit() and len(text) <= DIGITS and 0 < int(text) < 65536 else 0

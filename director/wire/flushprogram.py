@@ -1,6 +1,7 @@
-"""The flush program: how it is named in the configuration, what it is told, and what it answers.
+"""The flush program: its setting in the configuration, its arguments, and its answer.
 
-Over a socket it is Dovecot's script protocol (the stock `script` service answers it); `exec:` runs it here.
+A socket uses Dovecot's script protocol (the stock `script` service answers it); `exec:` runs the program on
+this machine.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import msgspec
 from director.wire.tabs import escape
 
 OUTPUT_LIMIT = 16384
-"""Bytes of a program's output that are kept. What comes after them is read, but left out."""
+"""Bytes of a program's output that are kept. The rest is read and dropped."""
 FORMS = '"unix:PATH", "tcp:HOST:PORT" or "exec:/PATH ARGUMENTS"'
 
 _VARIABLE = re.compile(r"%(?:\{([^}]*)\}?|(.?))", re.DOTALL)
@@ -29,7 +30,7 @@ class TcpSocket(msgspec.Struct, frozen=True):
 
 
 class Command(msgspec.Struct, frozen=True):
-    """A program of this machine and its first arguments; those of the request follow."""
+    """A program of this machine and its first arguments. The arguments of the request follow."""
 
     words: list[str]
 
@@ -38,31 +39,31 @@ FlushProgram = UnixSocket | TcpSocket | Command
 
 
 class FlushRequest(msgspec.Struct, frozen=True):
-    """The user with this hash goes from one host to another."""
+    """The arguments of a move: the user with this hash moves from one host to another."""
 
     hash32: int
     old_host: str
     new_host: str
     old_up: bool
-    """As it was at the time of the move, and so is the weight."""
+    """The state of the old host at the time of the move, as is its weight."""
     old_weight: int
     hostname: str
-    """The new host's; empty where it has none."""
+    """The name of the new host; empty: it has none."""
 
 
 class FlushResult(msgspec.Struct, frozen=True):
     ok: bool
     output: list[str]
-    """What the program printed, line by line."""
+    """The lines that the program printed."""
     problem: str
-    """Why it is not ok; empty where it is."""
+    """Why the program failed; empty if `ok`."""
 
 
 def read_setting(setting: str) -> FlushProgram:
-    """Return the program that a setting names, its variables not filled in.
+    """Return the program that a setting names, with its variables unchanged.
 
     Raises:
-        ValueError: the setting names no program; the text says what is expected.
+        ValueError: the setting names no program. The message says what is expected.
     """
     kind, _, rest = setting.partition(":")
     for match in _VARIABLE.finditer(rest):
@@ -85,7 +86,8 @@ def read_setting(setting: str) -> FlushProgram:
 
 
 def program_for(setting: str, request: FlushRequest) -> FlushProgram:
-    """The program to ask, with the variables filled in: `%i`, `%{ip}`, `%h`, `%{host}` are the new host's."""
+    """Return the program for a request. `%i` and `%{ip}` are the new host's address, `%h` and `%{host}`
+    its name."""
 
     def filled(text: str) -> str:
         return _VARIABLE.sub(lambda match: _value(match, request.new_host, request.hostname), text)
@@ -112,20 +114,21 @@ def _value(match: re.Match[str], ip: str, host: str) -> str:
 
 
 def arguments(request: FlushRequest) -> list[str]:
-    """What the program is told, in the original's order."""
+    """Return the program's arguments, in the order of Dovecot 2.3's director."""
     up = "up" if request.old_up else "down"
     words = [request.hash32, request.old_host, request.new_host, up, request.old_weight]
     return ["FLUSH", *map(str, words)]
 
 
 def script_request(request: FlushRequest) -> bytes:
-    """The same as a request of the script protocol; the sender closes its direction after it."""
+    """Return the arguments as a request of the script protocol. The sender shuts down its sending side
+    after it."""
     lines = [b"VERSION\tscript\t4\t0", b"-", *(escape(word.encode()) for word in arguments(request)), b""]
     return b"".join(line + b"\n" for line in lines)
 
 
 class Output:
-    """What a program prints. `OUTPUT_LIMIT` bytes of it are kept, and always its last two."""
+    """The output of a program. The first `OUTPUT_LIMIT` bytes are kept, and always the last two."""
 
     def __init__(self) -> None:
         self._kept = b""
@@ -137,7 +140,7 @@ class Output:
         self._kept += data[:-2][: OUTPUT_LIMIT - len(self._kept)]
 
     def of_script(self) -> FlushResult:
-        """What it means that a script service sent this and closed the connection."""
+        """Return the result of a script service that sent this output and closed the connection."""
         output = _lines(self._kept)
         if self._last == b"+\n":
             return FlushResult(True, output, "")
@@ -149,7 +152,8 @@ class Output:
         return FlushResult(False, output, f"unexpected result code {code!r}")
 
     def of_command(self, exit_status: int) -> FlushResult:
-        """What it means that a program printed this and ended. A negative status is a signal."""
+        """Return the result of a program that printed this output and ended. A negative status is a
+        signal."""
         output = _lines(self._kept + self._last)
         if exit_status == 0:
             return FlushResult(True, output, "")

@@ -1,8 +1,7 @@
-"""The hot path as it is used: compiled where it could be built, in plain Python otherwise.
+"""The implementation of the hot path in use: compiled if it was built, else plain Python.
 
-DIRECTOR_PURE_PYTHON=1 selects plain Python. Both keep the same contract, written down in
-`core.placement` (`users`, `names`, `assign`) and `wire.auth`; the parts of one are never mixed with those of
-the other.
+DIRECTOR_PURE_PYTHON=1 selects plain Python. Both implementations keep the contract that is written in
+`core.placement` (`users`, `names`, `assign`) and `wire.auth`. Their parts are never mixed.
 """
 
 from __future__ import annotations

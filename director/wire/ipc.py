@@ -1,8 +1,8 @@
-"""The kick channel of Dovecot 2.3: lines for its `ipc` socket, and what the login processes answer.
+"""The kick channel of Dovecot 2.3: requests to its `ipc` socket, and the answers of the login processes.
 
 A request is one line; `*` sends it to every login process. Its answer is any number of `:` lines and then one
 `+` (done) or `-` (failed). The number after `+` is that of the login process that answered last, and `(null)`
-where none has had a session yet: what was ended is counted in a listing instead.
+if no login process has had a session yet. Therefore ended sessions are counted in a listing instead.
 """
 
 from __future__ import annotations
@@ -14,16 +14,17 @@ from director.wire.sessions import KEY_FIELD, Listing, key_of, number
 from director.wire.tabs import escape, split
 
 REQUEST_LIMIT = 1000
-"""Bytes of a request that names several hosts; it is split before it gets longer. (2.3.19 takes 200,000.)"""
+"""Bytes of a request that names several hosts. It is split before it gets longer. (2.3.19 accepts
+200,000.)"""
 REPLY_LIMIT = 16384
-"""Longest line accepted from ipc, in bytes."""
+"""The longest line accepted from ipc, in bytes."""
 LIST = b"proxy\t*\tLIST-FULL\n"
 
 _HEADER_START, _HEADER_END = b"username\t", b"\tdest-port"
 
 
 class Row(msgspec.Struct, frozen=True):
-    """A line of data; its answer goes on."""
+    """A line of data; the answer continues."""
 
     line: bytes
 
@@ -32,21 +33,21 @@ class Done(msgspec.Struct, frozen=True):
     """The end of an answer."""
 
     count: int
-    """Sessions ended by the login process that answered last."""
+    """The number of sessions that the login process which answered last has ended."""
 
 
 class Failed(msgspec.Struct, frozen=True):
-    """The end of an answer: it was not carried out."""
+    """The end of an answer: the request was refused."""
 
     reason: str
 
 
 class Malformed(ValueError):
-    """A line that no ipc sends."""
+    """A line that ipc does not send."""
 
 
 def kick_requests(what: KickWhat) -> list[bytes]:
-    """The lines, each with its LF, that end these sessions. Empty where there is nothing to end."""
+    """Return the lines, each with its LF, that end these sessions; empty: there is nothing to end."""
     match what:
         case HashOnHosts(hash32=hash32, hosts=hosts):
             return _kicks_of_keys([key_of(hash32, host) for host in hosts])
@@ -77,7 +78,7 @@ def _kicks_of_keys(keys: list[bytes]) -> list[bytes]:
 
 
 def read_reply(line: bytes) -> Row | Done | Failed:
-    """Read one line from ipc.
+    """Return the meaning of a line from ipc.
 
     Args:
         line: without its LF.
@@ -96,15 +97,15 @@ def read_reply(line: bytes) -> Row | Done | Failed:
 
 
 class ListingRows:
-    """Takes the rows of a listing apart. Every login process sends a header of its own before its rows, and
-    names only the fields its sessions have had."""
+    """Reads the rows of a listing. Each login process sends its own header before its rows, which names
+    only the fields that its sessions have had."""
 
     def __init__(self, listing: Listing) -> None:
         self._listing = listing
         self._width = 0
 
     def add(self, row: bytes) -> None:
-        """The next row. Left out where it does not fit the header before it."""
+        """Read the next row. A row that does not fit the header before it is left out."""
         values = split(row)
         if row.endswith(_HEADER_END) and row.startswith(_HEADER_START):
             self._width = len(values)

@@ -1,9 +1,9 @@
 """Ring messages as frames: 4 bytes length, big endian, then a msgpack array of messages.
 
-All changes of one turn of the loop go into one frame. Behind the greeting and the proof each frame is sealed:
-16 bytes follow that only the other end of this link can have made, for the frame of this number, in this
-direction. The length does not count them. A frame that was changed, left out, repeated, reordered or added
-does not fit.
+All changes of one turn of the loop go into one frame. After the greeting and the proof each frame is sealed:
+it is followed by 16 bytes that only the other end of this link can make, for the frame with this number in
+this direction. The length does not count them. If a frame was changed, left out, repeated, reordered or
+added, the seal does not match.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from director.core.shares import halves
 from director.errors import PeerError
 
 LIMIT = 1024 * 1024
-"""Largest frame accepted from a neighbour, in bytes; what is larger is sent in several."""
+"""The largest frame accepted from a neighbour, in bytes. More messages are sent in several frames."""
 GREETING_LIMIT = 4096
-"""Largest frame accepted before the other end has proved who it is."""
+"""The largest frame accepted before the other end has proved its identity, in bytes."""
 MESSAGES = 1000
-"""Most messages in one frame: its receiver decodes it in one turn of the loop."""
+"""The most messages in one frame: the receiver decodes a frame in one turn of the loop."""
 SEAL = 16
-"""Bytes behind a sealed frame: keyed BLAKE2b over its number, its length and its body."""
+"""Bytes after a sealed frame: keyed BLAKE2b of its number, its length and its body."""
 AHEAD = 64 * 1024
-"""Bytes of a frame that may have come before its seal is begun."""
+"""The seal of an incomplete frame is begun when more than so many of its bytes have arrived."""
 _LENGTH = Struct(">I")
 _NUMBERED = Struct(">QI")
 
@@ -38,21 +38,21 @@ _decoder = msgspec.msgpack.Decoder(Annotated[list[RingMessage], msgspec.Meta(max
 
 
 class FrameError(PeerError):
-    """What came is not a frame: the connection is closed with this text as the reason."""
+    """The received bytes are no frame. The connection is closed with this text as the reason."""
 
 
 class ForgedFrameError(FrameError):
-    """A frame does not have the seal that is due: it is not the next one that the other end has sent."""
+    """The seal of a frame does not match: it is not the next frame that the other end has sent."""
 
 
 def encode(messages: Sequence[RingMessage]) -> bytes:
-    """One frame, plain."""
+    """Return a frame without a seal."""
     body = _encoder.encode(messages)
     return _LENGTH.pack(len(body)) + body
 
 
 def _divided(messages: Sequence[RingMessage]) -> Sequence[Sequence[RingMessage]]:
-    """The messages of a frame that is too large, for two."""
+    """Return the messages of a frame that is too large as two lists for two frames."""
     if len(messages) > 1:
         middle = len(messages) // 2
         return messages[:middle], messages[middle:]
@@ -108,14 +108,15 @@ class FrameReader:
         self.limit = GREETING_LIMIT
         """May be raised between two frames, also between two that came together."""
         self.plain = b""
-        """The body of the frame given last, where it was not sealed."""
+        """The largest accepted frame in bytes. It may be changed between two frames, even if both are
+        received already."""
         self._buffer = bytearray()
         self._seals: _Seals | None = None
         self._proof_is_due = False
         self._begun: blake2b | None = None
         """The seal of a large frame of which some has come."""
         self._sealed_to = 0
-        """How much of the buffer it covers."""
+        """The seal of a large frame of which a part has arrived."""
 
     def unseal(self, key: bytes) -> None:
         """One more frame is plain, the other end's proof; all others must be sealed."""

@@ -1,7 +1,7 @@
 """The sessions that Dovecot's kick channel lists, in one form for both releases.
 
-A listing has columns, named by Dovecot 2.3's words for them, and then a row for each session; columns come
-again where what follows has others.
+A listing has columns, with the names that Dovecot 2.3 uses, and then a row for each session. Columns are sent
+again if the following rows have others.
 """
 
 from __future__ import annotations
@@ -19,36 +19,36 @@ from director.core.protocol.kicktypes import (
 )
 
 KEY_FIELD = b"user_dirkey"
-"""The field of our replies to logins that holds HASH@HOST."""
+"""The field in the director's replies to logins that holds HASH@HOST."""
 NAME, HOST = b"username", b"dest-ip"
 FIELD_START = b"user_"
-"""How the names of fields begin that Dovecot keeps with a session."""
+"""The prefix of the fields that Dovecot keeps with a session."""
 
 
 def key_of(hash32: int, host: str) -> bytes:
-    """What `KEY_FIELD` holds for a user with this hash on this host."""
+    """Return the value of `KEY_FIELD` for a user with this hash on this host."""
     return b"%d@%s" % (hash32, host.encode())
 
 
 class Listing(ABC):
-    """Takes a listing in."""
+    """Receives a listing."""
 
     @abstractmethod
     def columns(self, names: list[bytes]) -> None:
-        """The columns of the rows that follow."""
+        """Receive the columns of the rows that follow."""
 
     @abstractmethod
     def session(self, values: list[bytes]) -> None:
-        """A row: as many values as there are columns."""
+        """Receive a row. It has as many values as there are columns."""
 
 
 class Census(Listing):
-    """How many sessions there are of each kind a kick may ask for."""
+    """The number of sessions by each property that a kick may name."""
 
     def __init__(self) -> None:
         self._counts: dict[bytes, dict[bytes, int]] = {}
         self._counted: list[tuple[int, dict[bytes, int]]] = []
-        """Positions of columns, and where their values are counted."""
+        """The positions of columns, with the dictionaries that count their values."""
 
     def columns(self, names: list[bytes]) -> None:
         self._counted = [
@@ -63,9 +63,10 @@ class Census(Listing):
             counts[value] = counts.get(value, 0) + 1
 
     def take(self, what: KickWhat) -> int:
-        """How many sessions a kick ends. They are taken out: the same kick again ends none.
+        """Return how many sessions a kick ends, and remove them from the count: the same kick again ends
+        none.
 
-        (A kick of another kind that meets the same sessions counts them once more.)
+        A kick by another property that meets the same sessions counts them again.
         """
         match what:
             case HashOnHosts(hash32=hash32, hosts=hosts):
@@ -105,6 +106,6 @@ def _hash_in(key: bytes) -> int | None:
 
 
 def number(digits: bytes) -> int | None:
-    """An unsigned number of 32 bits; None where it is none."""
+    """Return an unsigned 32-bit number; None: it is none."""
     value = int(digits) if digits.isdigit() and len(digits) <= 10 else None
     return value if value is not None and value < 1 << 32 else None

@@ -1,6 +1,6 @@
-"""Postfix's socketmap protocol: netstrings; a request is `NAME KEY`, a reply a status and a text.
+"""Postfix's socketmap protocol: netstrings. A request is `NAME KEY`, a reply a status and a text.
 
-A netstring is its length in decimal digits, a colon, so many bytes and a comma.
+A netstring is the number of its bytes in decimal digits, a colon, the bytes and a comma.
 """
 
 from __future__ import annotations
@@ -10,44 +10,44 @@ from typing import NamedTuple
 from director.errors import PeerError
 
 LIMIT = 100_000
-"""Bytes of the longest request and reply: what Postfix takes."""
+"""Bytes of the longest request and reply: the limit of Postfix."""
 _DIGITS = len(str(LIMIT))
 
 NOT_FOUND = b"NOTFOUND "
-"""What is asked for is not in the map."""
+"""The reply for a key that is not in the map."""
 
 
 class SocketmapError(PeerError):
-    """What came is no netstring, or too long, or no request: close the connection."""
+    """The received bytes are no netstring, too long or no request. Close the connection."""
 
 
 class Request(NamedTuple):
-    """A question to one of the maps behind the socket."""
+    """A request to one of the maps behind the socket."""
 
     map: bytes
     key: bytes
 
 
 class Netstrings:
-    """Takes a stream of bytes apart. Never holds more than one of LIMIT bytes that is not complete."""
+    """Splits a stream of bytes into netstrings. It holds at most one incomplete netstring, of at most
+    LIMIT bytes."""
 
     def __init__(self) -> None:
         self._data = b""
 
     @property
     def unfinished(self) -> bool:
-        """Whether the stream has come to a stop in the middle of one."""
+        """Whether the stream so far ends within a netstring."""
         return bool(self._data)
 
     def feed(self, data: bytes) -> list[bytes]:
-        """Take bytes as they come.
+        """Take received bytes.
 
         Returns:
             The contents of the netstrings that are complete now.
 
         Raises:
-            SocketmapError: the bytes cannot be a netstring. Raised by the call after the one that returned
-                all before it.
+            SocketmapError: the bytes cannot be a netstring. The call before has returned all complete ones.
         """
         self._data += data
         found: list[bytes] = []
@@ -56,7 +56,7 @@ class Netstrings:
                 content = self._next()
             except SocketmapError:
                 if found:
-                    break  # it comes again with the next bytes, or at the end
+                    break  # it is raised again with the next bytes, or at the end
                 raise
             if content is None:
                 break
@@ -86,7 +86,7 @@ def netstring(content: bytes) -> bytes:
 
 
 def parse(content: bytes) -> Request:
-    """Parse the content of a netstring.
+    """Return the request in a netstring.
 
     Raises:
         SocketmapError: it is no request.
@@ -98,23 +98,23 @@ def parse(content: bytes) -> Request:
 
 
 def found(value: bytes) -> bytes:
-    """The reply that gives what the map has for the key."""
+    """Return the reply with the map's value for the key."""
     return b"OK " + value
 
 
 def try_again(reason: str) -> bytes:
-    """The reply that has Postfix keep the mail and ask later. reason: for its log."""
+    """Return the reply that makes Postfix keep the mail and ask later. `reason` is for its log."""
     return b"TEMP " + _one_line(reason)
 
 
 def never(reason: str) -> bytes:
-    """The reply to what cannot be asked here. reason: for the log of Postfix."""
+    """Return the reply to an impossible request. `reason` is for the log of Postfix."""
     return b"PERM " + _one_line(reason)
 
 
 def next_hop(address: str, port: int) -> bytes:
-    """What a transport map says of mail that goes to a backend by LMTP."""
-    # an IPv6 address has this prefix everywhere in Postfix
+    """Return the entry of a transport map for mail that goes to a backend host by LMTP."""
+    # Postfix writes IPv6 addresses with this prefix
     host = f"ipv6:{address}" if ":" in address else address
     return f"lmtp:inet:[{host}]:{port}".encode()
 

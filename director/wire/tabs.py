@@ -1,4 +1,4 @@
-"""Dovecot's tab-separated lines: escaping, and lines out of a stream of bytes."""
+"""Dovecot's tab-separated lines: escaping, and splitting a stream of bytes into lines."""
 
 from __future__ import annotations
 
@@ -13,29 +13,31 @@ _ESCAPED = re.compile(rb"\x01(.?)", re.DOTALL)
 
 
 def escape(value: bytes) -> bytes:
-    """`value` as one field of a line."""
+    """Return `value` as one field of a line."""
     return _RAW.sub(lambda match: _ESCAPES[match[0]], value)
 
 
 def unescape(field: bytes) -> bytes:
-    """The value of a field. As in 2.3 an unknown escape is its second byte, and one at the end nothing."""
+    """Return the value of a field. As in Dovecot 2.3, an unknown escape is its second byte, and an escape
+    at the end is nothing."""
     if b"\x01" not in field:
         return field
     return _ESCAPED.sub(lambda match: _UNESCAPES.get(match[1], match[1]), field)
 
 
 def split(line: bytes) -> list[bytes]:
-    """The values of all fields of a line (without its LF)."""
+    """Return the values of all fields of a line (without its LF)."""
     fields = line.split(b"\t")
     return [unescape(field) for field in fields] if b"\x01" in line else fields
 
 
 DIGITS = 10
-"""Digits that a number may have which is compared with a small one."""
+"""The most digits of a number that is compared with a small number."""
 
 
 def is_version(line: bytes, name: bytes, major: int) -> bool:
-    """Whether a line (without its LF) opens the protocol `name` in that major version and any minor one."""
+    """Whether a line (without its LF) begins the protocol `name` in this major version and any minor
+    version."""
     match line.split(b"\t"):
         case [b"VERSION", said, version, minor]:
             digits = version.isdigit() and minor.isdigit() and len(version) <= DIGITS
@@ -44,30 +46,30 @@ def is_version(line: bytes, name: bytes, major: int) -> bool:
 
 
 class LineTooLong(PeerError):
-    """A peer sent a line over the limit: close the connection when `before` is dealt with."""
+    """A peer sent a line over the limit. Close the connection after handling `before`."""
 
     def __init__(self, limit: int, before: bytes) -> None:
         self.limit = limit
         self.before = before
-        """The complete lines in front of it."""
+        """The complete lines before it."""
         super().__init__(f"the peer sent a line of more than {limit} bytes")
 
 
 class LineBuffer:
-    """Holds back the last line until its end arrives. Never holds more than `limit` bytes."""
+    """Keeps an incomplete line until its end arrives. Never holds more than `limit` bytes."""
 
     def __init__(self, limit: int, rest: bytes = b"") -> None:
-        """Begin with an empty line, or in the middle of one.
+        """Begin with an empty line, or within a line.
 
         Args:
             limit: the longest line, in bytes without its LF.
-            rest: the beginning of a line that came earlier.
+            rest: the beginning of a line that was received earlier.
         """
         self.limit = limit
         self.rest = rest
 
     def feed(self, data: bytes) -> list[bytes]:
-        """Take bytes as they come.
+        """Take received bytes.
 
         Returns:
             The lines that are complete now, without their LF.
@@ -78,7 +80,7 @@ class LineBuffer:
         return self.complete(data).split(b"\n")[:-1]
 
     def complete(self, data: bytes) -> bytes:
-        """Take bytes as they come.
+        """Take received bytes.
 
         Returns:
             The lines that are complete now in one piece, each with its LF.
@@ -90,7 +92,8 @@ class LineBuffer:
             data = self.rest + data
         end = data.rfind(b"\n") + 1
         start = 0
-        while len(data) - start > self.limit:  # in steps of about `limit`, not line by line
+        # In steps of about `limit` bytes, which is faster than line by line.
+        while len(data) - start > self.limit:
             found = data.rfind(b"\n", start, start + self.limit + 1) + 1
             if not found:
                 self.rest = b""
