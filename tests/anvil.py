@@ -1,4 +1,4 @@
-"""A stand-in for Dovecot 2.4's anvil, on a real unix socket, in the loop of the test."""
+"""A stand-in for Dovecot 2.4's anvil, on a real unix socket, in the event loop of the test."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ GREETING = b"VERSION\tanvil-server\t2\t0\n"
 
 
 def row(name: bytes, host: bytes, hash32: int = 1, *, id: bytes = b"1", pid: int = 10) -> bytes:
-    """A line of a listing whose only field is `user_dirkey`."""
+    """Return a line of a listing whose only field is `user_dirkey`."""
     return b"%d\t%s\timap-login\t127.0.0.1\t%s\t%s\t%d@%s\n" % (pid, name, id, host, hash32, host)
 
 
 class FakeAnvil:
-    """Sessions, and who asks. A kick ends what it should, and says so.
+    """An anvil with sessions. A kick ends its sessions and returns their number.
 
-    stubborn: ids of sessions that a kick only says it ended; answer: takes the place of all that.
+    A kick of a session whose id is in `stubborn` claims to end the session and does not. `answer` replaces
+    all answers.
     """
 
     def __init__(self, *rows: bytes, answer: Callable[[bytes], bytes | None] | None = None) -> None:
@@ -31,7 +32,7 @@ class FakeAnvil:
 
     @property
     def open(self) -> int:
-        """Connections that are open now."""
+        """The number of open connections."""
         return len(self._writers)
 
     @asynccontextmanager

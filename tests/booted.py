@@ -1,8 +1,8 @@
-"""A director as README installs it, on a machine with systemd, ended in many ways.
+"""A director installed as README says, on a machine with systemd, ended in many ways.
 
 `python -m tests.booted BASE [-v]`. BASE is the root file system of a fresh Debian 12 (`debootstrap`, with
-systemd) that can fetch packages. It is copied twice, for a backend and a proxy. Prints what was seen; ends
-with 1 where anything is wrong. Not a test: it needs root and the Internet, and takes minutes.
+systemd) that can fetch packages. It is copied twice, for a backend and a proxy. Prints the results; ends with
+1 if anything is wrong. It is no test: it needs root and the Internet, and takes minutes.
 """
 
 from __future__ import annotations
@@ -63,14 +63,14 @@ ENDINGS = {
     f"{FIFO}; systemctl restart director.service director-notify.socket": 0,
     "systemctl restart dovecot": 30,
 }
-"""Commands, and how many logins each may fail: those that a director is just answering when it is killed, and
-those that come while Dovecot itself does not listen."""
+"""Commands, and how many logins may fail with each: logins that a director is answering when it is killed,
+and logins that arrive while Dovecot itself does not listen."""
 EXPECTED = ("event=notify_fifo_lost", "event=auth_")
-"""What of these is a warning: the FIFO is removed, and Dovecot restarted."""
+"""The warnings that these commands cause: the FIFO is removed, and Dovecot restarted."""
 SLOWEST, LONGEST_NOOP = 8.0, 0.5
-"""Seconds of a login, and of a NOOP of a session that goes on meanwhile."""
+"""Seconds of a login, and of a NOOP in a session that is open meanwhile."""
 FAILING_FOR = 150
-"""Seconds of a start that fails; the reason is logged once a minute."""
+"""Seconds of a start that fails. The reason is logged once a minute."""
 UNREADABLE = """
 cd /etc/director
 sed -i 's/^# secret_file/secret_file/; s/^servers = .*/servers = ["127.0.0.1"]/' director.toml
@@ -81,20 +81,20 @@ REFUSED = "cannot be read by uid"
 
 
 def block(number: int) -> str:
-    """The commands of a block under "Install it for real"."""
+    """Return the commands of a block under "Install it for real"."""
     part = (ROOT / "README.md").read_text().partition("## Install it for real\n")[2].partition("\n## ")[0]
     blocks = [lines for lines in part.split("\n\n") if lines.startswith("    ")]
     return "\n".join(line[4:] for line in blocks[number].splitlines())
 
 
 class Trial:
-    """What is done on a machine, and how much of it was wrong."""
+    """Runs commands on a machine, and counts wrong results."""
 
     def __init__(self, proxy: Machine, *, verbose: bool) -> None:
         self.proxy, self.verbose, self.wrong = proxy, verbose, 0
 
     def do(self, title: str, script: str, machine: Machine | None = None, *, outside: bool = False) -> str:
-        """What it printed. Nothing more is tried behind a command that fails."""
+        """Run a script and return what it printed. Exits if the script fails."""
         began = time.monotonic()
         result = (machine or self.proxy).run(f"cd /root\n{script}", outside=outside)
         print(f"{time.monotonic() - began:7.1f} s  {title}", flush=True)
@@ -114,7 +114,7 @@ class Trial:
     def ended(self, command: str, may_fail: int) -> None:
         seen = json.loads(self.do(command, f"python3 client.py '{command}'").splitlines()[-1])
         right = len(seen["failed"]) <= may_fail and seen["slowest"] < SLOWEST and seen["rc"] == 0
-        if "dovecot" not in command.split():  # which ends its sessions itself
+        if "dovecot" not in command.split():  # Dovecot's restart itself ends its sessions
             right = right and not seen["lost"] and seen["noop"] < LONGEST_NOOP
         self.see(right and self.sockets_are_open(), str(seen))
 

@@ -1,6 +1,6 @@
-"""Logs users in while a command runs, and keeps one session: `client.py COMMAND`. Prints JSON.
+"""Logs users in while a command runs, and keeps one session open: `client.py COMMAND`. Prints JSON.
 
-A part of `tests.booted` that runs on the proxy, with the standard library only.
+It is a part of `tests.booted` that runs on the proxy, with the standard library only.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 
 FIFO = "/run/dovecot/login/director/proxy-notify"
 BEFORE, AFTER, EVERY = 1.0, 3.0, 0.1
-"""Seconds of logins before and behind the command, and between two of them."""
+"""Seconds of logins before and after the command, and between two logins."""
 PATIENCE = 60.0
 
 
@@ -25,7 +25,7 @@ class Session:
     def __init__(self, user: str) -> None:
         self.sock = socket.create_connection(("127.0.0.1", 143), PATIENCE)
         self.file = self.sock.makefile("rb")
-        while b"CAPABILITY" not in self._line():  # before it Dovecot may say that it waits for auth
+        while b"CAPABILITY" not in self._line():  # Dovecot may first say that it waits for auth
             pass
         answer = self.ask(f"LOGIN {user} word")
         if not answer.startswith("a OK"):

@@ -1,4 +1,4 @@
-"""Certificates for directors, made by authorities that live as long as a test run."""
+"""Certificates for directors, from authorities that exist for one test run."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Authority:
         self._ca.cert_pem.write_to_path(self.ca)
 
     def pems(self, address: str, *, days: int = 1) -> Pems:
-        """For the director at `address`; good for so many days from now."""
+        """Return the files for the director at `address`, valid for `days` from now."""
         if (address, days) not in self._made:
             issued = self._ca.issue_cert(address, not_after=datetime.now(UTC) + timedelta(days=days))
             name = f"{address}.{days}"
@@ -40,6 +40,7 @@ class Authority:
         return self._made[address, days]
 
     def tls(self, address: str, *, days: int = 1, believes: Authority | None = None) -> RingTls:
-        """believes: whose certificates it accepts, if not our own."""
+        """Return the TLS of the director at `address`. `believes`: the authority that it trusts; None:
+        this one."""
         cert, key, _ = self.pems(address, days=days)
         return RingTls(str(cert), str(key), str((believes or self).ca))

@@ -1,4 +1,4 @@
-"""What every test gets."""
+"""Fixtures and settings of all tests."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture
 def anyio_backend() -> tuple[str, dict[str, bool]]:
-    """Async tests run as the daemon does: asyncio on uvloop."""
+    """Async tests run as the director does: asyncio on uvloop."""
     return ("asyncio", {"use_uvloop": True})
 
 
 @pytest.fixture(autouse=True)
 def own_logging() -> Iterator[None]:
-    """What a test does to the standard `logging` ends with it."""
+    """Undo a test's changes to the standard `logging`."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield

@@ -1,6 +1,6 @@
-"""Debian 13 beside the machine's own release, for its Dovecot 2.4: a root file system for chroot.
+"""A root file system of Debian 13 for chroot, beside the machine's own release, for its Dovecot 2.4.
 
-Made once, with debootstrap, outside the checkout: `python -m tests.debian13` makes it and says where it is.
+Made once, with debootstrap, outside the checkout: `python -m tests.debian13` makes it and prints its path.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ PACKAGES = (
 
 
 def root() -> Path:
-    """Where it is; made now where it is not. Skips, or in CI fails, where it cannot be made."""
+    """Return its path, after making it if it is missing. If it cannot be made the test is skipped, and in
+    CI it fails."""
     if not _complete(PLACE):
         needs_root(f"python -m tests.debian13, for Dovecot 2.4 is not in {PLACE}")
         needs("debootstrap", "chroot")
@@ -50,7 +51,7 @@ def make() -> None:
 
 
 def mirror() -> str:
-    """The URL of the Debian mirror that apt of this machine uses.
+    """Return the URL of the Debian mirror that apt of this machine uses.
 
     Raises:
         CalledProcessError: apt-get failed.

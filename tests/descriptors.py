@@ -1,4 +1,4 @@
-"""Takes every descriptor that this process may still open."""
+"""Uses up all descriptors that this process may open."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def without_descriptors() -> Iterator[list[int]]:
-    """There is none left while the block runs, but for those of the list that are closed."""
+    """Leave no free descriptor while the block runs. The block may close descriptors of the list."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = max(map(int, os.listdir("/proc/self/fd"))) + 1
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))

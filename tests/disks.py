@@ -1,4 +1,4 @@
-"""File systems of a test's own: small, full, read-only."""
+"""File systems for single tests: small, full, read-only."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PAGE = 4096
 
 @contextmanager
 def small_disk(folder: Path, *, size: str = "1m") -> Iterator[Path]:
-    """A file system of its own. Only root may mount one."""
+    """Give a small file system that is mounted while the block runs. Only root may mount one."""
     needs("mount", "umount")
     disk = folder / "disk"
     disk.mkdir()
@@ -27,7 +27,7 @@ def small_disk(folder: Path, *, size: str = "1m") -> Iterator[Path]:
     try:
         yield disk
     finally:
-        subprocess.run(["umount", "--lazy", disk], check=True)  # a test that failed has files open
+        subprocess.run(["umount", "--lazy", disk], check=True)  # --lazy: a failed test still has files open
 
 
 def remount(disk: Path, how: str) -> None:
@@ -35,7 +35,7 @@ def remount(disk: Path, how: str) -> None:
 
 
 def fill_up(disk: Path) -> Path:
-    """A file that takes all there is."""
+    """Make a file that takes all free space, and return its path."""
     file = disk / "fill"
     with file.open("wb", buffering=0) as data:
         try:

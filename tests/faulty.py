@@ -1,4 +1,4 @@
-"""A store between a caller and a real store, which does to calls what networks and crashes do to them."""
+"""A store between a caller and a real store. It does to calls what networks and crashes do."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from state.base import (
 T = TypeVar("T")
 
 OVERTAKEN = 20
-"""Turns of the loop by which a delayed call comes later: enough for others to overtake it."""
+"""Turns of the loop by which a call is delayed: enough for other calls to overtake it."""
 
 
 class Fault(enum.Enum):
@@ -45,18 +45,19 @@ class Fault(enum.Enum):
 
 
 Choose = Callable[[str], Fault]
-"""What is to happen to the call of this operation. It is asked for each call, in order."""
+"""Returns the fault for a call of this operation. It is called for each call, in order."""
 
 
 def by_chance(seed: int, *, spared: float = 0.4) -> Choose:
-    """Any fault that ends by itself. spared: the part of the calls (0 to 1) to which nothing happens."""
+    """Return a choice of random faults that end by themselves. `spared`: the share of calls (0 to 1)
+    without a fault."""
     chance = random.Random(seed)
     faults = [Fault.DELAY, Fault.BEFORE, Fault.AFTER, Fault.HALF, Fault.REPEAT]
     return lambda operation: Fault.NONE if chance.random() < spared else chance.choice(faults)
 
 
 class FaultyStore:
-    """`store` with faults. It is opened and closed with it."""
+    """`store` with faults. Opening and closing it opens and closes `store`."""
 
     def __init__(self, store: StateStore, choose: Choose) -> None:
         self.store = store
@@ -64,10 +65,10 @@ class FaultyStore:
         self.calls: list[str] = []
         """The operations that were called, in order."""
         self.stuck = anyio.Event()
-        """A call is stuck."""
+        """Set while a call is stuck."""
 
     def __getattr__(self, name: str) -> Any:
-        """What is not a call to the store passes."""
+        """Pass on everything that is not a call to the store."""
         return getattr(self.store, name)
 
     async def layout(self) -> Layout:

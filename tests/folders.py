@@ -1,4 +1,4 @@
-"""Folders of tests that other users have to get into."""
+"""Folders of tests that other system users have to enter."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def let_everybody_in(folder: Path) -> None:
-    """Any user may enter `folder` from now on: pytest keeps its folders to itself."""
+    """Let any system user enter `folder`: pytest makes its folders private."""
     for one in (folder, *folder.parents):
         if not one.stat().st_mode & stat.S_IXOTH:
             one.chmod(0o755)

@@ -1,4 +1,4 @@
-"""Several Redis servers that belong together: a primary that sentinels watch, and a Cluster."""
+"""Groups of Redis servers: a primary with replicas and sentinels, and a Cluster."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ QUICK = {"repl-diskless-sync-delay": "0", "repl-ping-replica-period": "1", "repl
 
 
 class Group:
-    """Servers that are started together, and ended together. `with` it."""
+    """Servers that are started and ended together. Use it as a context manager."""
 
     def start(self) -> Self:
         raise NotImplementedError
@@ -40,10 +40,11 @@ class Group:
 
 
 class SentinelGroup(Group):
-    """A primary, two replicas, and three sentinels who replace it after half a second. `with` it.
+    """A primary, two replicas, and three sentinels that replace the primary half a second after it fails.
 
-    rights: of a user `director` with `password` on the servers; without them there is only the default user.
-    sentinel_rights: the same on the sentinels, whose default user then has another password.
+    `rights` are the rights of a user `director` with `password` on the servers; without them there is only
+    the default user. `sentinel_rights` are the same on the sentinels, whose default user then has another
+    password.
     """
 
     def __init__(self, *, rights: str = "", sentinel_rights: str = "", password: str = "") -> None:
@@ -63,7 +64,7 @@ class SentinelGroup(Group):
         return f"redis+sentinel://{self.user}{places}/{SERVICE}{query if self._sentinel_user else ''}"
 
     def start(self) -> Self:
-        """Start all, and wait until the sentinels know each other and the replicas."""
+        """Start all servers, and wait until the sentinels know each other and the replicas."""
         first, *others = self.servers
         for server in self.servers:
             server.begin()
@@ -80,7 +81,7 @@ class SentinelGroup(Group):
         return self
 
     def primary(self) -> RedisServer:
-        """Whoever the first sentinel names."""
+        """Return the server that the first sentinel names."""
         answer = self.sentinels[0].command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)
         port = int(answer.split(b"\r\n")[4])
         (server,) = (server for server in self.servers if server.port == port)
@@ -89,20 +90,21 @@ class SentinelGroup(Group):
     def heal(self, server: RedisServer) -> None:
         """Start a server that was killed, and wait until it follows the primary.
 
-        The sentinels must have replaced it before: for a primary that is back there is no failover.
+        The sentinels must have replaced it before: if the old primary is reachable again, there is no
+        failover.
         """
         wait_for(lambda: self.primary() is not server, "another primary")
         server.start()
         self.demote(server)
 
     def demote(self, server: RedisServer) -> None:
-        """Make a former primary follow the new one, as the sentinels would some seconds later."""
+        """Make a former primary follow the new primary, as the sentinels would some seconds later."""
         primary = self.primary()
         server.command("REPLICAOF", LOCAL, str(primary.port))
         self.wait_until_settled()
 
     def wait_until_settled(self) -> None:
-        """Until all sentinels name the same primary, know each other, and find everybody well."""
+        """Wait until all sentinels name the same primary, know each other, and find all servers reachable."""
 
         def settled() -> bool:
             primary = self.primary()
@@ -146,9 +148,9 @@ class SentinelGroup(Group):
 
 
 class ClusterGroup(Group):
-    """A Cluster of three primaries and three replicas, that replaces a primary after two seconds. `with` it.
+    """A Cluster of three primaries and three replicas, which replaces a primary two seconds after it fails.
 
-    rights: of a user `director` with `password`; without them there is only the default user.
+    `rights` are the rights of a user `director` with `password`; without them there is only the default user.
     """
 
     def __init__(self, *, rights: str = "", password: str = "") -> None:
@@ -171,7 +173,7 @@ class ClusterGroup(Group):
         return f"redis+cluster://{self.user}{places}"
 
     def start(self) -> Self:
-        """Start all, and wait until all slots are served."""
+        """Start all servers, and wait until all slots are served."""
         for server in self.servers:
             server.begin()
         for server in self.servers:
@@ -180,7 +182,8 @@ class ClusterGroup(Group):
         return self
 
     def wait_until_whole(self) -> None:
-        """Until every node says that all slots are served, and every primary has a replica that follows."""
+        """Wait until every node says that all slots are served, and every primary has a replica that
+        follows it."""
         wait_for(
             lambda: (
                 all(b"cluster_state:ok" in server.command("CLUSTER", "INFO") for server in self.servers)
@@ -191,11 +194,11 @@ class ClusterGroup(Group):
         )
 
     def primaries(self) -> list[RedisServer]:
-        """Those that say they are."""
+        """Return the servers that say that they are primaries."""
         return [server for server in self.servers if server.running and _is_primary(server)]
 
     def keeper(self, key: str) -> RedisServer:
-        """The primary that keeps this key."""
+        """Return the primary that keeps this key."""
         (server,) = (
             server
             for server in self.primaries()
@@ -204,15 +207,16 @@ class ClusterGroup(Group):
         return server
 
     def replica_of(self, primary: RedisServer) -> RedisServer:
-        """Its replica."""
+        """Return the replica of a primary."""
         port = f"master_port:{primary.port}\r".encode()
         (server,) = (server for server in self.servers if port in server.command("INFO", "replication"))
         return server
 
     def switch_to(self, replica: RedisServer) -> None:
-        """Make it the primary at once, without a vote, and wait until it has a replica.
+        """Make a replica the primary at once, without a vote, and wait until it has a replica.
 
-        Nothing is lost of what its primary has now."""
+        All that its primary has at the time of the call is kept.
+        """
         (primary,) = (one for one in self.primaries() if self.replica_of(one) is replica)
         written = _offset(primary, "master_repl_offset")
         wait_for(lambda: _offset(replica, "slave_repl_offset") >= written, "the replica to catch up")
@@ -221,12 +225,12 @@ class ClusterGroup(Group):
         self.wait_until_whole()
 
     def begin_move(self, slot: int, source: RedisServer, target: RedisServer) -> None:
-        """From now on the slot is at both."""
+        """Begin to move a slot: from now on its keys may be on both nodes."""
         _ok(target.command("CLUSTER", "SETSLOT", str(slot), "IMPORTING", _id(source)))
         _ok(source.command("CLUSTER", "SETSLOT", str(slot), "MIGRATING", _id(target)))
 
     def move_keys(self, slot: int, source: RedisServer, target: RedisServer, count: int) -> int:
-        """Move at most so many keys. Returns how many there were."""
+        """Move at most `count` keys of a slot. Returns how many there were."""
         keys = _words(source.command("CLUSTER", "GETKEYSINSLOT", str(slot), str(count)))
         if keys:
             words = ("MIGRATE", LOCAL, str(target.port), "", "0", "5000", "KEYS", *keys)
@@ -234,7 +238,7 @@ class ClusterGroup(Group):
         return len(keys)
 
     def end_move(self, slot: int, source: RedisServer, target: RedisServer) -> None:
-        """The slot is at the target."""
+        """End the move of a slot: the target serves it."""
         for server in (target, source, *self.primaries()):
             _ok(server.command("CLUSTER", "SETSLOT", str(slot), "NODE", _id(target)))
 
@@ -247,7 +251,8 @@ class ClusterGroup(Group):
             server.close()
 
     def _write_nodes(self, buses: Sequence[int]) -> None:
-        """Let each believe that it has always belonged to this Cluster: faster than to join them."""
+        """Write the state of nodes that have always belonged to this Cluster: this is faster than joining
+        them."""
         ids = [secrets.token_hex(20) for _ in self.servers]
         ranges = ["0-5460", "5461-10922", "10923-16383"]
         for me, server in enumerate(self.servers):
@@ -264,12 +269,12 @@ class ClusterGroup(Group):
 
 
 def slot_of(key: str) -> int:
-    """The slot of a key."""
+    """Return the slot of a key."""
     return key_slot(key.encode())
 
 
 def wait_for(condition: Callable[[], bool], what: str) -> None:
-    """Until it holds. Raises AssertionError after START_WITHIN seconds."""
+    """Wait until `condition` holds. Raises AssertionError after START_WITHIN seconds."""
     deadline = time.monotonic() + START_WITHIN
     while not condition():
         assert time.monotonic() < deadline, f"{what}: not within {START_WITHIN} s"
@@ -285,7 +290,7 @@ def _is_primary(server: RedisServer) -> bool:
 
 
 def _offset(server: RedisServer, field: str) -> int:
-    """How far its data are, as a primary or as a replica."""
+    """Return how much of the data a primary or replica has."""
     found = re.search(rb"%b:([0-9]+)" % field.encode(), server.command("INFO", "replication"))
     assert found is not None, field
     return int(found[1])

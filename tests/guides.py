@@ -1,9 +1,10 @@
-"""Does what guides say, word by word, on machines made for it: `python -m tests.guides GUIDE... BASE [-v]`.
+"""Runs the commands of guides, word for word, on machines made for this: `python -m tests.guides GUIDE...
+BASE [-v]`.
 
-A GUIDE is a page of docs/. Its blocks marked ```sh are run in their order, each on the machine its heading
-names: `## 3. The director (proxy1)`. BASE is a root file system with systemd; it is copied.
-The last line of a block may be `scp -p FILE MACHINE:FOLDER`; the machines are not told each other's keys.
-Prints what each step took. Not a test: it fetches packages, and takes minutes.
+A GUIDE is a page of docs/. Its blocks marked ```sh are run in order, each on the machine that its heading
+names: `## 3. The director (proxy1)`. BASE is a root file system with systemd; it is copied. The last line of
+a block may be `scp -p FILE MACHINE:FOLDER`; the machines do not know each other's keys. Prints the time of
+each step. It is no test: it fetches packages, and takes minutes.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Step(NamedTuple):
 
 
 def steps(page: str) -> Iterator[Step]:
-    """The blocks of a page, each with its heading."""
+    """Yield the blocks of a page, each with its heading."""
     title = machine = ""
     for part in re.split(r"^(?=#+ |```)", page, flags=re.MULTILINE):
         if heading := re.match(r"#+ (.*?)(?: \((\w+)\))?\n", part):

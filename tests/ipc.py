@@ -1,4 +1,4 @@
-"""A stand-in for Dovecot 2.3's ipc service, on a real unix socket, in the loop of the test."""
+"""A stand-in for Dovecot 2.3's ipc service, on a real unix socket, in the event loop of the test."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ HEADER = b":username\tuser_dirkey\tservice\tsrc-ip\tdest-ip\tdest-port\n"
 
 
 def session(name: bytes, host: bytes, hash32: int = 1) -> bytes:
-    """A row of a listing."""
+    """Return a row of a listing."""
     return b":%s\t%d@%s\timap\t127.0.0.1\t%s\t143\n" % (name, hash32, host, host)
 
 
 class FakeIpc:
-    """Notes every request (without `proxy *`) and answers with `answer`; None: not at all, for ever.
+    """Records every request (without `proxy *`) and answers with `answer`; None: it never answers.
 
-    held: an event to wait for before each answer. `hang_up` closes all connections.
+    `held` is an event to wait for before each answer. `hang_up` closes all connections.
     """
 
     def __init__(self, answer: Callable[[bytes], bytes | None]) -> None:
@@ -32,11 +32,11 @@ class FakeIpc:
 
     @property
     def open(self) -> int:
-        """Connections that are open now."""
+        """The number of open connections."""
         return len(self._writers)
 
     def say(self, data: bytes) -> None:
-        """Something nobody asked for, on every connection."""
+        """Send unexpected data on all connections."""
         for writer in self._writers:
             writer.write(data)
 

@@ -1,4 +1,4 @@
-"""Listeners for tests of what is served on them."""
+"""Listeners for tests of the programs that serve them."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from director.net.accept import Acceptor, Limits, Report, Room
 
 
 class Told(Report):
-    """Notes what it is told."""
+    """Records what listeners report."""
 
     def __init__(self) -> None:
         self.pauses: list[tuple[str, str]] = []
         self.refused: list[tuple[str, str, str]] = []
         self.failures: list[Exception] = []
         self.fatal = False
-        """Whether all failures are."""
+        """Whether all failures are fatal."""
 
     def accept_paused(self, listener: str, reason: str) -> None:
         self.pauses.append((listener, reason))
@@ -31,6 +31,6 @@ class Told(Report):
 
 
 def acceptor(sock: socket.socket, limits: Limits | None = None, *, told: Told | None = None) -> Acceptor:
-    """For a listening socket, which is closed with it."""
+    """Return an acceptor for a listening socket, which it closes."""
     sock.setblocking(False)
     return Acceptor("listener", sock, Room(told or Told()), limits)

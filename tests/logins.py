@@ -1,5 +1,5 @@
-"""Login processes that log in at a steady rate and keep what became of each login. On asyncio, one loop for
-all: thousands of logins a second."""
+"""Login processes that log in at a steady rate and record the result of each login. They share one asyncio
+loop, which makes thousands of logins a second."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ from pathlib import Path
 from typing import cast
 
 TICK = 0.001
-"""Seconds between two looks at what is due."""
+"""Seconds between two checks which logins are due."""
 CONNECT_AGAIN = 0.01
-"""Seconds until a login process whose director is gone tries again."""
+"""Seconds until a login process that lost its director retries."""
 
 
 @dataclass(slots=True)
 class Login:
-    """One login; monotonic seconds."""
+    """A login. Times are monotonic seconds."""
 
     user: str
     at: str
     began: float
     ended: float | None = None
     host: str = ""
-    """Empty where it was refused, or lost."""
+    """The host; empty: the login was refused or lost."""
     lost: bool = False
-    """The connection ended before the answer."""
+    """Whether the connection ended before the answer."""
 
     @property
     def failed(self) -> bool:
         return self.ended is not None and not self.host
 
     def seconds(self, now: float) -> float:
-        """How long it took, or has taken until now."""
+        """Return how long it took, or has taken until now."""
         return (self.ended or now) - self.began
 
 
 class LoginProcess(asyncio.Protocol):
-    """One connection to a login socket, made again whenever it ends."""
+    """A connection to a login socket. It is made again whenever it ends."""
 
     def __init__(self, name: str, path: Path) -> None:
         self.name, self.path = name, path
@@ -104,7 +104,7 @@ class LoginProcess(asyncio.Protocol):
 
 
 class Logins:
-    """Logins in turn at all directors that take any. `with` it: runs until the end of the block."""
+    """Logins at all reachable directors in turn. They run while the block of the context manager runs."""
 
     def __init__(
         self,
@@ -114,14 +114,20 @@ class Logins:
         *,
         connections: int = 1,
     ) -> None:
-        """sockets: name of a director -> login socket. rate: logins a second, all together. user: the name
-        of the n-th. connections: to each director."""
+        """Prepare the logins.
+
+        Args:
+            sockets: the login socket of each director, by its name.
+            rate: logins a second in all.
+            user: returns the name of the n-th user.
+            connections: the number of connections to each director.
+        """
         self.rate, self.user = rate, user
         self.all: list[Login] = []
         self.late = 0.0
         """The longest time, in seconds, that this process has lagged behind its own schedule."""
         self.turned_away = 0
-        """Logins that were due while no director at all took any."""
+        """Logins that were due while no director was ready."""
         self.processes = [
             LoginProcess(name, path) for _ in range(connections) for name, path in sockets.items()
         ]
@@ -132,11 +138,11 @@ class Logins:
         return [login for process in self.processes for login in process.waiting.values()]
 
     def since(self, begun: float) -> list[Login]:
-        """The logins that began at or after that moment, and those that waited then."""
+        """Return the logins that ended at `begun` or later, or have not ended."""
         return [login for login in self.all if login.ended is None or login.ended >= begun]
 
     async def ready(self) -> None:
-        """Until every login process is connected."""
+        """Wait until every login process is connected."""
         while not all(process.ready for process in self.processes):  # noqa: ASYNC110 - changes many times a run
             await asyncio.sleep(TICK)
 

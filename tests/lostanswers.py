@@ -1,4 +1,4 @@
-"""Redis, alone, behind Sentinel and in a Cluster, whose answers can be lost after it ran a command."""
+"""Redis alone, behind Sentinel and in a Cluster, with answers that can be lost after the command has run."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from tests.servers import RedisServer, free_port
 
 KEY = "{lost}count"
 CUT, SILENT = "closed", "silent"
-"""What becomes of the connection instead of the answer."""
+"""What happens to the connection instead of the answer."""
 FAILURES = (RedisError, RedisClusterException, OSError, StoreError)
 
 
 class LostAnswers:
-    """Between clients and one server. After `lose` the answer to the next request that names KEY is lost."""
+    """A proxy between clients and one server. After `lose` the answer to the next request that names KEY
+    is lost."""
 
     def __init__(self, target: int) -> None:
         self.port, self._target, self._how = 0, target, ""
@@ -67,16 +68,16 @@ class LostAnswers:
 
 
 class Place:
-    """Servers of one topology behind proxies."""
+    """The servers of one topology behind proxies."""
 
     def __init__(
         self, address: RedisAddress, keeper: Callable[[], RedisServer], proxies: Sequence[LostAnswers]
     ) -> None:
-        """keeper: returns the server that keeps KEY."""
+        """Keep the servers. `keeper` returns the server that keeps KEY."""
         self.address, self._keeper, self._proxies = address, keeper, proxies
 
     async def times_run(self, send: Callable[[], Awaitable[object]], how: str) -> int:
-        """How often INCR of KEY has run after `send`, which may fail, and whose answer is lost once."""
+        """Return how often INCR of KEY has run after `send`, whose answer is lost once and which may fail."""
         before = await anyio.to_thread.run_sync(self._count)
         for proxy in self._proxies:
             proxy.lose(how)
@@ -111,7 +112,7 @@ async def alone() -> AsyncIterator[Place]:
 
 @asynccontextmanager
 async def behind_sentinel() -> AsyncIterator[Place]:
-    """The sentinel knows the proxy as the primary."""
+    """Give a server whose sentinel names the proxy as the primary."""
     with RedisServer(port=free_port()) as server:
         async with proxied([server.port]) as proxies:
             options = {
@@ -130,7 +131,7 @@ async def behind_sentinel() -> AsyncIterator[Place]:
 
 @asynccontextmanager
 async def in_cluster() -> AsyncIterator[Place]:
-    """The primaries name the proxies as their ports."""
+    """Give a Cluster whose primaries announce the ports of the proxies."""
     with ClusterGroup() as group:
         primaries = group.primaries()
         async with proxied([server.port for server in primaries]) as proxies:

@@ -1,6 +1,6 @@
-"""Whole machines for guides to be tried on: systemd as process 1 of a root file system, in own namespaces.
+"""Machines on which guides are tried: systemd as process 1 of a root file system, in namespaces of its own.
 
-Each has a network of its own, and one cable to the others. For root, on a kernel with cgroup 2.
+Each machine has its own network and a link to the others. Needs root, and a kernel with cgroup 2.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ UP = ("running", "degraded")
 
 
 class Machine:
-    """One of them, running. `network`: the process whose network has the bridge."""
+    """A running machine. `network`: the process whose network namespace has the bridge."""
 
     def __init__(self, name: str, root: Path, address: str, network: int) -> None:
         self.name, self.root, self.address = name, root, address
@@ -73,7 +73,7 @@ class Machine:
             raise
 
     def run(self, script: str, *, outside: bool = False) -> subprocess.CompletedProcess[str]:
-        """Run shell commands as root, up to one that fails. outside: with the network of the host."""
+        """Run shell commands as root, up to the first that fails. `outside`: with the network of the host."""
         spaces = ["-m", "-p", "-u", "-i", "-C", *([] if outside else ["-n"])]
         return subprocess.run(
             ["nsenter", "-t", str(self.init), *spaces, "--root", "--wdns=/root", "sh", "-ec", script],
@@ -85,14 +85,14 @@ class Machine:
         )
 
     def stop(self) -> None:
-        """Cut the power."""
+        """Kill all processes of the machine at once."""
         for group in self._group.rglob("cgroup.procs"):
             for process in group.read_text().split():
                 with suppress(ProcessLookupError):
                     os.kill(int(process), signal.SIGKILL)
         self._process.wait()
         for folder in sorted((path for path in self._group.rglob("*") if path.is_dir()), reverse=True):
-            with suppress(OSError):  # somebody in it is not quite gone
+            with suppress(OSError):  # a process in it has not ended yet
                 folder.rmdir()
         with suppress(OSError):
             self._group.rmdir()
@@ -109,7 +109,7 @@ class Machine:
             time.sleep(0.02)
 
     def _plug_in(self, network: int) -> None:
-        # made where the bridge is; the other end goes to the machine
+        # Made beside the bridge; the other end goes into the machine.
         port = f"v{self.init}"
         make = f"ip link add {port} type veth peer name eth0 netns {self.init}"
         plug = f"{make} && ip link set {port} master br0 up"
@@ -127,9 +127,12 @@ class Machine:
 
 @contextmanager
 def machines(base: Path, folder: Path, addresses: Mapping[str, str]) -> Iterator[dict[str, Machine]]:
-    """Copies of the root file system `base`, by name and address, running while the block does.
+    """Run copies of the root file system `base` while the block runs.
 
-    folder: for the copies, which are removed afterwards.
+    Args:
+        base: a root file system with systemd.
+        folder: holds the copies, which are removed afterwards.
+        addresses: the address of each machine, by its name.
     """
     network = subprocess.Popen(["unshare", "-n", "sh", "-ec", NETWORK], stdout=subprocess.PIPE, text=True)
     running: dict[str, Machine] = {}

@@ -1,4 +1,4 @@
-"""Programs a test starts for real."""
+"""Checks for programs and rights that a test needs."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ SEARCH = os.environ.get("PATH", "") + os.pathsep + "/usr/sbin" + os.pathsep + "/
 
 
 def needs(*programs: str) -> None:
-    """Skip the test where one of `programs` is not installed; in CI a missing program is a failure.
+    """Skip the test if one of `programs` is not installed; in CI it fails.
 
-    A program is a name, or the path of a module of one."""
+    A program is a name, or the path of a file that belongs to it.
+    """
     missing = [program for program in programs if not _is_there(program)]
     if not missing:
         return
@@ -24,7 +25,7 @@ def needs(*programs: str) -> None:
 
 
 def needs_root(why: str) -> None:
-    """Skip the test where it is not run by root; in CI that is a failure."""
+    """Skip the test if it is not run by root; in CI it fails."""
     if os.geteuid() != 0:
         cannot_run(f"only root can do this: {why}")
 

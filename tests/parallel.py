@@ -1,5 +1,5 @@
-"""What lets several pytest processes (`pytest -n`, of xdist) run at once: each has a network of its own, so
-that no two of them want one port; and tests that share something stay in one process, in their order."""
+"""Lets several pytest processes (`pytest -n`, of xdist) run at once. Each has its own network, so that
+ports never conflict, and tests that share something run in one process, in their order."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ CLONE_NEWNET = 0x40000000
 SIOCGIFFLAGS, SIOCSIFFLAGS = 0x8913, 0x8914
 IFF_UP = 0x1
 APART = "simulation"
-"""The folder of tests that share nothing: each may run in any process."""
+"""The folder of tests that share nothing. Each may run in any process."""
 SHARED = ("cluster", "plain", "site")
-"""Fixtures of tests/e2e that many files use: one process makes them once for each release of Dovecot."""
+"""Fixtures of tests/e2e that many files use. One process makes them, once for each release of Dovecot."""
 
 
 def own_network() -> None:
-    """Move this process into a network with nothing but loopback. Raises OSError where it is not root's."""
+    """Move this process into a network with nothing but loopback. Raises OSError if root does not run it."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(CLONE_NEWNET) != 0:
         raise OSError(ctypes.get_errno(), "cannot make a network namespace: only root may use pytest -n")
@@ -32,13 +32,15 @@ def own_network() -> None:
 
 
 def shorter(base: str) -> str:
-    """Another folder of this process for temporary files: sockets in it have a path of 107 bytes at most."""
+    """Return a shorter folder for this process' temporary files: the path of a socket has 107 bytes at
+    most."""
     path = Path(base)
     return str(path.with_name(path.name.removeprefix("popen-gw")))
 
 
 def group_of(item: pytest.Item) -> str:
-    """Tests of one group run in one process. Empty: a group of its own."""
+    """Return the group of a test. The tests of a group run in one process. Empty: the test is its own
+    group."""
     folder, *_ = item.nodeid.removeprefix("tests/").split("/")
     if folder == APART:
         return ""

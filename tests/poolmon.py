@@ -1,7 +1,7 @@
-"""The dialogue of poolmon 0.6, the monitor of backends that most sites run, as a client of an admin socket.
+"""The dialogue of poolmon 0.6, a widespread monitor of backends, as a client of an admin socket.
 
-One connection a look and one a change, a thread a host. A change is sent line by line behind the greeting;
-the connection is closed without a look at what is answered.
+It makes one connection for each listing and one for each change, and a thread for each host. A change is sent
+line by line after the greeting; the connection is closed without reading the answer.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ WITHIN = 30.0
 
 class Poolmon:
     def __init__(self, connect: Callable[[], socket.socket]) -> None:
-        """connect: to a director's admin socket."""
+        """Begin. `connect` connects to a director's admin socket."""
         self._connect = connect
 
     def scan(self, dead: Iterable[str]) -> None:
-        """Take out each dead host, bring back each other one that is down; all at the same time."""
+        """Take out each dead host, and bring back each other host that is down, all at the same time."""
         down = self.hosts_down()
         changes = [(self._enable, host) for host in down - set(dead)]
         changes += [(self._disable, host) for host in set(dead) - down]
@@ -73,6 +73,6 @@ def over_unix(path: Path | str) -> Poolmon:
 
 
 def over_tcp(address: str) -> Poolmon:
-    """address: HOST:PORT."""
+    """Return a monitor that connects to HOST:PORT."""
     host, _, port = address.rpartition(":")
     return Poolmon(lambda: socket.create_connection((host, int(port))))

@@ -1,4 +1,4 @@
-"""A TCP proxy on loopback that counts bytes: it delays, cuts, or stalls what passes.
+"""A TCP proxy on loopback that counts bytes, and delays, cuts or stalls what passes.
 
     with Proxy(redis.socket) as proxy:                  # or a port of 127.0.0.1
         store = open_store(f"redis://127.0.0.1:{proxy.port}", base_dir=Path("/"))
@@ -8,7 +8,7 @@
         ...
         proxy.passed[Way.REPLIES]                       # what has passed since `strike` or `listen`
 
-It runs in a thread of its own, so it goes on while a test blocks, and serves other processes too.
+It runs in its own thread, so it continues while a test blocks, and serves other processes too.
 """
 
 from __future__ import annotations
@@ -34,18 +34,20 @@ class How(enum.Enum):
 
 
 class Proxy:
-    """Between one server and its clients. Trouble strikes once; all other connections pass.
+    """A proxy between one server and its clients, used as a context manager.
 
-    target: the server's Unix socket, or its port on 127.0.0.1. `with` it.
+    A fault happens to one connection; all others pass. `target` is the server's Unix socket, or its port on
+    127.0.0.1.
     """
 
     def __init__(self, target: Path | int) -> None:
         self.port = 0
         self.delay = 0.0
-        """Seconds by which replies come later; what follows closely stays close."""
+        """Seconds by which replies are delayed. Bytes that follow each other closely stay close."""
         self.passed: dict[Way, bytearray] = {}
         self.struck = threading.Event()
-        """The trouble of the last `strike` has happened: both ends are closed, or nothing passes any more."""
+        """Set when the fault of the last `strike` has happened: both ends are closed, or nothing more
+        passes."""
         self._target = target
         self._how: How | None = None
         self._way = Way.REPLIES
@@ -57,20 +59,21 @@ class Proxy:
 
     @property
     def reached(self) -> bool:
-        """Whether as much has passed as was to pass before the trouble: `struck` is set, or about to be."""
+        """Whether as many bytes have passed as `strike` lets pass: `struck` is set, or about to be."""
         return self._how is None or len(self.passed[self._way]) >= self._after
 
     def listen(self) -> None:
-        """From now on let all pass, and count anew."""
+        """Let everything pass from now on, and count from zero."""
         self._how = None
         self.passed = {way: bytearray() for way in Way}
 
     def strike(self, how: How, way: Way, *, after: int) -> None:
-        """Once `after` more bytes have passed this way (0: were to pass), do this to their connection."""
+        """After `after` more bytes in this direction (0: before the next byte), do this to their
+        connection."""
         self.listen()
         self.struck.clear()
         self._way, self._after = way, after
-        self._how = how  # last: from here on it counts
+        self._how = how  # last: from here on bytes count
 
     def __enter__(self) -> Proxy:
         self._thread.start()
@@ -100,7 +103,7 @@ class Proxy:
             else:
                 server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._target)
         except OSError:
-            writer.transport.abort()  # the server is away: so is the proxy
+            writer.transport.abort()  # the server is unreachable, so the proxy refuses too
             return
         cut = asyncio.Event()
         queues: dict[Way, Queue] = {way: asyncio.Queue() for way in Way}
@@ -126,14 +129,14 @@ class Proxy:
             self.struck.set()
 
     async def _read(self, way: Way, reader: asyncio.StreamReader, queue: Queue) -> None:
-        """Put what comes into the queue with the time when it is due, then the end as no bytes."""
+        """Put received data into the queue with the time when it is due, and empty data for the end."""
         with contextlib.suppress(OSError):
             while data := await reader.read(1 << 16):
                 queue.put_nowait((self._loop.time() + self.delay * (way is Way.REPLIES), data))
         queue.put_nowait((0.0, b""))
 
     async def _pass(self, way: Way, queue: Queue, writer: asyncio.StreamWriter, cut: asyncio.Event) -> None:
-        """Until the end, or until trouble cuts the connection."""
+        """Pass data on until the end, or until a fault cuts the connection."""
         while True:
             due, data = await queue.get()
             if not data:

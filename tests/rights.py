@@ -1,4 +1,4 @@
-"""The rights of a Redis user as the documentation tells operators to give them."""
+"""The rights of a Redis user that the documentation tells operators to give."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Servers that tests start for real, in a folder of their own, on loopback only."""
+"""Servers that tests start for real, each in its own folder, on loopback only."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from pathlib import Path
 from tests.needs import SEARCH, needs
 
 START_WITHIN = 30.0
-"""Seconds a server may take until it answers."""
+"""Seconds that a server may take until it answers."""
 
 
 class RedisServer:
     """A redis-server on a Unix socket, and on a port of 127.0.0.1 if `port` is given.
 
-    password: of the default user. tls_port: a port for TLS, with a `certificate` of its own, or that
-    of another server (certificate_of).
-    appendonly: keep the data over stop and kill. options: lines of its configuration. sentinel: it is one.
-    `with` it, or call start() and close().
+    Use it as a context manager, or call start() and close(). `password` is that of the default user.
+    `tls_port` is a port for TLS, with the server's own `certificate` or that of another server
+    (`certificate_of`). With `appendonly` the data survive stop and kill. `options` are lines of the
+    configuration. With `sentinel` it is a sentinel.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class RedisServer:
             lines |= {"tls-ca-cert-file": str(self.certificate), "tls-auth-clients": "no"}
         lines.update(options or {})
         if sentinel:
-            del lines["save"], lines["appendonly"]  # it keeps its state in its configuration
+            del lines["save"], lines["appendonly"]  # a sentinel keeps its state in its configuration
         config = "".join(f"{key} {value}\n" for key, value in lines.items())
         (self.folder / "redis.conf").write_text(config)
 
@@ -90,51 +90,51 @@ class RedisServer:
 
     @property
     def pid(self) -> int:
-        """Of the running server."""
+        """The process id of the running server."""
         assert self._process is not None, "the Redis server is not running"
         return self._process.pid
 
     def start(self) -> RedisServer:
-        """Start it, and wait until it answers."""
+        """Start the server, and wait until it answers."""
         self.begin()
         self.wait()
         return self
 
     def wait(self) -> None:
-        """Wait until it answers."""
+        """Wait until the server answers."""
         self._wait_for(b"+PONG")
 
     @property
     def running(self) -> bool:
-        """Whether it was started and not ended."""
+        """Whether the server was started and not ended."""
         return self._process is not None
 
     def start_loading(self) -> None:
-        """Start it, and wait until it says that it is loading its data."""
+        """Start the server, and wait until it says that it is loading its data."""
         self.begin()
         self._wait_for(b"-LOADING")
 
     def begin(self) -> None:
-        """Start it, and wait for nothing."""
+        """Start the server without waiting."""
         program = shutil.which("redis-server", path=SEARCH)
         assert program is not None
         command = [program, str(self.folder / "redis.conf"), *(["--sentinel"] if self._sentinel else [])]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def stop(self) -> None:
-        """End it as an init system does. Nothing happens if it does not run."""
+        """End the server as an init system does. Nothing happens if it does not run."""
         self._end(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End it with no warning. Nothing happens if it does not run."""
+        """Kill the server. Nothing happens if it does not run."""
         self._end(signal.SIGKILL)
 
     def freeze(self) -> None:
-        """Stop it from answering, with its connections left open."""
+        """Suspend the server, with its connections left open."""
         os.kill(self.pid, signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Let it go on."""
+        """Continue the suspended server."""
         os.kill(self.pid, signal.SIGCONT)
 
     def command(self, *words: str) -> bytes:
@@ -143,7 +143,7 @@ class RedisServer:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(START_WITHIN)
             connection.connect(str(self.socket))
-            end = [] if self._sentinel else [("QUIT",)]  # which sentinels do not know
+            end = [] if self._sentinel else [("QUIT",)]  # sentinels do not know QUIT
             connection.sendall(b"".join(_packed(*command) for command in (*login, words, *end)))
             if self._sentinel:
                 connection.shutdown(socket.SHUT_WR)
@@ -152,7 +152,7 @@ class RedisServer:
         return answers if self._sentinel else answers.removesuffix(b"+OK\r\n")
 
     def close(self) -> None:
-        """End it and remove its folder."""
+        """Kill the server and remove its folder."""
         self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -205,7 +205,7 @@ def _packed(*words: str) -> bytes:
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody used a moment ago."""
+    """Return a TCP port of 127.0.0.1 that no program used a moment ago."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

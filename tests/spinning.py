@@ -1,7 +1,7 @@
-"""Ends what would take the machine from all later tests.
+"""Ends processes that would slow down all later tests.
 
-anvil of Dovecot 2.4.1 takes a whole core once a login process has ended in which it ended a session
-(docs/dovecot.md). Its master starts another one.
+anvil of Dovecot 2.4.1 uses a whole core once a login process has ended in which it ended a session
+(docs/dovecot.md). Dovecot's master starts another anvil.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def end_spinning_anvils(cpu: float = CPU) -> list[int]:
 
 
 def _below(root: int) -> Iterator[tuple[int, str, float]]:
-    """Processes that `root` has started, and theirs: pid, name, seconds of CPU."""
+    """Yield all descendants of `root`: pid, name, seconds of CPU."""
     parents: dict[int, int] = {}
     processes: dict[int, tuple[str, float]] = {}
     for path in Path("/proc").glob("[0-9]*/stat"):

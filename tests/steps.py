@@ -1,4 +1,4 @@
-"""Work, counted in steps of the interpreter: the same on every machine, however busy it is."""
+"""Measures work in steps of the interpreter: the number is the same on every machine, however busy it is."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from typing import Any, TypeVar
 Result = TypeVar("Result")
 
 FIVE_MS = 120_000
-"""Steps that take less than 5 ms on a slow machine: there a step takes some 30 ns, with all that it calls."""
+"""Steps that take less than 5 ms on a slow machine, where a step takes some 30 ns including the calls it
+makes."""
 
 
 def counted(call: Callable[[], Result]) -> tuple[Result, int]:
-    """What `call` returns, and how many steps of byte code that took. A call of compiled code is one step."""
+    """Return the result of `call` and the number of byte code steps. A call of compiled code is one step."""
     steps = 0
 
     def step(frame: FrameType, event: str, _: Any) -> Any:

@@ -1,4 +1,4 @@
-"""A core with very many users that is fed as the driver feeds it, turn by turn of the loop, in virtual time.
+"""A core with very many users that gets events as in the service, turn by turn of the loop, in virtual time.
 
 Every turn is measured: in seconds by `tests.bench.turns`, in steps by `tests/unit/core/test_turns.py`.
 """
@@ -50,12 +50,14 @@ TOKENS = Token, MoveRound, NearRound, KickRound
 FULL = 1500
 """Users in a bucket."""
 Measure = Callable[[Callable[[], list[Effect]]], list[Effect]]
-"""Carries out one turn, and measures it."""
+"""Runs one turn, and measures it."""
 
 
 class Busy(Played):
-    """A director in a ring of three, with the compiled table where there is one. Kicks and writes end in the
-    next turn; tokens come back as if the others had nothing to do."""
+    """A director in a ring of three, with the compiled table if there is one.
+
+    Kicks and writes end in the next turn. Tokens return as if the other directors had nothing to do.
+    """
 
     made_of: ClassVar[Any] = hotpath.UserTable, hotpath.Assigner
     names_of: ClassVar[Any] = hotpath.NameTable
@@ -64,23 +66,23 @@ class Busy(Played):
         super().__init__(D2, D3, started=False, **settings)
         self.kicks = self.answers = 0
         self.agreeing = True
-        """Tokens come back."""
+        """Whether tokens return."""
         self.mono = 1.0
         self._measure = measure
         self._events: deque[Event] = deque()
         self._ends: list[Kicked] = []
         self._effects: list[Effect] = []
-        """Of events that something beside the core has caused in this turn."""
+        """Effects of events that came from outside of the core in this turn."""
         self._was_timer = False
         self._ping_at = 0.0
 
     def start(self) -> Busy:
-        """Serve, in the ring."""
+        """Start the director, in the ring."""
         self.handle(Started(), 0)
         return put_in_ring(self)
 
     def know(self, keys: Iterable[UserKey], host: Address = BACKENDS[0], *, seen: int = START) -> None:
-        """These users are on a host."""
+        """Assign these users to a host."""
         self.users.merge(pack(User(key, host_id(host), Stamp(START), seen, 0) for key in keys))
         self.users.take_displaced()
         self.users.take_dirty()
@@ -89,7 +91,7 @@ class Busy(Played):
         self._events.extend(events)
 
     def turn(self) -> bool:
-        """One event, or the timer that is due, by turns; False: nothing is to be done now."""
+        """Handle one event or the due timer, in alternation. False: nothing is due."""
         if self._ends:
             self._events.append(KicksEnded(self._ends))
             self._ends = []
@@ -119,7 +121,7 @@ class Busy(Played):
                             self._events.append(Received(LinkId(2), [back]))
 
     def beside(self, work: Callable[[], object]) -> None:
-        """A turn in which the service does something of its own."""
+        """Run a turn in which the service does some work outside of the core."""
 
         def turn() -> list[Effect]:
             work()
@@ -131,11 +133,11 @@ class Busy(Played):
         self.run(0.0)
 
     def take(self, event: Event) -> None:
-        """An event of the turn that is under way; what it causes is done in the next ones."""
+        """Handle an event in the present turn. Its effects happen in the next turns."""
         self._effects += self.core.handle(event, at(self.mono))
 
     def take_in(self, reader: BucketReader, space: Space, buckets: Sequence[Bucket]) -> None:
-        """One part of what the store holds, in the turn that is under way."""
+        """Handle one part of the store's data in the present turn."""
         for call in reader.take(space, buckets):
             assert isinstance(call, Tell), call
             self.take(call.event)
@@ -146,8 +148,8 @@ class Busy(Played):
         return effects
 
     def run(self, seconds: float) -> None:
-        """All turns until what was fed is dealt with, and then those of so many seconds; the neighbours give
-        signs of life."""
+        """Run all turns until all events are handled, and then the turns of `seconds`. The neighbours send
+        pings meanwhile."""
         while self._events:
             self._step()
         until = self.mono + seconds
@@ -162,14 +164,14 @@ class Busy(Played):
 
 
 def keys(number: int) -> list[UserKey]:
-    """So many users, in so few buckets that these are as full as with 6 million users."""
+    """Return `number` users in so few buckets that these are as full as with 6 million users."""
     random.seed(number)
     buckets = -(-number // FULL)
     return [UserKey(random.randrange(buckets << BUCKET_SHIFT)) for _ in range(number)]
 
 
 def records(users: Iterable[UserKey], host: Address, *, ahead: int = 1, flags: int = 0) -> bytes:
-    """They are on this host now."""
+    """Return records of users that are assigned to `host` now."""
     return pack(User(key, host_id(host), Stamp(START + ahead), START, flags) for key in users)
 
 
@@ -182,7 +184,7 @@ def merged(busy: Busy, number: int) -> None:
 
 
 def stored(busy: Busy, number: int) -> None:
-    """The store says so, in parts as `stored/bucketreader.py` brings them."""
+    """The store says that all users are on another host, in parts as `stored/bucketreader.py` reads them."""
     users = keys(number)
     busy.know(users)
     for start in range(0, number, 4500):
@@ -191,7 +193,7 @@ def stored(busy: Busy, number: int) -> None:
 
 
 def moving(busy: Busy, number: int) -> None:
-    """A neighbour says that all users begin to move, and never that they are settled."""
+    """A neighbour says that all users begin to move, and never that their moves have ended."""
     users = keys(number)
     busy.know(users)
     busy.feed(Received(LinkId(1), [Users(records(users, BACKENDS[1], flags=MOVING))]))
@@ -199,7 +201,7 @@ def moving(busy: Busy, number: int) -> None:
 
 
 def flushed(busy: Busy, number: int) -> None:
-    """An operator flushes a host that has all users; the hash puts most elsewhere."""
+    """An operator flushes a host that has all users. The hash selects other hosts for most."""
     busy.know(keys(number))
     busy.feed(Flush(1, BACKENDS[0], max_parallel=10_000))
     busy.core.jobs.max_parallel = 10_000
@@ -207,7 +209,7 @@ def flushed(busy: Busy, number: int) -> None:
 
 
 def unchanged(busy: Busy, number: int) -> None:
-    """A flush finds all where the hash puts them."""
+    """A flush finds all users on the hosts that the hash selects."""
     for key in keys(number):
         busy.core.assigner.choose(key, b"")
     busy.core.announce()
@@ -216,14 +218,14 @@ def unchanged(busy: Busy, number: int) -> None:
 
 
 def forgotten(busy: Busy, number: int) -> None:
-    """All users are forgotten, whose sessions end."""
+    """All assignments are deleted, and the users' sessions end."""
     busy.know(keys(number))
     busy.feed(Forget(1, BACKENDS[0]))
     busy.run(60.0)
 
 
 def retagged(busy: Busy, number: int) -> None:
-    """All users log in after the only host of their pool went to another."""
+    """All users log in after the only host of their pool went to another pool."""
     users = keys(number)
     busy.know(users)
     busy.feed(HostChange(1, BACKENDS[0], tag="other", retag=True))
@@ -235,7 +237,7 @@ def retagged(busy: Busy, number: int) -> None:
 
 
 def readdressed(busy: Busy, number: int) -> None:
-    """The host of all users has another address."""
+    """The host of all users gets another address."""
     busy.know(keys(number))
     row = busy.core.hosts.rows[BACKENDS[0]]
     named = msgspec.structs.replace(row, hostname="backend1", present_at=1)
@@ -247,7 +249,7 @@ def readdressed(busy: Busy, number: int) -> None:
 
 
 def expired(busy: Busy, number: int) -> None:
-    """All users, and their names, are gone in one second."""
+    """All assignments, and the users' names, expire in one second."""
     users = keys(number)
     busy.know(users, seen=START - 3 * EXPIRE)
     busy.core.names.add(b"".join(entry(key, b"user%d@example.org" % key) for key in users))
@@ -256,7 +258,7 @@ def expired(busy: Busy, number: int) -> None:
 
 
 def near_expiry(busy: Busy, number: int) -> None:
-    """All users log in shortly before they expire, and the ring is asked about most of them."""
+    """All users log in shortly before their assignments expire, and the ring is asked about most of them."""
     users = keys(number)
     busy.know(users, seen=START - EXPIRE + 20)
     for start in range(0, number, 100):
@@ -266,7 +268,8 @@ def near_expiry(busy: Busy, number: int) -> None:
 
 
 def listed(busy: Busy, number: int) -> None:
-    """After the start the login processes proxy sessions of users who are elsewhere, or unknown."""
+    """After the start the login processes have sessions of users who are assigned to another host, or
+    unassigned."""
     users = keys(number)
     sessions = [ProxiedSession(b"user%d" % n, BACKENDS[0], key >> 32) for n, key in enumerate(users)]
     busy.know(users[: number // 2], BACKENDS[1])
@@ -275,7 +278,7 @@ def listed(busy: Busy, number: int) -> None:
 
 
 def waiting(busy: Busy, number: int) -> None:
-    """Logins of new users wait for a host change, and are answered when the ring has agreed."""
+    """Logins of new users wait for a host change, and are answered when the ring is in sync."""
     busy.agreeing = False
     busy.feed(HostChange(1, BACKENDS[0], weight=50))
     busy.feed(*(Lookup(RequestId(n), key, b"") for n, key in enumerate(keys(number))))
@@ -286,7 +289,7 @@ def waiting(busy: Busy, number: int) -> None:
 
 
 def removed(busy: Busy, number: int) -> None:
-    """The host of all users is removed, and all log in again."""
+    """The host of all users is removed, and all users log in again."""
     users = keys(number)
     busy.know(users)
     busy.feed(HostChange(1, BACKENDS[0], remove=True))
@@ -296,7 +299,7 @@ def removed(busy: Busy, number: int) -> None:
 
 
 def claimed(busy: Busy, number: int) -> None:
-    """The store has settled users, for logins that wait for it."""
+    """The store has answered claims for logins that wait."""
     users = keys(number)
     for start in range(0, number, 64):
         part = users[start : start + 64]
@@ -305,8 +308,10 @@ def claimed(busy: Busy, number: int) -> None:
 
 
 def imported(busy: Busy, number: int) -> None:
-    """An import has put users whom nobody knew into the store, with their names; it is read while logins are
-    answered, as at the start, or in a partial ring."""
+    """An import has put unassigned users into the store, with their names.
+
+    The store is read while logins are answered, as at the start, or in an incomplete ring.
+    """
     reader = BucketReader(busy.core.names)
     for space, buckets in stored_buckets(keys(number), BACKENDS[1]).items():
         for part in in_parts(buckets):
@@ -316,7 +321,7 @@ def imported(busy: Busy, number: int) -> None:
 
 
 def imported_elsewhere(busy: Busy, number: int) -> None:
-    """The same; all users were on another host, and their sessions are ended."""
+    """An import has put all users on another host into the store, and their sessions are ended."""
     users = keys(number)
     busy.know(users)
     reader = BucketReader(busy.core.names)
@@ -327,10 +332,12 @@ def imported_elsewhere(busy: Busy, number: int) -> None:
 
 
 def replaced(busy: Busy, number: int) -> None:
-    """The program was replaced in place: what memory held was taken over, and is compared with the store.
+    """The program was replaced in place: the predecessor's memory was taken over, and is compared with the
+    store.
 
-    Every tenth user is on the move. The users are merged before the director serves or has a link, and that
-    turn is not one of these: see `tests.bench.turns`."""
+    Every tenth user is moving. The users are merged before the director serves or has a link, and that turn
+    is not measured here: see `tests.bench.turns`.
+    """
     buckets = stored_buckets(keys(number), BACKENDS[1])
     everybody = b"".join(bucket.blob for bucket in buckets["users"])
     moving = records(keys(number)[::10], BACKENDS[1], ahead=2, flags=MOVING)
@@ -348,7 +355,7 @@ def replaced(busy: Busy, number: int) -> None:
 
 
 def stored_buckets(users: Iterable[UserKey], host: Address) -> dict[Space, list[Bucket]]:
-    """What a store holds where these users are on a host."""
+    """Return the buckets of a store in which these users are on `host`."""
     blobs: dict[Space, dict[int, list[bytes]]] = {"users": {}, "names": {}}
     for key in sorted(users):
         bucket = key >> BUCKET_SHIFT
@@ -384,7 +391,7 @@ IN_SERVICE: Mapping[str, Callable[[Busy, int], None]] = {
         imported_elsewhere,
     )
 }
-"""Of a director that serves in a ring."""
+"""Situations of a director that serves in a ring."""
 
 
 def _started(situation: Callable[[Busy, int], None]) -> Callable[[Busy, int], None]:
@@ -395,4 +402,4 @@ SITUATIONS: Mapping[str, Callable[[Busy, int], None]] = {
     **{name: _started(situation) for name, situation in IN_SERVICE.items()},
     "replaced": replaced,
 }
-"""What is done with a director that has not started yet, and that many users."""
+"""All situations, by name. Each gets a director that has not started yet, and a number of users."""

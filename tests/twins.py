@@ -26,7 +26,7 @@ PURE = HotPath(users.UserTable, assign.Assigner, names.NameTable, auth.rewrite)
 
 
 def compiled() -> HotPath:
-    """The compiled twin; where it is not built the test is skipped, and in CI that is a failure."""
+    """Return the compiled hot path. If it is not built the test is skipped, and in CI it fails."""
     try:
         fast = importlib.import_module("director.wire._fast")
         fast_names = importlib.import_module("director.wire._names")

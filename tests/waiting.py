@@ -1,4 +1,4 @@
-"""Waiting for something to become true, instead of sleeping for as long as it may take."""
+"""Waits until a condition holds, instead of sleeping as long as it may take."""
 
 from __future__ import annotations
 
