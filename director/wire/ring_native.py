@@ -69,7 +69,7 @@ class _Seals:
         self._number = 0
 
     def next(self, length: int) -> blake2b:
-        """The seal of the next frame, to be updated with its body."""
+        """Return the seal of the next frame. The caller adds the frame's body to it."""
         seal = self._keyed.copy()
         seal.update(_NUMBERED.pack(self._number, length))
         self._number += 1
@@ -83,7 +83,7 @@ class FrameWriter:
         self._seals: _Seals | None = None
 
     def encode(self, messages: Sequence[RingMessage]) -> bytes:
-        """The next frame; several where it would be too large."""
+        """Return the next frame; several frames if one would be too large."""
         if len(messages) > MESSAGES:
             starts = range(0, len(messages), MESSAGES)
             return b"".join(self.encode(messages[start : start + MESSAGES]) for start in starts)
@@ -97,37 +97,38 @@ class FrameWriter:
         return _LENGTH.pack(len(body)) + body + seal.digest()
 
     def seal(self, key: bytes) -> None:
-        """All frames from here on are sealed."""
+        """Seal all frames from now on."""
         self._seals = _Seals(key)
 
 
 class FrameReader:
-    """Cuts a stream of bytes into frames."""
+    """Splits received bytes into frames."""
 
     def __init__(self) -> None:
         self.limit = GREETING_LIMIT
-        """May be raised between two frames, also between two that came together."""
-        self.plain = b""
         """The largest accepted frame in bytes. It may be changed between two frames, even if both are
         received already."""
+        self.plain = b""
+        """The body of the frame that was yielded last; empty: it was sealed."""
         self._buffer = bytearray()
         self._seals: _Seals | None = None
         self._proof_is_due = False
         self._begun: blake2b | None = None
-        """The seal of a large frame of which some has come."""
-        self._sealed_to = 0
         """The seal of a large frame of which a part has arrived."""
+        self._sealed_to = 0
+        """How many bytes of the body that seal covers."""
 
     def unseal(self, key: bytes) -> None:
-        """One more frame is plain, the other end's proof; all others must be sealed."""
+        """Accept one more frame without a seal, the other end's proof. All later frames must be sealed."""
         self._seals, self._proof_is_due = _Seals(key), True
 
     def change_key(self, key: bytes) -> None:
-        """Behind the proof, which was given last: the sealed frames that follow are those of another key."""
+        """Use another key for the sealed frames after the proof. Call it when the proof was the last frame
+        yielded."""
         self._seals = _Seals(key)
 
     def feed(self, data: bytes) -> Iterator[list[RingMessage]]:
-        """Take bytes as they come, and yield the messages of each frame that they complete.
+        """Take received bytes, and yield the messages of each frame that they complete.
 
         Raises:
             FrameError: the bytes cannot be a frame. Raised in the turn of that frame, after all frames before
@@ -161,7 +162,7 @@ class FrameReader:
             self._seal_ahead(self._seals)
 
     def _seal_of(self, seals: _Seals, body: bytearray) -> bytes:
-        """What belongs behind a frame that is here as a whole."""
+        """Return the seal of a complete frame."""
         if self._begun is None:
             seal = seals.next(len(body))
             seal.update(body)
@@ -171,7 +172,8 @@ class FrameReader:
         return seal.digest()
 
     def _seal_ahead(self, seals: _Seals) -> None:
-        """Of a large frame deal with what is here: all of it at its end would take too long for one turn."""
+        """Add the bytes of a large frame that are here to its seal. Doing it all at its end would take too
+        long for one turn."""
         (length,) = _LENGTH.unpack_from(self._buffer)
         if self._begun is None:
             self._begun, self._sealed_to = seals.next(length), 0

@@ -41,17 +41,17 @@ PAUSES = (1.0, 6.0)
 AWAY = 1.0
 """Seconds from the end of a director until it is started again."""
 UNREAD = 0.2
-"""Seconds for which the end of a dead director may go unread, while logins are still written to it."""
+"""Seconds for which the end of a dead director may go unnoticed, while logins are still written to it."""
 UNHARMED = 2
-"""Directors that are always left alone."""
+"""The number of directors to which no fault is done at any time."""
 LOGINS_A_USER = 24
 CURRENT = 1000
-"""Users who log in at the same time."""
+"""The number of users who log in at the same time."""
 LATE = 1.0
 AFTER_PAUSE = 2.0
-"""Seconds after a pause in which a login may still be answered late, or be refused for a while."""
+"""Seconds after a pause in which a login may still be answered late, or be refused."""
 AT_ONCE = 1.0
-"""Two hosts for one user within so many seconds are two sessions at once."""
+"""Two hosts for a user within so many seconds are two sessions at the same time."""
 WHOLE_WITHIN = 30.0
 SETTLE = 2.0
 SHOWN = 5
@@ -59,7 +59,7 @@ SHOWN = 5
 
 @dataclass
 class Fault:
-    """What was done to one director; monotonic seconds."""
+    """A fault of one director. Times are monotonic seconds."""
 
     kind: str
     member: str
@@ -67,14 +67,14 @@ class Fault:
     ended: float = float("inf")
 
     def covers(self, login: Login, after: float = 0.0) -> bool:
-        """Whether this login was under way there then."""
+        """Whether this login was waiting at that director during the fault."""
         assert login.ended is not None
         return self.member == login.at and login.began <= self.ended + after and self.began <= login.ended
 
 
 @dataclass
 class Report:
-    """What came of it."""
+    """The result of a run."""
 
     seed: int
     faults: list[Fault]
@@ -84,20 +84,20 @@ class Report:
     turned_away: int
     lag: float
     differing: list[str]
-    """Users whom the directors do not agree on, in the end."""
+    """Users on whose host the directors differ in the end."""
     users: int
     in_flight: list[Login] = field(default_factory=list)
-    """Lost with the director that was killed or stopped."""
+    """Logins lost with a director that was killed or stopped."""
     put_off: list[Login] = field(default_factory=list)
-    """Refused at a director that had been paused."""
+    """Logins refused by a director that had been paused."""
     late: list[Login] = field(default_factory=list)
-    """Answered late at a director that was paused."""
+    """Logins answered late by a director that was paused."""
     failed: list[Login] = field(default_factory=list)
-    """Failed without such an excuse."""
+    """Logins that failed without such an excuse."""
     slowest_new: float = 0.0
-    """Longest wait at a director that was not paused, seconds."""
+    """The longest wait at a director that was not paused, in seconds."""
     slowest_known: float = 0.0
-    """The same of users whom anybody has answered before."""
+    """The same for users whom a director had answered before."""
     on_two_hosts: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -155,7 +155,7 @@ class Report:
 
 
 def first_answers(logins: Sequence[Login]) -> dict[str, float]:
-    """When each user was answered first."""
+    """Return when each user was answered first."""
     first: dict[str, float] = {}
     for login in logins:
         if login.host and login.ended is not None:
@@ -164,7 +164,7 @@ def first_answers(logins: Sequence[Login]) -> dict[str, float]:
 
 
 def users_on_two_hosts(logins: Sequence[Login]) -> Iterator[str]:
-    """Each user who was answered with two hosts at once, and how."""
+    """Yield each user who was answered with two hosts at the same time, and how."""
     last: dict[str, Login] = {}
     told = set()
     for login in sorted((login for login in logins if login.host), key=lambda login: login.ended or 0):
@@ -181,7 +181,7 @@ class Chaos:
     def __init__(
         self, ring: Sequence[DirectorProcess], rate: float, seconds: float, seed: int, least: int
     ) -> None:
-        """least: so many faults at least, however long they take."""
+        """Prepare a run. `least`: the fewest faults, however long they take."""
         self.ring, self.rate, self.seconds, self.seed, self.least = ring, rate, seconds, seed, least
         self.random = random.Random(seed)
         self.faults: list[Fault] = []
@@ -217,7 +217,8 @@ class Chaos:
         )
 
     def user(self, number: int) -> str:
-        """Of a window of users that moves on: every one comes as a new user, and again and again then."""
+        """Return a user of a sliding window of users: each is first unassigned, and then logs in again and
+        again."""
         return f"user{number // LOGINS_A_USER + self.random.randrange(CURRENT)}"
 
     async def _harm(self, tasks: anyio.abc.TaskGroup) -> None:
@@ -276,7 +277,7 @@ class Chaos:
         try:
             status, _ = await anyio.to_thread.run_sync(request, abandon_on_cancel=True)
         except (OSError, AssertionError):
-            return  # harmed meanwhile
+            return  # a fault hit the director meanwhile
         self.changes += status == 200
 
     async def _all_whole(self) -> None:
@@ -285,7 +286,7 @@ class Chaos:
 
 
 def users_of(director: DirectorProcess) -> dict[str, str]:
-    """What `director map` says: the host of each key."""
+    """Return the host of each key, from `director map`."""
     command = [sys.executable, "-m", "director", "-c", str(director.config), "map", "--json"]
     listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     return {user["key"]: user["host"] for user in json.loads(listed.stdout)}
@@ -299,7 +300,7 @@ def differing(maps: Sequence[dict[str, str]]) -> Iterator[str]:
 
 
 def unleash(rate: float, seconds: float, seed: int, folder: Path, *, least: int = 0) -> Report:
-    """Start everything in `folder`, and run. least: so many faults at least."""
+    """Start everything in `folder`, and run. `least`: the fewest faults."""
     build_tools(folder, "fakeauth")
     with ExitStack() as stack:
         redis = stack.enter_context(RedisServer())
@@ -312,7 +313,7 @@ def unleash(rate: float, seconds: float, seed: int, folder: Path, *, least: int 
 
 @contextmanager
 def kept_if_bad() -> Iterator[Path]:
-    """A folder that stays where the block ends with an exception, and is named then."""
+    """Give a folder that is kept, and named, if the block raises an exception."""
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
     try:
         yield folder

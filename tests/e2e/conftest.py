@@ -1,4 +1,5 @@
-"""Real Dovecot in front and behind. Each case runs with a plain proxy too, to show that the case is right."""
+"""Fixtures with real Dovecot as proxies and backends. Each case also runs with a plain proxy, to show that
+the case is right."""
 
 from __future__ import annotations
 
@@ -20,14 +21,14 @@ from tests.e2e.site import Entrance, Site
 from tests.needs import cannot_run, needs
 from tests.spinning import end_spinning_anvils
 
-# not the demo's addresses: both may run at the same time
+# Not the demo's addresses: both may run at the same time.
 PROXIES, BACKENDS = "127.0.20.11", "127.0.21.1"
 PLAIN_PROXY, PLAIN_BACKENDS = "127.0.20.21", "127.0.21.21"
 SECONDS = 120
 
 
 def rules(fixed: str, host: str = "") -> list[Rule]:
-    """Whom the proxies let in; `host` is what a passdb without a director behind it answers."""
+    """Return which users the proxies let in. `host` is what a passdb answers if no director is behind it."""
     return [
         Rule("strict*", password="secret", host=host),
         Rule("fixed*", host=fixed),
@@ -37,10 +38,10 @@ def rules(fixed: str, host: str = "") -> list[Rule]:
 
 
 class Front(NamedTuple):
-    """A proxy that clients log in to, and what stands behind it.
+    """A proxy that clients log in to, and the backends behind it.
 
-    Users called strict… have the password `secret`, fixed… get the backend `b3` from the passdb, local…
-    are not proxied; everybody else gets in with any password.
+    Users called strict… have the password `secret`, fixed… get the backend `b3` from the passdb, local… are
+    not proxied. All other users get in with any password.
     """
 
     proxy: Proxy
@@ -60,16 +61,16 @@ def quiet_anvils() -> Iterator[None]:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        # by signal: the way that ends the process at once would leave servers running
+        # By signal: the other method ends the process at once and would leave servers running.
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.timeout(SECONDS, method="signal"))
 
 
 @contextmanager
 def new_folder(programs: Programs | None = None) -> Iterator[Path]:
-    """A folder for one use, where this Dovecot can see it.
+    """Give a folder for one use that this Dovecot can see.
 
-    Not pytest's: a socket's path has 107 bytes at most, and Dovecot must get in.
+    It is not pytest's folder: a socket's path has 107 bytes at most, and Dovecot must be able to enter.
     """
     parent = programs and programs.root and programs.root / "t"
     if parent:
@@ -86,7 +87,7 @@ def folder() -> Iterator[Path]:
 
 
 def dovecot(release: str) -> Programs:
-    """Dovecot of this machine where it is that release, else 2.4 of the Debian 13 beside it."""
+    """Return Dovecot of this machine if it is that release, else 2.4 of the Debian 13 beside it."""
     needs("dovecot", "doveadm")
     mine = Programs()
     if release == mine.release:
@@ -98,7 +99,7 @@ def dovecot(release: str) -> Programs:
 
 @pytest.fixture(scope="package", params=["2.3", "2.4"])
 def programs(request: pytest.FixtureRequest) -> Programs:
-    """Each test runs with either Dovecot."""
+    """Return either Dovecot: each test runs with both."""
     return dovecot(request.param)
 
 
@@ -131,7 +132,7 @@ def cluster(ports: Ports, programs: Programs) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="package")
 def plain(ports: Ports, programs: Programs) -> Iterator[Front]:
-    """A proxy without a director, whose passdb sends everybody to the second of four backends."""
+    """A proxy without a director, whose passdb sends all users to the second of four backends."""
     hosts = addresses(PLAIN_BACKENDS, 4)
     with ExitStack() as stack:
         folder = stack.enter_context(new_folder(programs))

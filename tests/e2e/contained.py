@@ -1,6 +1,6 @@
 """A director as process 1 of a PID namespace, as in a container: `python -m tests.e2e.contained serve -c F`.
 
-Killed, it takes every process in it along.
+If it is killed, all processes in the namespace die.
 """
 
 from __future__ import annotations

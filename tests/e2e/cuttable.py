@@ -1,7 +1,7 @@
-"""A director whose ring can be cut without a word: `python -m tests.e2e.cuttable CUTS serve -c FILE`.
+"""A director whose ring links can be cut silently: `python -m tests.e2e.cuttable CUTS serve -c FILE`.
 
-While the file CUTS lists addresses, nothing goes to them and nothing comes from them over the ring; nobody is
-told, as when a cable is pulled. The store and everything else is as ever.
+While the file CUTS lists addresses, nothing is sent to them or received from them over the ring, and no end
+is told, as when a cable is pulled. The store and everything else works.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from director.net import ringlink
 
 
 class Cuts:
-    """What the file says now."""
+    """The present content of the file."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -31,7 +31,7 @@ class Cuts:
 
 
 def make_cuttable(cuts: Cuts) -> None:
-    """To be called before anything else of the director is imported."""
+    """Make all ring links cuttable. Call it before anything else of the director is imported."""
 
     class CutLink(ringlink.RingLink):
         def data_received(self, data: bytes) -> None:

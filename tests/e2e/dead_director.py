@@ -39,14 +39,14 @@ GIVES_UP = 40.0
 """Seconds after which a client hangs up; Dovecot does so after 30."""
 SLOW = 10.0
 PROXY, BACKEND = "127.0.83.{}", "127.0.84.{}"
-"""Of the command."""
+"""Addresses for the command."""
 
 
 @contextmanager
 def site(
     folder: Path, programs: Programs, proxy: str, backend: str, *, expire: str = "15 min"
 ) -> Iterator[Cluster]:
-    """One director, its proxy with one imap-login process, and one backend."""
+    """Give a director, its proxy with one imap-login process, and one backend."""
     cluster = Cluster(
         folder,
         directors=1,
@@ -64,17 +64,17 @@ def site(
 
 
 def keeper_of(cluster: Cluster) -> int:
-    """Process id of the keeper of its director."""
+    """Return the process id of the director's keeper."""
     return keeperlink.status(str(cluster.proxies[0].run / "director-keeper")).process
 
 
 class Visitor:
-    """A client that connects and waits to be greeted."""
+    """A client that connects and waits for the greeting."""
 
     def __init__(self, cluster: Cluster) -> None:
         self.began = time.monotonic()
         self.ended = 0.0
-        """When it was greeted, or hung up on."""
+        """The time when it was greeted, or the connection was closed."""
         self.lines: list[str] = []
         self._address = (cluster.proxies[0].address, cluster.ports.imap)
         self._thread = threading.Thread(target=self._wait, daemon=True)
@@ -85,7 +85,7 @@ class Visitor:
         return bool(self.lines) and "ready." in self.lines[-1]
 
     def done(self, within: float = GIVES_UP) -> Visitor:
-        """Wait for its end."""
+        """Wait until it has ended."""
         self._thread.join(within)
         return self
 
@@ -102,10 +102,10 @@ class Visitor:
 class Wait(NamedTuple):
     seconds: float
     after_ready: float
-    """The part of it behind the moment at which the director was ready: its start depends on the machine."""
+    """The part of it after the director was ready: the time of its start depends on the machine."""
     greeted: bool
     during: bool
-    """It came while no director served."""
+    """Whether it came while no director served."""
     lines: list[str]
 
     def __str__(self) -> str:
@@ -114,15 +114,15 @@ class Wait(NamedTuple):
 
 
 class Site:
-    """One of the command's proxies: kills its director, and lets clients come."""
+    """One of the command's proxies. It kills its director, and starts clients."""
 
     def __init__(self, cluster: Cluster, *, gap: float, keeper: bool, chance: random.Random) -> None:
-        """gap: seconds between two clients, on average."""
+        """Prepare the site. `gap`: seconds between two clients, on average."""
         self.waits: list[Wait] = []
         self._cluster, self._gap, self._keeper, self._chance = cluster, gap, keeper, chance
         self._away = False
         self._ready: list[float] = [time.monotonic()]
-        """When the director was ready, each time."""
+        """The times when the director was ready."""
         self._over = threading.Event()
 
     def run(self, kills: int) -> None:

@@ -1,4 +1,5 @@
-"""What lies in deploy/, used as its comments say: package defaults with our file, sockets from our units."""
+"""The files of deploy/, used as their comments say: Dovecot's package defaults with our file, and sockets
+from our units."""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ from tests.certificates import Pems
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 OTHER = "127.0.90.12"
-"""An address of a second proxy, which is not there."""
+"""The address of a second proxy, which does not run."""
 SYSTEM_USERS = "!include auth-system.conf.ext"
 LAUNCHER = """
 import os, sys
@@ -41,7 +42,8 @@ os.setuid(int(uid))
 os.umask(0o077)
 os.execv(sys.executable, [sys.executable, "-m", "director", "serve", "-c", config])
 """
-"""What systemd does between fork and exec: descriptors from 3 on, in the order of their names; then User=."""
+"""The work of systemd between fork and exec: descriptors from 3 on, in the order of their names; then
+User=."""
 INSTANCE = """
 base_dir = {run}
 state_dir = {run}
@@ -97,7 +99,7 @@ userdb anybody {{
 class Installed(Backend):
     """Dovecot as its Debian package configures it, with deploy/dovecot/RELEASE/`kind`.conf as local.conf.
 
-    kind: `proxy` or `backend`. proxy: the address that the backends see the proxy come from.
+    `kind` is `proxy` or `backend`. `proxy` is the address from which the proxy connects to the backends.
     """
 
     def __init__(
@@ -152,7 +154,7 @@ class Installed(Backend):
 class Activated(ServeProcess):
     """A director that gets its listeners as systemd would open them from deploy/systemd/*.socket.
 
-    uid, gid: what User= and Group= of its service stand for.
+    `uid` and `gid` stand for User= and Group= of its service.
     """
 
     def __init__(self, folder: Path, address: str, proxy: Installed, uid: int, gid: int) -> None:
@@ -228,7 +230,7 @@ class Activated(ServeProcess):
 
 
 def python_for_anybody() -> str:
-    """This Python, where others may read it; else the system's one of the same version."""
+    """Return this Python if other users may read it, else the system's Python of the same version."""
     own = Path(sys.executable)
     if _is_open(own.parent) and _is_open(own.resolve().parent):
         return sys.executable
@@ -236,7 +238,8 @@ def python_for_anybody() -> str:
 
 
 def path_for_anybody(place: Path) -> list[str]:
-    """Where Python finds this program and its libraries: copied to `place` where others may not read them."""
+    """Return the folders of this program and its libraries. They are copied to `place` if other users may
+    not read them."""
     checkout, libraries = DEPLOY.parent, Path(msgspec.__file__).parents[1]
     if _is_open(checkout) and _is_open(libraries):
         return [str(checkout), str(libraries)]
@@ -254,7 +257,7 @@ def _is_open(folder: Path) -> bool:
 
 
 class _Smtp(socketserver.StreamRequestHandler):
-    """Takes every command and no mail."""
+    """Accepts every command, and no mail."""
 
     def handle(self) -> None:
         self.wfile.write(b"220 relay\r\n")
@@ -264,7 +267,7 @@ class _Smtp(socketserver.StreamRequestHandler):
 
 @contextmanager
 def smtp_relay(address: str) -> Iterator[tuple[str, int]]:
-    """Where the backends' submission service hands its mail to: address and port."""
+    """Give address and port of a server that accepts mail of the backends' submission service."""
     import threading
 
     with socketserver.ThreadingTCPServer((address, 0), _Smtp) as server:

@@ -1,4 +1,4 @@
-"""A name server for a network of a test. It answers from a file, which it reads anew for each question.
+"""A name server for the network of a test. It answers from a file, which it reads again for each question.
 
     python -m tests.e2e.dns_server FILE
 
@@ -19,7 +19,7 @@ A, INTERNET = 1, 1
 
 
 def answered(question: bytes, table: dict[str, list[str]]) -> bytes:
-    """The reply to one query with one question."""
+    """Return the reply to a query with one question."""
     number, _, _, _, _, _ = HEADER.unpack_from(question)
     labels, at = [], HEADER.size
     while length := question[at]:

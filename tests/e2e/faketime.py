@@ -1,4 +1,4 @@
-"""A clock that a process believes, and that a test can step: libfaketime. The monotonic clock stays true."""
+"""A clock for a process that a test can step: libfaketime. The monotonic clock stays true."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ LIBRARIES = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
 
 class Clock:
     def __init__(self, file: Path) -> None:
-        """file: of its own, for how far the clock is off."""
+        """Begin without an offset. `file` is for the offset, and for this clock only."""
         if not LIBRARIES:
             cannot_run(
                 "not installed: faketime; `make test` as root installs it, or use your package manager"
@@ -28,7 +28,7 @@ class Clock:
         }
 
     def set(self, seconds: float) -> None:
-        """Be so many seconds ahead of the true time, from now on."""
+        """Set the clock ahead of the true time by `seconds`, from now on."""
         new = self._file.with_suffix(".new")
         new.write_text(f"{seconds:+.0f}\n")
         new.replace(self._file)

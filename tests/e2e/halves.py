@@ -1,4 +1,4 @@
-"""A ring of four real directors on a real Redis, cut into two halves that cannot hear each other."""
+"""A ring of four real directors on a real Redis, partitioned into two sides of two directors."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from tests.servers import RedisServer
 COUNT = 4
 ADDRESSES = [f"127.0.29.{number}" for number in range(1, COUNT + 1)]
 NOTICED_WITHIN = 30.0
-"""Seconds until both halves know that they are halves."""
+"""Seconds until both sides have noticed the partition."""
 HELD = 6.0
-"""After a silent loss no change of hosts is released for so many seconds (docs/ring.md, rule 14)."""
+"""Seconds after a silent loss in which no change of hosts is released (docs/ring.md, rule 14)."""
 
 
 class HalvedRing:
-    """`with` it: the ring is whole, until it is cut."""
+    """A ring, used as a context manager. It is complete until `cut`."""
 
     def __init__(self, folder: Path) -> None:
         self._stack = ExitStack()
@@ -52,13 +52,13 @@ class HalvedRing:
         self._stack.close()
 
     def cut(self) -> None:
-        """From now on the halves do not hear each other; none of them has noticed."""
+        """Partition the ring from now on. No director has noticed it yet."""
         for number, file in enumerate(self._cuts):
             other_half = ADDRESSES[COUNT // 2 :] if number < COUNT // 2 else ADDRESSES[: COUNT // 2]
             file.write_text("\n".join(other_half))
 
     def wait_until_noticed(self) -> None:
-        """Until every director is in a ring of its half, and settles new users in the store."""
+        """Wait until every director is in a ring of its side, and claims new users through the store."""
 
         def noticed(director: DirectorProcess) -> bool:
             ring = director.get("/v1/ring")
@@ -68,25 +68,26 @@ class HalvedRing:
             until(partial(noticed, director), within=NOTICED_WITHIN, what=director.log[-2000:])
 
     def heal(self) -> None:
-        """They hear each other again."""
+        """End the partition."""
         for file in self._cuts:
             file.write_text("")
         for director in self.directors.all:
             director.wait_whole(COUNT, within=NOTICED_WITHIN)
 
     def total(self, metric: str) -> float:
-        """The sum of a metric, without labels, over all directors."""
+        """Return the sum of a metric, without labels, over all directors."""
         pages = [director.request("GET", "/metrics")[1].decode() for director in self.directors.all]
         return sum(float(found) for page in pages for found in re.findall(rf"^{metric} (\S+)$", page, re.M))
 
     def set_weight(self, weight: int) -> None:
-        """An operator of the first half changes the first host; the other half reads of it in the store."""
+        """Change the weight of the first host, as an operator of the first side. The other side reads it
+        from the store."""
         address = self.directors[0].hosts()[0][0]
         self.directors[0].change("PATCH", f"/v1/hosts/{address}", {"weight": weight})
 
     @contextmanager
     def changing_weights(self, every: float) -> Iterator[None]:
-        """In the block an operator of the first half turns a weight up and down: the halves hash by different
+        """Change a weight up and down on the first side while the block runs: the sides hash by different
         tables most of the time."""
         over = threading.Event()
 
@@ -106,8 +107,8 @@ class HalvedRing:
 
 
 async def log_in(directors: Sequence[DirectorProcess], users: Sequence[str], window: int) -> list[Login]:
-    """Every user at every one of these directors, `window` logins at a time at each; at every second one they
-    come in the reverse order."""
+    """Log in every user at every one of these directors, `window` logins at a time at each. Every second
+    director gets the users in reverse order."""
     processes = [LoginProcess(director.member, director.login) for director in directors]
     running = [asyncio.create_task(process.run()) for process in processes]
     try:
@@ -134,7 +135,7 @@ async def _all_of(process: LoginProcess, users: Sequence[str], window: int) -> l
 
 
 def on_two_hosts(logins: Sequence[Login]) -> dict[str, set[str]]:
-    """Users who were sent to more than one backend, and where."""
+    """Return the users who were sent to more than one backend, with the backends."""
     hosts: dict[str, set[str]] = {}
     for login in logins:
         hosts.setdefault(login.user, set()).add(login.host)
@@ -142,6 +143,6 @@ def on_two_hosts(logins: Sequence[Login]) -> dict[str, set[str]]:
 
 
 def elapsed(logins: Sequence[Login]) -> float:
-    """Seconds from the first request to the last answer."""
+    """Return the seconds from the first request to the last answer."""
     now = time.monotonic()
     return max(login.ended or now for login in logins) - min(login.began for login in logins)

@@ -1,4 +1,5 @@
-"""As systemd starts a director with a FIFO: `python -m tests.e2e.inherited_fifo FIFO serve -c FILE`."""
+"""Starts a director with an open FIFO, as systemd does: `python -m tests.e2e.inherited_fifo FIFO serve -c
+FILE`."""
 
 from __future__ import annotations
 

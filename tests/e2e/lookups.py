@@ -1,4 +1,5 @@
-"""Look-ups as LMTP and doveadm proxies make them, many at a time: fast enough for thousands of users."""
+"""Look-ups as LMTP and doveadm proxies make them, many at the same time: fast enough for thousands of
+users."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ TIMEOUT = 30.0
 
 
 def hosts_of(userdb_socket: Path, users: Sequence[str]) -> dict[str, str]:
-    """The host each user is sent to, asked at a director's userdb socket."""
+    """Return the host of each user, looked up at a director's userdb socket."""
     hosts: dict[str, str] = {}
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(TIMEOUT)

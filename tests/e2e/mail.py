@@ -1,6 +1,5 @@
-"""Mail clients that can do what the demo's cannot: TLS, SASL, submission, ManageSieve, and a word before the
-greeting. Which backend served them is in the backends' logs.
-"""
+"""Mail clients with features that the demo's clients lack: TLS, SASL, submission, ManageSieve, and a line
+before the greeting. The backends' logs show which backend served them."""
 
 from __future__ import annotations
 
@@ -21,14 +20,14 @@ from typing import NamedTuple
 from director.demo.clients import TIMEOUT, Connection, Refused
 
 Step = Callable[[bytes], bytes]
-"""A client's response to a challenge, both decoded."""
+"""Returns a client's response to a challenge, both decoded."""
 CANCEL = b"*"
-"""The response that gives up the exchange; it is sent as it is."""
+"""The response that cancels the exchange. It is sent as it is."""
 LITERAL = re.compile(rb"\{(\d+)\+?\}$")
 
 
 class Sasl(NamedTuple):
-    """What a client has to say to log in by a mechanism."""
+    """A mechanism, and the client's responses that log in by it."""
 
     mechanism: str
     steps: list[Step]
@@ -50,7 +49,7 @@ def cram_md5(user: str, password: str) -> Sasl:
 
 
 def scram_sha_256(user: str, password: str) -> Sasl:
-    """RFC 7677, without channel binding. The server's own proof is checked."""
+    """Return the responses of RFC 7677, without channel binding. The server's own proof is checked."""
     bare = f"n={user},r=a-nonce-of-the-client"
     proof: dict[str, bytes] = {}
 
@@ -75,7 +74,7 @@ def scram_sha_256(user: str, password: str) -> Sasl:
 
 
 def given_up(sasl: Sasl) -> Sasl:
-    """Cancelled at its last step."""
+    """Return an exchange that is cancelled at its last step."""
     return Sasl(sasl.mechanism, [*sasl.steps[:-1], lambda _: CANCEL])
 
 
@@ -96,7 +95,15 @@ class Session(Connection):
         first: str = "",
         timeout: float = TIMEOUT,
     ) -> None:
-        """tls: from the first byte on. first: a line sent before all else, as of the PROXY protocol."""
+        """Connect and read the greeting.
+
+        Args:
+            address: the address of the server.
+            port: the port of the server.
+            tls: use TLS from the first byte on.
+            first: a line sent before everything else, such as one of the PROXY protocol.
+            timeout: seconds to wait for each answer.
+        """
         super().__init__(address, port, timeout)
         self.address = address
         try:
@@ -110,11 +117,11 @@ class Session(Connection):
             raise
 
     def greet(self) -> str:
-        """What the server says first."""
+        """Return the server's greeting."""
         return self.answer()
 
     def answer(self) -> str:
-        """The last line of the server's reply. Raises Refused where that is no."""
+        """Return the last line of the server's reply. Raises Refused if the server refuses."""
         raise NotImplementedError
 
     def command(self, text: str) -> str:
@@ -122,11 +129,16 @@ class Session(Connection):
         return self.answer()
 
     def log_in(self, user: str, password: str = "any") -> str:
-        """By the protocol's own command, or PLAIN where it has none."""
+        """Log in by the protocol's own command, or by PLAIN if it has none."""
         return self.authenticate(plain(user, password))
 
     def authenticate(self, sasl: Sasl, *, initial: bool = False) -> str:
-        """The server's last word. initial: the first response is sent with the command. Raises Refused."""
+        """Log in, and return the server's last line. Raises Refused.
+
+        Args:
+            sasl: the mechanism and the responses.
+            initial: send the first response with the command.
+        """
         steps = iter(sasl.steps)
         first = encoded(next(steps)(b"")) if initial else None
         text = (self.COMMAND if first is None else self.INITIAL).format(sasl.mechanism, first)
@@ -137,7 +149,7 @@ class Session(Connection):
         return self.answer()
 
     def challenge(self) -> bytes | None:
-        """The server's challenge, or None where it has come to its answer."""
+        """Return the server's challenge; None: the server sends its final answer."""
         raise NotImplementedError
 
     def start_tls(self, tls: ssl.SSLContext) -> None:
@@ -145,7 +157,7 @@ class Session(Connection):
         self._secure(tls)
 
     def noop(self) -> None:
-        """Raises OSError where the session has ended."""
+        """Send a command that does nothing. Raises OSError if the session has ended."""
         self.command("NOOP")
 
     def read(self) -> bytes:
@@ -153,7 +165,7 @@ class Session(Connection):
         return line
 
     def unread(self) -> int:
-        """Bytes sent that the server has not read yet."""
+        """Return how many bytes the server has not read yet."""
         ends = f"{packed(self._socket.getpeername())} {packed(self._socket.getsockname())}"
         for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
             _, local, remote, _, queues, *_ = line.split()
@@ -164,7 +176,7 @@ class Session(Connection):
     _kept = b""
 
     def _keep(self, line: bytes) -> None:
-        """Read it again."""
+        """Return this line again at the next read."""
         self._kept = line
 
     def _secure(self, tls: ssl.SSLContext) -> None:
@@ -278,11 +290,11 @@ class Sieve(Session):
 
     def start_tls(self, tls: ssl.SSLContext) -> None:
         super().start_tls(tls)
-        self.answer()  # what it can do, once more
+        self.answer()  # the server's capabilities, once more
 
 
 class Lmtp(Session):
-    """One that has said LHLO. Nobody logs in."""
+    """A client that has sent LHLO. LMTP has no login."""
 
     def __init__(self, address: str, port: int) -> None:
         super().__init__(address, port)
@@ -300,24 +312,24 @@ class Lmtp(Session):
         return self.command(f"RCPT TO:<{user}>")
 
     def data(self) -> str:
-        """The server's word about the one recipient."""
+        """Send a mail. Returns the server's reply about the one recipient."""
         self.command("DATA")
         return self.command("Subject: Hello\r\n\r\nHello.\r\n.")
 
 
 def encoded(response: bytes) -> str:
-    """As it goes over the line."""
+    """Return a response as it is sent."""
     return base64.b64encode(response).decode()
 
 
 def packed(end: tuple[str, int]) -> str:
-    """An address and a port as /proc/net writes them."""
+    """Return address and port as /proc/net writes them."""
     address, port = end
     return f"{int.from_bytes(socket.inet_aton(address), sys.byteorder):08X}:{port:04X}"
 
 
 class _Relay(socketserver.StreamRequestHandler):
-    """Takes every mail."""
+    """Accepts every mail."""
 
     timeout = 300
 
@@ -350,12 +362,12 @@ class _Server(socketserver.ThreadingTCPServer):
     def handle_error(
         self, request: socket.socket | tuple[bytes, socket.socket], client_address: object
     ) -> None:
-        """A client that hangs up is no error."""
+        """Ignore clients that hang up."""
 
 
 @contextmanager
 def relay(address: str) -> Iterator[tuple[str, int]]:
-    """A server that a backend's submission service can hand mail to: its address and port."""
+    """Give address and port of a server that accepts mail of a backend's submission service."""
     with _Server((address, 0), _Relay) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield address, server.server_address[1]

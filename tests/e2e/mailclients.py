@@ -1,4 +1,4 @@
-"""Mail clients beside those of the demo: POP3 and LMTP, and what many logins show together."""
+"""Mail clients besides those of the demo, for POP3 and LMTP, and checks of many logins."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.e2e.processes import until
 
 
 class Pop3(Connection):
-    """A POP3 session: greeting read, not yet logged in."""
+    """A POP3 session: the greeting is read, the client is not logged in yet."""
 
     def __init__(self, address: str, port: int, timeout: float = TIMEOUT) -> None:
         super().__init__(address, port, timeout)
@@ -27,7 +27,7 @@ class Pop3(Connection):
         return line
 
     def login(self, user: str, password: str) -> str:
-        """The server's reply to the password."""
+        """Log in, and return the server's reply to the password."""
         self.send(f"USER {user}")
         self.reply()
         self.send(f"PASS {password}")
@@ -35,7 +35,7 @@ class Pop3(Connection):
 
 
 def login_pop3(address: str, port: int, user: str, password: str = "any", timeout: float = TIMEOUT) -> None:
-    """Log in and out. Which backend served it is in the backend's log. Raises Refused or OSError."""
+    """Log in and out. The backend's log shows that it served the login. Raises Refused or OSError."""
     with Pop3(address, port, timeout) as session:
         session.login(user, password)
         session.send("QUIT")
@@ -43,12 +43,12 @@ def login_pop3(address: str, port: int, user: str, password: str = "any", timeou
 
 
 class Delivery(Connection):
-    """An LMTP delivery of a short mail that has come to the middle of its text."""
+    """An LMTP delivery of a short mail that has been sent up to the middle of its text."""
 
     def __init__(
         self, address: str, port: int, user: str, subject: str = "", timeout: float = TIMEOUT
     ) -> None:
-        """Raises Refused or OSError."""
+        """Send the first half. Raises Refused or OSError."""
         super().__init__(address, port, timeout)
         try:
             self._expect("220")
@@ -66,7 +66,7 @@ class Delivery(Connection):
             raise
 
     def finish(self) -> str:
-        """Send the rest; the server's reply for the recipient."""
+        """Send the rest, and return the server's reply for the recipient."""
         self.send(".")
         reply = self._expect("250")
         self.send("QUIT")
@@ -82,13 +82,13 @@ class Delivery(Connection):
 
 
 def deliver_lmtp(address: str, port: int, user: str, subject: str, timeout: float = TIMEOUT) -> str:
-    """Deliver a short mail; the server's reply for this recipient. Raises Refused or OSError."""
+    """Deliver a short mail, and return the server's reply for the recipient. Raises Refused or OSError."""
     with Delivery(address, port, user, subject, timeout) as delivery:
         return delivery.finish()
 
 
 def on_two_backends(logins: Iterable[Login]) -> dict[str, set[str]]:
-    """Users who were served by more than one backend, with their names."""
+    """Return the users that more than one backend served, with the backends' names."""
     seen: dict[str, set[str]] = {}
     for login in logins:
         if login.backend is not None:
@@ -97,7 +97,7 @@ def on_two_backends(logins: Iterable[Login]) -> dict[str, set[str]]:
 
 
 def backends_of(backends: Iterable[Backend], protocol: str, user: str) -> list[str]:
-    """Names of the backends that have logged `user`, as soon as one has."""
+    """Return the names of the backends that have logged `user`, as soon as one has."""
     found: list[str] = until(
         lambda: [backend.name for backend in backends if user in backend.users(protocol)],
         what=f"a backend has logged {user}",

@@ -1,6 +1,5 @@
-"""A stand-in for systemd: it opens the sockets of a director and keeps them, starts it, hears what it
-notifies, and starts it again whenever it has ended without being told to.
-"""
+"""A stand-in for systemd. It opens and keeps the sockets of a director, starts the director, receives its
+notifications, and starts it again if it has ended without being stopped."""
 
 from __future__ import annotations
 
@@ -30,18 +29,18 @@ os.closerange(3 + count, 200)
 os.environ["LISTEN_PID"] = str(os.getpid())
 os.execv(sys.executable, [sys.executable, *sys.argv[2 + count:]])
 """
-"""What systemd does between fork and exec."""
+"""The work of systemd between fork and exec."""
 
 
 class Managed(ServeProcess):
-    """A director whose sockets are the manager's. Started and stopped as any other."""
+    """A director whose sockets belong to the manager. It is started and stopped as any other director."""
 
     def open(self, run: Path) -> None:
-        """Listen on its sockets below `run`, as socket units do. Before anything is started."""
+        """Listen on its sockets below `run`, as socket units do. Call it before the director is started."""
         self.pids: list[int] = []
-        """Of all processes so far."""
+        """The process ids of all its processes so far."""
         self.heard: list[str] = []
-        """Messages of sd_notify."""
+        """The messages of sd_notify."""
         self._stopping = False
         (run / "login/director").mkdir(parents=True)
         fifo = run / "login/director/proxy-notify"
@@ -67,7 +66,7 @@ class Managed(ServeProcess):
         return self
 
     def let_end(self) -> None:
-        """It is about to be stopped: not to be started again."""
+        """Note that the director is about to be stopped and must not be started again."""
         self._stopping = True
         self._supervisor.join()
 
@@ -77,7 +76,7 @@ class Managed(ServeProcess):
         self._notify.close()
 
     def kill(self) -> None:
-        """kill -9; it is started again at once."""
+        """Kill the director. It is started again at once."""
         os.kill(self.pids[-1], signal.SIGKILL)
 
     def _launch(self) -> None:

@@ -1,5 +1,5 @@
-"""A network of its own with names of its own, for processes of a test: addresses come and go there, and
-`/etc/hosts` says what a test wants. Only root can make one."""
+"""A network namespace for processes of a test, with its own addresses and its own `/etc/hosts`, which
+tests change. Only root can make one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from tests.needs import needs, needs_root
 
 
 class Network:
-    """`with` it. `python` is what processes in it are started with. Unix sockets are shared with others."""
+    """A network, used as a context manager.
+
+    `python` is the program that starts processes in it. Unix sockets are shared with processes outside.
+    """
 
     def __init__(self, folder: Path) -> None:
         needs("unshare", "nsenter", "ip", "mount")
@@ -44,7 +47,7 @@ class Network:
         return str(self._python)
 
     def run(self, *command: str) -> str:
-        """Run something in it, which must not fail; gives its output, errors included."""
+        """Run a command in it, and return its output, including errors. The command must not fail."""
         done = subprocess.run(
             [*self._inside(), *command], cwd=ROOT, text=True, capture_output=True, timeout=20, check=False
         )
@@ -53,14 +56,14 @@ class Network:
 
     def add(self, *addresses: str) -> None:
         for address in addresses:
-            # Of a wider mask all addresses would be local.
+            # With a wider mask all addresses would be local.
             self.run("ip", "address", "add", f"{address}/32", "dev", "lo")
 
     def drop(self, address: str) -> None:
         self.run("ip", "address", "del", f"{address}/32", "dev", "lo")
 
     def say(self, **names: str | None) -> None:
-        """Names (`_` for a dot) have these addresses from now on; None: none."""
+        """Give names (with `_` for a dot) these addresses from now on; None: no address."""
         for name, address in names.items():
             self.names.pop(name, None)
             if address is not None:
@@ -69,7 +72,7 @@ class Network:
 
     def _write(self) -> None:
         lines = [f"{address} {name.replace('_', '.')}\n" for name, address in self.names.items()]
-        self._hosts.write_text("127.0.0.1 localhost\n" + "".join(lines))  # in place: it is mounted
+        self._hosts.write_text("127.0.0.1 localhost\n" + "".join(lines))  # in place: the file is mounted
 
     def _inside(self) -> list[str]:
         assert self._holder is not None

@@ -1,7 +1,7 @@
 """A director as the next release may be: `python -m tests.e2e.newer_release NEWEST OLDEST serve -c FILE`.
 
-It speaks the ring versions OLDEST to NEWEST, and ends every message, and every row in one, with a field that
-this release does not know.
+It uses the ring versions OLDEST to NEWEST, and adds a field that this release does not know to every message,
+and to every row in a message.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ ROWS_OF = {5, 17}
 
 
 class NewerHello(messages.Hello, frozen=True, array_like=True, tag=1):
-    """The proofs cover a greeting as it is on the line: its new field is one of the message itself."""
+    """A greeting with a new field. The proofs cover a greeting as it is sent, so the field belongs to the
+    message itself."""
 
     added: Any = msgspec.field(default_factory=lambda: UNKNOWN_FIELD)
 
@@ -40,7 +41,7 @@ class NewerEncoder:
 
 
 def speak(newest: int, oldest: int) -> None:
-    """Make this process the newer release. To be called before anything else of the director is imported."""
+    """Make this process the newer release. Call it before anything else of the director is imported."""
     messages.RING_VERSION, messages.OLDEST_RING_VERSION = newest, oldest
 
     from director.core.ring import ring

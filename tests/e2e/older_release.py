@@ -1,7 +1,7 @@
-"""A director as the release before schema 2 was: `python -m tests.e2e.older_release serve -c FILE`.
+"""A director as the release before schema 2: `python -m tests.e2e.older_release serve -c FILE`.
 
-It knows only the first layout of the store, and its leases do not say so. It speaks today's ring version: a
-director that does not is refused (`ring_version_1`).
+It knows only the first layout of the store, and its leases do not state this. It uses the present ring
+version, because a director with another one is refused (`ring_version_1`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from state import base, migrate
 
 
 def forget() -> None:
-    """Make this process the older release. To be called before anything else of the director is imported."""
+    """Make this process the older release. Call it before anything else of the director is imported."""
     all_steps = migrate.redis_steps
     migrate.redis_steps = lambda: all_steps()[:1]
 

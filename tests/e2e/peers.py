@@ -1,4 +1,4 @@
-"""A stranger at a director's ring port: says what he likes, and listens to why he is sent away."""
+"""A peer at a director's ring port that is no ring member: it sends anything, and reads why it is refused."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ FITTING: dict[str, Any] = {
 
 
 def hello(fields: dict[str, Any]) -> Hello:
-    """A greeting that would be accepted but for these fields."""
+    """Return a greeting that would be accepted except for these fields."""
     return Hello(**{**FITTING, "unix": time.time(), **fields})
 
 
 class Stranger:
-    """A TCP connection to a director, from an address of one's choice."""
+    """A TCP connection to a director, from any address."""
 
     def __init__(self, member: str, *, source: str) -> None:
         address, _, port = member.rpartition(":")
@@ -41,7 +41,7 @@ class Stranger:
         self._frames = self._read()
         self._byes: list[str] = []
         self.sent = b""
-        """All that was said so far."""
+        """All bytes sent so far."""
 
     def send(self, data: bytes) -> None:
         self.sent += data
@@ -51,7 +51,7 @@ class Stranger:
         self.send(self._writer.encode(messages))
 
     def greet(self, member: str) -> None:
-        """Say that we are `member`, and prove it, as far as we are listened to."""
+        """Greet as `member` and prove it, as far as the director continues the exchange."""
         me = Identity(MemberId(member), 1, "%Lu", 900, SECRET.encode(), 1.0, 5.0, 2.0)
         now = Now(time.monotonic(), time.time())
         own = Neighbour(LinkId(1), me, Address(self.member.rpartition(":")[0]), self.member, bytes(32), now)
@@ -71,18 +71,18 @@ class Stranger:
             effects = [e for m in heard if not isinstance(m, Bye) for e in own.handle(m, now, plain) or []]
 
     def good_bye(self) -> str:
-        """The reason given before the connection is closed."""
+        """Return the reason that the director gives before it closes the connection."""
         for _ in self._frames:
             pass
         return self._byes[-1] if self._byes else ""
 
     def wait_closed(self) -> None:
-        """Until the other end closes, whatever it says before."""
+        """Wait until the other end closes, whatever it sends before."""
         while self.socket.recv(65536):
             pass
 
     def _read(self) -> Iterator[list[RingMessage]]:
-        """The frames that come, to the end."""
+        """Yield the received frames until the connection ends."""
         while data := self.socket.recv(65536):
             for frame in self._reader.feed(data):
                 self._byes += [message.reason for message in frame if isinstance(message, Bye)]

@@ -1,4 +1,4 @@
-"""A Postfix with a configuration, a queue and a port of its own, that runs beside any other."""
+"""A Postfix with its own configuration, queue and port, which runs beside any other."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ transport_maps = {transport_maps}
 
 
 def make_configuration(folder: Path, queue: Path, transport_maps: str = "") -> None:
-    """main.cf alone, as `postmap -c` needs it."""
+    """Write main.cf, which is all that `postmap -c` needs."""
     folder.mkdir()
     text = MAIN.format(queue=queue, data=folder / "data", transport_maps=transport_maps)
     (folder / "main.cf").write_text(text)
@@ -42,7 +42,8 @@ def make_configuration(folder: Path, queue: Path, transport_maps: str = "") -> N
 
 @contextmanager
 def postfix(folder: Path, queue: Path, address: str, port: int, transport_maps: str) -> Iterator[Path]:
-    """Running, for mail to example.com; gives its log. Needs root: its parts have users of their own."""
+    """Run Postfix for mail to example.com, and give its log. Needs root: its processes run as several
+    users."""
     needs("postfix")
     needs_root("start Postfix")
     make_configuration(folder, queue, transport_maps)

@@ -1,7 +1,7 @@
-"""Directors as processes, an auth service to stand behind them, and clients that speak as login processes do.
+"""Directors as processes, an auth service for them, and clients that behave like login processes.
 
-No Dovecot is needed. The auth service decides by what the user is called: `bad…` fails, `local…` is not
-proxied, `fixed…` has a host already, everybody else is to be proxied.
+No Dovecot is needed. The auth service decides by the user's name: `bad…` fails, `local…` is not proxied,
+`fixed…` has a host already, all other users are to be proxied.
 """
 
 from __future__ import annotations
@@ -29,14 +29,15 @@ ROOT = Path(__file__).parents[2]
 SECRET = "a secret of the ring, 32 bytes long"
 BACKENDS = ("127.0.3.1-127.0.3.4",)
 ANSWER_WITHIN = 30.0
-"""Seconds a client waits for an answer."""
+"""Seconds that a client waits for an answer."""
 LOG_WITHIN = 30
 """Seconds in which a director writes what it has logged."""
 GREETING = b"VERSION\t1\t2\nMECH\tPLAIN\tplaintext\nSPID\t4711\nCUID\t1\nCOOKIE\t0123456789abcdef\nDONE\n"
 
 
 def until(condition: Callable[[], Any], *, within: float = 30.0, what: str = "") -> Any:
-    """What `condition` gives, as soon as that is true. Looks every 10 ms; fails after `within` seconds."""
+    """Return the result of `condition` as soon as it is true. It is called every 10 ms; fails after
+    `within` seconds."""
     deadline = time.monotonic() + within
     while True:
         found = condition()
@@ -47,18 +48,18 @@ def until(condition: Callable[[], Any], *, within: float = 30.0, what: str = "")
 
 
 def auth_line(number: int, user: str) -> bytes:
-    """A request as imap-login sends it."""
+    """Return a request as imap-login sends it."""
     resp = base64.b64encode(b"\0" + user.encode() + b"\0secret").decode()
     return f"AUTH\t{number}\tPLAIN\tservice=imap\tresp={resp}\n".encode()
 
 
 def pass_line(number: int, user: str) -> bytes:
-    """A request as LMTP sends it."""
+    """Return a request as LMTP sends it."""
     return f"PASS\t{number}\t{user}\tservice=lmtp\n".encode()
 
 
 def auth_answer(line: bytes) -> bytes:
-    """What the auth service says to a request (without LF); nothing to what is no request."""
+    """Return the auth service's reply to a line (without LF); empty if the line is no request."""
     command, *fields = line.split(b"\t")
     if command == b"AUTH":
         resp = next(field for field in fields if field.startswith(b"resp="))
@@ -76,7 +77,7 @@ def auth_answer(line: bytes) -> bytes:
 
 
 class Auth:
-    """An auth service on a unix socket. `with` it, or call start() and stop()."""
+    """An auth service on a unix socket. Use it as a context manager, or call start() and stop()."""
 
     def __init__(
         self,
@@ -87,12 +88,19 @@ class Auth:
         gather: int = 1,
         greeting: bytes = GREETING,
     ) -> None:
-        """answer: the reply to a line. delay: seconds before an answer. gather: answer so many requests
-        together, in any order. greeting: what it says first; empty: it is silent."""
+        """Prepare the service; it does not listen yet.
+
+        Args:
+            path: the path of the socket.
+            answer: returns the reply to a line.
+            delay: seconds before an answer.
+            gather: answer so many requests together, in any order.
+            greeting: sent first; empty: nothing is sent.
+        """
         self.path, self.answer, self.delay, self.gather, self.greeting = path, answer, delay, gather, greeting
         self.accepted = 0
         self.received = b""
-        """All that came, of all connections."""
+        """All bytes received, of all connections."""
         self.connections: set[socket.socket] = set()
         self._listener: socket.socket | None = None
 
@@ -106,7 +114,7 @@ class Auth:
         return self
 
     def stop(self) -> None:
-        """Die: nobody is answered any more, all connections are closed, the socket is gone."""
+        """End as in a crash: close the listener and all connections, and remove the socket."""
         if self._listener is not None:
             self.path.unlink(missing_ok=True)
             listener, self._listener = self._listener, None
@@ -119,7 +127,7 @@ class Auth:
             _end(connection)
 
     def send(self, data: bytes) -> None:
-        """Say something by itself, on every connection."""
+        """Send data unasked on every connection."""
         for connection in list(self.connections):
             connection.sendall(data)
 
@@ -162,11 +170,11 @@ def _end(sock: socket.socket) -> None:
 
 
 class Refused(Exception):
-    """A login got another answer than a host."""
+    """The answer to a login is not a host."""
 
 
 class Client:
-    """A login process, or LMTP with `passlines`. Connects, and retries while nobody listens, as they do."""
+    """A login process, or LMTP with `passlines`. It retries until it can connect, as they do."""
 
     def __init__(self, path: Path, *, passlines: bool = False, within: float = ANSWER_WITHIN) -> None:
         self._line = pass_line if passlines else auth_line
@@ -180,7 +188,7 @@ class Client:
             self.greeting += line
 
     def ask(self, users: Sequence[str], *, at_once: int = 500) -> dict[str, str]:
-        """The host of each user. Raises Refused for any other answer."""
+        """Return the host of each user. Raises Refused for any other answer."""
         hosts: dict[str, str] = {}
         for begin in range(0, len(users), at_once):
             asked = dict(enumerate(users[begin : begin + at_once], begin + 1))
@@ -204,7 +212,7 @@ class Client:
 
 
 def host_in(line: bytes) -> str:
-    """The host a reply names. Raises Refused."""
+    """Return the host that a reply names. Raises Refused."""
     for field in line.rstrip(b"\n").split(b"\t"):
         if field.startswith(b"host="):
             return field[5:].decode()
@@ -212,7 +220,7 @@ def host_in(line: bytes) -> str:
 
 
 def connect(path: Path, within: float = ANSWER_WITHIN) -> socket.socket:
-    """A connection to a unix socket, as soon as somebody listens."""
+    """Return a connection to a unix socket, as soon as a process listens there."""
 
     def attempt() -> socket.socket | None:
         sock = socket.socket(socket.AF_UNIX)
@@ -229,7 +237,7 @@ def connect(path: Path, within: float = ANSWER_WITHIN) -> socket.socket:
 
 
 def read_to_end(sock: socket.socket) -> bytes:
-    """What comes until the other end closes; with bytes of ours unread it does so by a reset."""
+    """Return what is received until the other end closes, which is a reset if it has unread bytes."""
     data = b""
     with suppress(ConnectionResetError):
         while part := sock.recv(65536):
@@ -238,7 +246,7 @@ def read_to_end(sock: socket.socket) -> bytes:
 
 
 def lines_of(log: str, event: str, text: str = "") -> list[str]:
-    """The lines of one event that hold `text`."""
+    """Return the lines of an event that contain `text`."""
     return [line for line in log.splitlines() if f" event={event} " in f"{line} " and text in line]
 
 
@@ -253,10 +261,16 @@ class Login(NamedTuple):
 
 
 class Load:
-    """Logins in threads, one connection each, until the end of the `with` block. Failures are kept."""
+    """Logins in threads, one connection each, until the end of the `with` block. Failures are recorded."""
 
     def __init__(self, ports: dict[str, Path], users: Sequence[str], *, pause: float = 0.002) -> None:
-        """ports: name of a director -> login socket. pause: seconds between two logins of a thread."""
+        """Prepare the logins.
+
+        Args:
+            ports: the login socket of each director, by its name.
+            users: the names of the users.
+            pause: seconds between two logins of a thread.
+        """
         self.users, self.pause = users, pause
         self.logins: list[Login] = []
         self.failures: list[str] = []
@@ -288,7 +302,7 @@ class Load:
 
     @property
     def slowest(self) -> float:
-        """Seconds."""
+        """The longest time of a login in seconds."""
         return max(login.seconds for login in self.logins)
 
     def on_two_hosts(self) -> dict[str, set[str]]:
@@ -299,7 +313,7 @@ class Load:
 
 
 class DirectorProcess(ServeProcess):
-    """A director without Dovecot: what would be Dovecot's `base_dir` is in its own folder."""
+    """A director without Dovecot. The folder that would be Dovecot's `base_dir` is in its own folder."""
 
     def __init__(
         self,
@@ -316,8 +330,12 @@ class DirectorProcess(ServeProcess):
         python: str = sys.executable,
         environ: Mapping[str, str] | None = None,
     ) -> None:
-        """servers: the members of the ring; none: it is alone. secret: of the ring. All else as ServeProcess
-        takes it."""
+        """Prepare the director. The other arguments are those of ServeProcess.
+
+        Args:
+            servers: the members of the ring; empty: the director runs alone.
+            secret: the secret of the ring.
+        """
         super().__init__(
             folder, f"{address}:{port}", folder / "run", program=program, python=python, environ=environ
         )
@@ -340,7 +358,7 @@ class DirectorProcess(ServeProcess):
         )
 
     def wait(self, within: float = 30.0) -> int:
-        """Until it ends by itself. Returns the exit code."""
+        """Wait until it ends by itself. Returns the exit code."""
         assert self.process is not None
         return self.process.wait(within)
 
@@ -348,7 +366,7 @@ class DirectorProcess(ServeProcess):
         return self.process is not None and not self.running
 
     def close(self) -> None:
-        """Kill it, and its keeper."""
+        """Kill the director and its keeper."""
         self.kill()
         path = self.run / "director-keeper"
         with suppress(
@@ -357,22 +375,22 @@ class DirectorProcess(ServeProcess):
             os.kill(keeperlink.status(str(path), path.stat().st_uid).process, signal.SIGKILL)
 
     def logged(self, event: str, text: str = "") -> list[str]:
-        """The lines of one event that hold `text`, as far as they are written: for `until`."""
+        """Return the lines of an event that contain `text`, as far as they are written: for `until`."""
         return lines_of(self.log, event, text)
 
     def wait_logged(self, event: str, text: str = "", *, times: int = 1) -> list[str]:
-        """All lines of one event that hold `text`, once there are so many at least."""
+        """Return all lines of an event that contain `text`, once there are at least `times`."""
         until(lambda: len(self.logged(event, text)) >= times, what=f"{event} {text}:\n{self.log[-2000:]}")
         return self.all_logged(event, text)
 
     def all_logged(self, event: str, text: str = "") -> list[str]:
-        """All lines of one event that hold `text` and were logged before this call."""
+        """Return all lines of an event that contain `text` and were logged before this call."""
         return lines_of(self.complete_log(), event, text)
 
     def complete_log(self) -> str:
-        """The log with all that was logged before this call: a thread writes it, and may be late.
+        """Return the log with all that was logged before this call: a thread writes the log, and may be late.
 
-        A greeting that is refused marks the end. Another one follows each second, because a flood of refused
+        A greeting that is refused marks the end. One is sent each second, because a flood of refused
         greetings is not logged in full.
         """
         mark, marks = f"mark-{secrets.token_hex(8)}", 0
@@ -387,18 +405,18 @@ class DirectorProcess(ServeProcess):
         return self.log
 
     def request(self, method: str, path: str, body: Any = None) -> tuple[int, bytes]:
-        """An answer of its API, as soon as that is served."""
+        """Return an answer of its API, as soon as that is served."""
         connect(self.api_path).close()
         return super().request(method, path, body)
 
     def change(self, method: str, path: str, body: Any = None) -> Any:
-        """Have something changed. Returns the answer, which comes when every director has it."""
+        """Make a change, and return the answer, which comes when every director has the change."""
         status, answer = self.request(method, path, body)
         assert status == 200, answer
         return json.loads(answer)
 
     def hosts(self) -> list[tuple[str, str, int, bool]]:
-        """Address, tag, weight and whether it is up, of each backend."""
+        """Return address, tag, weight and whether it is up, of each backend."""
         return [(h["address"], h["tag"], h["weight"], h["up"]) for h in self.get("/v1/hosts")]
 
     def users(self) -> int:
@@ -406,13 +424,13 @@ class DirectorProcess(ServeProcess):
         return count
 
     def wait_whole(self, members: int, within: float = 30.0) -> None:
-        """Until so many directors are in the ring."""
+        """Wait until `members` directors are in the ring."""
         self.wait_ready(within)
         until(lambda: len(self.get("/v1/ring")["ring"]) == members, within=within, what=self.log[-2000:])
 
 
 class Directors:
-    """Directors in one ring, each with an auth service. `with` it starts them all."""
+    """Directors in one ring, each with an auth service. The context manager starts them all."""
 
     def __init__(
         self,
@@ -424,9 +442,14 @@ class Directors:
         auths: bool = True,
         **common: Any,
     ) -> None:
-        """first: an address; those of the others follow it. common: arguments of each DirectorProcess.
-        each: what is different for the first, second, … director. auths: whether there are auth services;
-        else the caller starts some."""
+        """Prepare the directors.
+
+        Args:
+            first: the first address; the other addresses follow it.
+            common: arguments of each DirectorProcess.
+            each: further arguments of the first, second, … director.
+            auths: whether there are auth services; else the caller starts some.
+        """
         head, _, last = first.rpartition(".")
         addresses = [f"{head}.{int(last) + number}" for number in range(count)]
         port = free_port()
@@ -463,7 +486,7 @@ class Directors:
         return self
 
     def stop(self) -> None:
-        """End all at once, as when every machine goes down."""
+        """Stop all at once, as when all machines are shut down."""
         for director in self.all:
             director.send(signal.SIGTERM)
         for director in self.all:

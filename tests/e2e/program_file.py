@@ -1,6 +1,6 @@
-"""python -m tests.e2e.program_file FILE … : a director whose program is what stands in FILE when it is run.
+"""python -m tests.e2e.program_file FILE … : a director whose program is the content of FILE when it is run.
 
-So a test can put another program in its place. FILE ends with `main()` of the director's, usually.
+So a test can replace the program. FILE usually ends with the director's `main()`.
 """
 
 from __future__ import annotations

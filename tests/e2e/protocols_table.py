@@ -1,4 +1,4 @@
-"""Run test_protocols.py and print its table: `python -m tests.e2e.protocols_table [pytest options]`."""
+"""Runs test_protocols.py and prints its table: `python -m tests.e2e.protocols_table [pytest options]`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Cell = tuple[str, str, str]
 
 
 class Table:
-    """What became of each cell, as a pytest plug-in."""
+    """A pytest plug-in that records the result of each cell."""
 
     def __init__(self) -> None:
         self._cells: dict[str, Cell] = {}
@@ -45,7 +45,7 @@ class Table:
             self._outcomes.setdefault(self._cells[report.nodeid], []).append(report.outcome)
 
     def lines(self) -> Iterator[str]:
-        """As Markdown."""
+        """Yield the lines of the table in Markdown."""
         yield f"| protocol | Dovecot | {' | '.join(COLUMNS.values())} |"
         yield "| --- " * (len(COLUMNS) + 2) + "|"
         for protocol in PROTOCOLS:
@@ -59,7 +59,7 @@ class Table:
 
 
 def main(options: list[str]) -> int:
-    """pytest's exit code."""
+    """Run the tests, print the table, and return pytest's exit code."""
     table = Table()
     code = pytest.main([str(TESTS), "-q", *options], plugins=[table])
     print("\n".join(table.lines()))

@@ -1,4 +1,5 @@
-"""A director whose failing start is tried again at once: `python -m tests.e2e.quick_starts serve -c FILE`."""
+"""A director that retries a failing start without a pause: `python -m tests.e2e.quick_starts serve -c
+FILE`."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Logins through real Dovecot while the director's program is replaced in place, again and again.
+"""Logins through real Dovecot while the director is replaced in place, again and again.
 
     python -m tests.e2e.restarts_in_place --seconds 60 --restarts 20 --rate 200 [--dovecot 2.4]
 
-Auth answers late, so that requests are under way at each replacement; they are counted. Idle sessions are
-held, mails are delivered by LMTP, and doveadm looks users up, on connections that are kept. Nothing may fail.
+Auth answers late, so that requests are waiting at each replacement; they are counted. Idle sessions stay
+open, mails are delivered by LMTP, and doveadm looks up users, on connections that are kept. Nothing may fail.
 """
 
 from __future__ import annotations
@@ -29,27 +29,27 @@ from tests.e2e.conftest import dovecot, new_folder
 from tests.e2e.mailclients import deliver_lmtp, on_two_backends
 
 PROXY, BACKEND = "127.0.60.31", "127.0.60.41"
-"""Of the command; the first of two backends."""
+"""Addresses for the command; the first of two backends."""
 DELAY = 0.1
-"""Seconds by which the replies of auth come later."""
+"""Seconds by which the replies of auth are delayed."""
 PARALLEL = 250
 IDLE = 20
 _REQUEST, _REPLY = re.compile(rb"(?m)^(?:AUTH|PASS)\t"), re.compile(rb"(?m)^(?:OK|FAIL|PASS|NOTFOUND)\t")
 
 
 class SlowAuth:
-    """Between the director and Dovecot's auth: replies come later. Knows how many requests were under way
-    when. `with` it."""
+    """A relay between the director and Dovecot's auth that delays replies, used as a context manager. It
+    records how many requests were waiting at each time."""
 
     def __init__(self, path: Path, auth: Path, delay: float) -> None:
         self.path, self.auth, self.delay = path, auth, delay
         self.under_way = 0
         self.history: list[tuple[float, int]] = []
-        """Unix time and how many, at each change."""
+        """Unix time and the number of waiting requests, at each change."""
         self._lock = threading.Lock()
 
     def at(self, unix: float) -> int:
-        """How many requests were under way then."""
+        """Return how many requests were waiting at a time."""
         return next((number for when, number in reversed(self.history) if when <= unix), 0)
 
     def __enter__(self) -> SlowAuth:
@@ -108,11 +108,11 @@ class Report(NamedTuple):
     release: str
     logins: list[Login]
     cut: list[str]
-    """Idle sessions that did not answer in the end."""
+    """Idle sessions that did not answer at the end."""
     deliveries: list[str]
-    """What became of each LMTP delivery: its reply, or the error."""
+    """The result of each LMTP delivery: its reply, or the error."""
     look_ups: list[int]
-    """Exit codes of doveadm."""
+    """The exit codes of doveadm."""
     under_way: list[int]
     """Requests that auth had not answered, at each replacement."""
     paused: list[float]
@@ -120,10 +120,10 @@ class Report(NamedTuple):
     problems: list[str]
     """Replacements that failed."""
     descriptors: tuple[int, int]
-    """Open in the director, before and after."""
+    """Descriptors open in the director, before and after."""
 
     def failed(self) -> list[str]:
-        """All that must not be, in words."""
+        """Return all that must not happen, in words."""
         found = [f"{one.user}: {one.error}" for one in failures(self.logins)]
         found += [f"{user} on {hosts}" for user, hosts in on_two_backends(self.logins).items()]
         found += [f"session cut: {name}" for name in self.cut]
@@ -152,9 +152,10 @@ class Report(NamedTuple):
 def run(
     programs: Programs, proxy_address: str, backend: str, *, seconds: float, restarts: int, rate: float
 ) -> Report:
-    """Start everything, replace the program so many times under load, end everything.
+    """Start everything, replace the program under load, and end everything.
 
-    backend: the first of two addresses."""
+    `backend` is the first of two addresses.
+    """
     ports = free_ports([proxy_address, *addresses(backend, 2)], [proxy_address])
     with ExitStack() as stack:
         folder = stack.enter_context(new_folder(programs))
@@ -189,7 +190,7 @@ def run(
                     deliveries.append(
                         deliver_lmtp(proxy.address, ports.lmtp, f"lena{len(deliveries) % 7}", "hello")
                     )
-                except Exception as exc:  # whatever it is, it is what the test is about
+                except Exception as exc:  # any error is a result of the test
                     deliveries.append(str(exc))
 
         def look_up() -> None:

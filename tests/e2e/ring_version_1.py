@@ -1,6 +1,6 @@
-"""A director that speaks ring version 1 only: `python -m tests.e2e.ring_version_1 serve -c FILE`.
+"""A director that uses ring version 1 only: `python -m tests.e2e.ring_version_1 serve -c FILE`.
 
-Of that version it has the greeting, which is all that it gets to say to directors of today.
+It has only the greeting of that version, since today's directors refuse it after the greeting.
 """
 
 from __future__ import annotations

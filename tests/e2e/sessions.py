@@ -14,37 +14,37 @@ class Session(NamedTuple):
     user: str
     protocol: str
     proxy: str
-    """Address of the proxy it goes through."""
+    """The address of the proxy that it uses."""
 
 
 class Sessions:
-    """Logged-in clients; those left are closed at the end of the `with` block."""
+    """Logged-in clients. Those that are left are closed at the end of the `with` block."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self._open: dict[Session, Imap | Pop3] = {}
 
     def imap(self, user: str, proxies: Iterable[str] | None = None) -> list[Session]:
-        """An IMAP session of a user through each of these proxies; None: through every proxy."""
+        """Open an IMAP session of a user through each of these proxies; None: through every proxy."""
         return [self._log_in(Session(user, "imap", proxy)) for proxy in self._through(proxies)]
 
     def pop3(self, user: str, proxies: Iterable[str] | None = None) -> list[Session]:
         return [self._log_in(Session(user, "pop3", proxy)) for proxy in self._through(proxies)]
 
     def both(self, user: str, proxies: Iterable[str] | None = None) -> list[Session]:
-        """One of IMAP and one of POP3 through each."""
+        """Open an IMAP and a POP3 session of a user through each proxy."""
         proxies = list(self._through(proxies))
         return self.imap(user, proxies) + self.pop3(user, proxies)
 
     def ended(self) -> list[Session]:
-        """Those whose connection is closed; the others are heard to answer."""
+        """Return the sessions whose connection is closed; all others have answered."""
         return sorted(session for session, connection in self._open.items() if not answers(connection))
 
     def of(self, *users: str) -> list[Session]:
         return sorted(session for session in self._open if session.user in users)
 
     def served_by(self, session: Session) -> str:
-        """Name of the backend an IMAP session is on."""
+        """Return the name of the backend that serves an IMAP session."""
         connection = self._open[session]
         assert isinstance(connection, Imap)
         return connection.served_by()

@@ -1,6 +1,6 @@
-"""Front ends with everything a site may have configured: TLS, SASL, master users, the PROXY protocol, and one
-passdb for each way it may answer. Two proxies with directors, a plain one, and the same backends behind all.
-"""
+"""Proxies with everything that a site may configure: TLS, SASL, master users, the PROXY protocol, and a
+passdb for each kind of answer. There are two proxies with directors and a plain one, all with the same
+backends."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from tests.e2e.processes import until
 
 PROXIES, PLAIN, BACKENDS = "127.0.30.11", "127.0.30.21", "127.0.31.1"
 TRUSTED, STRANGER = "127.0.0.1 127.0.30.0/24", "127.0.32.1"
-"""Whose word about a client's address the proxies take, and somebody who is not among them."""
+"""The addresses whose PROXY header the proxies believe, and an address that is not among them."""
 PASSWORD = "secret"
 MASTER, MASTER_PASSWORD = "chief", "ofall"
-"""Who may log in as any user; the proxies pass him on as such, so the backends know him too."""
+"""The user who may log in as any user. The proxies pass this on, so the backends know the user too."""
 PROXY_MASTER, PROXY_MASTER_PASSWORD = "keeper", "forproxies"
-"""By whom the proxies log in at the backends where the passdb says so."""
+"""The user with which the proxies log in at the backends if the passdb says so."""
 MECHANISMS = "plain login cram-md5 scram-sha-256"
 SERVICES = {
     "imap": "imap-login",
@@ -54,7 +54,7 @@ class Extra(NamedTuple):
 
 
 def listeners(ports: Ports, protocol: str) -> list[Extra]:
-    """Those of a protocol. All below 1024 are the usual ones."""
+    """Return the further listeners of a protocol. Ports below 1024 are the usual ones."""
     shift = 0 if ports == USUAL else 10_000
     tls = {"imap": ("imaps", 993), "pop3": ("pop3s", 995), "submission": ("submissions", 465)}
     haproxy = {"imap": 2143, "pop3": 2110, "submission": 2587, "sieve": 2190}
@@ -77,18 +77,18 @@ class Entrance(NamedTuple):
         return self.proxy.address
 
     def user(self, name: str) -> str:
-        """A user who has never been at another entrance: all have the same backends."""
+        """Return a user who has never been at another entrance: all entrances have the same backends."""
         return f"{name}-{self.proxy.name}"
 
     def backend_of(self, user: str) -> str:
-        """Name of the backend where `user` belongs: as his director says, or as the plain proxy's passdb."""
+        """Return the name of the user's backend, from the director or the plain proxy's passdb."""
         if self.director is None:
             return self.site.backends[1].name
         current = self.director.ask("status", user)["current"]
         return self.site.cluster.backend(current).name
 
     def port(self, protocol: str, kind: str = "") -> int:
-        """The port of a protocol; kind: `tls` or `haproxy`."""
+        """Return the port of a protocol. `kind`: `tls` or `haproxy`; empty: plain."""
         if not kind:
             return self.site.ports.of(protocol)
         extra = listeners(self.site.ports, protocol)
@@ -101,7 +101,7 @@ class Entrance(NamedTuple):
         return KINDS[protocol](self.address, self.port(protocol, "tls"), tls=self.site.tls)
 
     def connect_behind(self, protocol: str, client: str) -> mail.Session:
-        """By the PROXY protocol, as a balancer in front of it does for `client`."""
+        """Connect by the PROXY protocol, as a load balancer does for `client`."""
         first = f"PROXY TCP4 {client} {self.address} 4242 {self.site.ports.of(protocol)}"
         return KINDS[protocol](self.address, self.port(protocol, "haproxy"), first=first)
 
@@ -110,7 +110,7 @@ class Site(NamedTuple):
     cluster: Cluster
     plain: Proxy
     tls: SSLContext
-    """What a client believes."""
+    """The CA that clients trust."""
 
     @property
     def ports(self) -> Ports:
@@ -118,7 +118,7 @@ class Site(NamedTuple):
 
     @property
     def backends(self) -> list[Backend]:
-        """b1 to b3, and b4, which has the tag gold."""
+        """The backends b1 to b3, and b4, which has the tag gold."""
         return self.cluster.backends
 
     @property
@@ -136,7 +136,7 @@ class Site(NamedTuple):
         return Entrance(self, self.plain, None)
 
     def landed(self, protocol: str, user: str, visit: Callable[[], object]) -> str:
-        """Name of the backend that serves the login, or takes the mail, of `user` in `visit`."""
+        """Return the name of the backend that serves the login, or gets the mail, of `user` in `visit`."""
         spoken = "managesieve" if protocol == "sieve" else protocol
 
         def count(backend: Backend) -> int:
@@ -152,14 +152,14 @@ class Site(NamedTuple):
         return str(name)
 
     def logged(self, backend: str, user: str) -> str:
-        """The line of a backend's log with the login of `user`."""
+        """Return the line of a backend's log with the login of `user`."""
         lines = self.cluster.backend(backend).log().splitlines()
         return next(line for line in lines if f"user=<{user}>" in line)
 
 
 @contextmanager
 def running(folder: Path, programs: Programs) -> Iterator[Site]:
-    """All of it, on the addresses above, in `folder`, which Dovecot must be able to see."""
+    """Run the whole site on the addresses above, in `folder`, which Dovecot must be able to see."""
     proxies, hosts = addresses(PROXIES, 2), addresses(BACKENDS, 4)
     ports = free_ports([*proxies, PLAIN, *hosts], proxies)
     authority = trustme.CA()
@@ -205,20 +205,20 @@ def running(folder: Path, programs: Programs) -> Iterator[Site]:
 
 
 def configure(director: ServeProcess, hosts: list[str]) -> None:
-    """The last host is of the tag gold."""
+    """Give the last host the tag gold."""
     text = director.config.read_text()
     text = text.replace(f'"{hosts[0]}-{hosts[-1]}"', f'"{hosts[0]}-{hosts[-2]}", "{hosts[-1]}@gold"')
     director.config.write_text(text)
 
 
 def rules(programs: Programs, ports: Ports, default: str = "", fixed: str = "", gold: str = "") -> list[Rule]:
-    """Whom the proxies let in, by the beginning of his name; hosts are for the plain proxy.
+    """Return which users the proxies let in, by the beginning of their names. Hosts are for the plain proxy.
 
-    strict: with PASSWORD only, any mechanism; the backend gets another password. nopass: the same, but
-    there is none for the backend. fixed: the passdb gives the host. local: not proxied. gold: by his tag.
-    alias: is USER-box at the backend. kept: logs in there through the proxies' master user. ssl, starttls:
-    TLS to the backend. ghost: unknown. broken: no passdb is asked, which auth takes for a fault of its own.
-    Others: any password.
+    strict: with PASSWORD only, any mechanism; the backend gets another password. nopass: the same, but the
+    backend gets none. fixed: the passdb names the host. local: not proxied. gold: has the tag. alias: is
+    USER-box at the backend. kept: logs in there through the proxies' master user. ssl, starttls: TLS to the
+    backend. ghost: unknown. broken: no passdb is asked, which auth takes for its own fault. Other users: any
+    password.
     """
     old = programs.release == "2.3"
     user = "%u" if old else "%{user}"
@@ -262,8 +262,8 @@ def front_settings(programs: Programs, ports: Ports, nobody: Path) -> str:
 
 
 def back_settings(programs: Programs, ports: Ports) -> str:
-    # Where a proxy names the port, it is the one the client came to, so there must be somebody; only imaps is
-    # asked for by name.
+    # If the passdb does not name a port, the proxy uses the port that the client came to, so the backends
+    # have the same listeners. Only imaps is named.
     text = "auth_master_user_separator = *\n"
     for protocol, service in SERVICES.items():
         text += f"service {service} {{\n"
@@ -293,7 +293,7 @@ def _master(programs: Programs, name: str, password: str) -> str:
 
 
 def _nobody(programs: Programs, path: Path) -> str:
-    """The passdb of ghosts: it knows nobody."""
+    """Return a passdb without users, for ghosts."""
     path.touch(0o644)
     if programs.release == "2.3":
         driver = f"passdb {{\n  driver = passwd-file\n  args = {programs.inside(path)}\n"
@@ -303,7 +303,7 @@ def _nobody(programs: Programs, path: Path) -> str:
 
 
 def is_refused(address: str, port: int, source: str, line: str) -> bool:
-    """Whether a connection from `source` that begins with `line` is closed without a word."""
+    """Whether a connection from `source` that begins with `line` is closed without an answer."""
     with socket.create_connection((address, port), timeout=20, source_address=(source, 0)) as link:
         link.sendall(line.encode() + b"\r\n")
         try:

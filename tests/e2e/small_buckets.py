@@ -1,6 +1,6 @@
 """A director that splits buckets of more than USERS: `python -m tests.e2e.small_buckets USERS serve -c FILE`.
 
-So a few thousand users do for a test what takes millions otherwise.
+So a test needs a few thousand users for what takes millions otherwise.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The stock client of Dovecot 2.3, whatever the release of the proxies: 2.4 has none."""
+"""The stock client of Dovecot 2.3, for proxies of either release: 2.4 has none."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from director.demo.dovecot import Programs, Proxy
 def doveadm_director(
     proxy: Proxy, *arguments: str, options: Sequence[str] = ()
 ) -> subprocess.CompletedProcess[str]:
-    """`doveadm director ARGUMENTS` at the director of this proxy; options: of doveadm itself."""
+    """Run `doveadm director ARGUMENTS` at the director of this proxy. `options` are those of doveadm
+    itself."""
     command, *rest = arguments
     head = [command, rest.pop(0)] if command == "ring" else [command]
     words = [*options, "director", *head, "-a", str(proxy.run / "director-admin"), *rest]

@@ -28,13 +28,13 @@ from tests.e2e.sessions import Sessions
 PROXIES, BACKENDS = "127.0.52.11", "127.0.53.1"
 USERS = [f"wanted{number}" for number in range(40)]
 MOVERS = (0, 1)
-"""Which directors are asked, of three."""
+"""The numbers of the directors that are asked, of three."""
 COLUMNS = ("time", "won by the first", "by the second", "superseded", "refused", "seconds", "differences")
 ANSWER_WITHIN = 40.0
 
 
 class Told(NamedTuple):
-    """What one operator wanted for one user, and the answer."""
+    """The host that one operator wanted for one user, and the answer."""
 
     user: str
     wanted: str
@@ -51,15 +51,15 @@ class Told(NamedTuple):
 
     @property
     def refused(self) -> bool:
-        """He is being moved already."""
+        """Whether the command was refused because the user is being moved already."""
         return self.status == 503 and self.answer["exit_code"] == EX_TRY_AGAIN
 
 
 class Round(NamedTuple):
-    """What came of moving all users once, twice each."""
+    """The result of moving all users once by each operator."""
 
     told: list[list[Told]]
-    """Of each operator, in the order of the users."""
+    """The answers to each operator, in the order of the users."""
     seconds: float
     differences: list[str]
 
@@ -79,7 +79,7 @@ def mail() -> Iterator[Cluster]:
 
 
 def move_all_twice(cluster: Cluster, chance: random.Random) -> Round:
-    """Everybody has a session; both operators want everybody elsewhere, each somewhere else."""
+    """Open a session for each user, and move every user by both operators, to different hosts."""
     with Sessions(cluster) as sessions:
         for number, user in enumerate(USERS):
             sessions.imap(user, [cluster.proxy_addresses[number % 3]])
@@ -99,7 +99,7 @@ def move_all_twice(cluster: Cluster, chance: random.Random) -> Round:
 
 
 def untrue(answers: Sequence[Told], where: Sequence[str]) -> Iterator[str]:
-    """What is wrong with the answers about one user. where: his host by the word of each director."""
+    """Yield what is wrong with the answers about one user. `where`: the user's host on each director."""
     if len(set(where)) != 1:
         yield f"the directors do not agree: {', '.join(where)}"
         return
@@ -118,13 +118,13 @@ def untrue(answers: Sequence[Told], where: Sequence[str]) -> Iterator[str]:
 
 
 def mapped(cluster: Cluster, number: int) -> dict[str, str]:
-    """The host of each user as one director lists them."""
+    """Return the host of each user as one director lists them."""
     listed = {user["name"]: user["host"] for user in cluster.directors[number].ask("map")}
     return {user: listed.get(user, "nowhere") for user in USERS}
 
 
 async def ask_both(apis: Sequence[Path], wanted: dict[str, list[str]]) -> list[list[Told]]:
-    """Ask one director for the first host of each user, the other one for the second, all at once."""
+    """Ask one director for the first host of each user and another for the second, all at the same time."""
     start = asyncio.Event()
     pairs = [
         [asyncio.create_task(move(api, user, host, start)) for api, host in zip(apis, hosts, strict=True)]

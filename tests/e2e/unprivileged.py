@@ -1,4 +1,5 @@
-"""`python -m tests.e2e.unprivileged UID serve ...`: the director as another user, with no other groups."""
+"""Runs a director as another user without further groups: `python -m tests.e2e.unprivileged UID serve
+...`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a user does by each protocol, in one shape: begin, stay, be served by a backend."""
+"""Visits of a user by each protocol, with the same methods: begin, stay, be served by a backend."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from tests.e2e.site import KINDS, Entrance
 
 PROTOCOLS = (*KINDS, "lmtp", "doveadm")
 SESSIONS = tuple(KINDS)
-"""Protocols whose users stay connected: a delivery or a command is over before anybody could end it."""
+"""Protocols whose users stay connected. A delivery or a command has ended before any program could end it."""
 
 
 class Visit(Protocol):
     """One use of a mail service: a session that stays open, a delivery, a command."""
 
     backend: str
-    """Name of the backend that serves it."""
+    """The name of the backend that serves it."""
 
     def goes_on(self) -> bool:
-        """Whether it is still served. A delivery is completed by this, a command is given again."""
+        """Whether it is still served. This completes a delivery, and repeats a command."""
 
     def close(self) -> None: ...
 
 
 def visit(entrance: Entrance, protocol: str, user: str, password: str = "any") -> Visit:
-    """Begin one. Raises Refused or OSError where the user does not get in."""
+    """Begin a visit. Raises Refused or OSError if the user does not get in."""
     if protocol == "lmtp":
         return Delivery(entrance, user)
     if protocol == "doveadm":
@@ -36,15 +36,15 @@ def visit(entrance: Entrance, protocol: str, user: str, password: str = "any") -
 
 
 def landed(entrance: Entrance, protocol: str, user: str) -> str:
-    """Name of the backend of a visit that ends at once."""
+    """Return the name of the backend of a visit that ends at once."""
     with closing(visit(entrance, protocol, user)) as guest:
         return guest.backend
 
 
 def returned(entrance: Entrance, protocol: str, user: str) -> str:
-    """The same, after director or auth have gone and come back.
+    """Return the name of the backend of a visit after director or auth were unreachable for a while.
 
-    A login process that has a request on its way then tells that client, and none after, to try again.
+    A login process that was waiting for an answer tells that client, and none after it, to try again.
     """
     with suppress(Refused, ConnectionError):
         return landed(entrance, protocol, user)
@@ -52,7 +52,7 @@ def returned(entrance: Entrance, protocol: str, user: str) -> str:
 
 
 class Session:
-    """Logged in by IMAP, POP3, submission or ManageSieve."""
+    """A session of IMAP, POP3, submission or ManageSieve, logged in."""
 
     def __init__(self, entrance: Entrance, protocol: str, user: str, password: str) -> None:
         self._link = entrance.connect(protocol)
@@ -74,7 +74,7 @@ class Session:
 
 
 class Delivery:
-    """A mail whose recipient has been accepted; its text is still to come, in goes_on()."""
+    """A mail whose recipient has been accepted. goes_on() sends its text."""
 
     def __init__(self, entrance: Entrance, user: str) -> None:
         self._entrance, self._user = entrance, user
@@ -83,7 +83,7 @@ class Delivery:
 
     @property
     def backend(self) -> str:
-        """Only a delivery that is complete is in a backend's log."""
+        """Complete the delivery, and return its backend: only then the delivery is in a backend's log."""
         if not self._backend:
             self._backend = self._entrance.site.landed("lmtp", self._user, self._link.data)
         return self._backend
@@ -92,8 +92,8 @@ class Delivery:
         return bool(self.backend)
 
     def _accepted(self) -> mail.Lmtp:
-        # An idle lmtp of 2.3 does not notice that auth or director have gone before it asks, and has that one
-        # mail sent again.
+        # An idle lmtp of 2.3 notices only at its next request that auth or director have gone, and refuses
+        # that one mail temporarily.
         for _ in self._entrance.proxy.processes("lmtp"):
             with suppress(Refused):
                 return self._offered()
@@ -113,9 +113,9 @@ class Delivery:
 
 
 class Command:
-    """`doveadm mailbox list`, which shows whose mailboxes they are.
+    """`doveadm mailbox list`, which shows the backend by its mailbox.
 
-    Through the port of the proxy's doveadm where a password is given, else on the proxy itself.
+    If a password is given it uses the port of the proxy's doveadm, else it runs on the proxy itself.
     """
 
     def __init__(self, entrance: Entrance, user: str, password: str) -> None:
