@@ -51,7 +51,7 @@ from tests.simulation.simulate import WORKERS, outcome
 from tests.simulation.store import Store
 
 LIMIT = 400
-"""Seeds after which a defect counts as not found."""
+"""The number of seeds after which a defect counts as not found."""
 
 
 def _barrier_one_lap() -> Any:
@@ -320,7 +320,7 @@ def _hold_too_short() -> Any:
 
 
 def _incarnations_are_times() -> Any:
-    """A departure ends with a later start, by the clock of the director that starts."""
+    """The departure of a director counts as ended if it starts later by its own clock."""
     right = Presence.hear
 
     def departed(self: Presence) -> set[MemberId]:
@@ -382,7 +382,7 @@ DEFECTS: dict[str, Callable[[], Any]] = {
 
 @contextmanager
 def put_in(name: str) -> Iterator[None]:
-    """The core with this defect."""
+    """Put a defect into the core while the block runs."""
     patches = DEFECTS[name]()
     patches = patches if isinstance(patches, tuple) else (patches,)
     for one in patches:
@@ -395,7 +395,7 @@ def put_in(name: str) -> Iterator[None]:
 
 
 def found(name: str, limit: int, first: int = 0) -> tuple[int, str] | None:
-    """How many seeds it takes to find a defect, and what is seen of it; None: more than `limit`."""
+    """Return how many seeds it takes to find a defect, and the violation; None: more than `limit`."""
     with put_in(name):
         for number in range(limit):
             result = outcome(drawn(first + number))
@@ -418,7 +418,7 @@ def main() -> int:
     unknown = [name for name in options.defects if name not in DEFECTS]
     if unknown:
         parser.error(f"no such defect: {unknown[0]}")
-    if hotpath.COMPILED:  # what is compiled cannot be patched
+    if hotpath.COMPILED:  # compiled code cannot be patched
         environment = os.environ | {"DIRECTOR_PURE_PYTHON": "1"}
         os.execve(
             sys.executable, [sys.executable, "-m", "tests.simulation.defects", *sys.argv[1:]], environment

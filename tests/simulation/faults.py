@@ -1,4 +1,4 @@
-"""Carrying out the actions of a plan on a world. What makes no sense at the moment is passed over."""
+"""Runs the actions of a plan on a world. An action that is impossible at its time is skipped."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from tests.simulation.store import Content
 from tests.simulation.world import HASH, LEASE_TTL, UNIX, Node, World
 
 TAIL = 0.3
-"""Seconds beyond the write-behind queue's turn within which a choice may not be stored yet."""
+"""Seconds beyond the turn of the write-behind queue for which an assignment may be unstored."""
 SNAPSHOT = 0.1
-"""Seconds between two states a failover may go back to."""
+"""Seconds between two copies of the store to which a failover may return."""
 LOADS = (0.0, 0.05, 0.7, 3.0)
-"""Seconds a director may take to read its store: by the seed."""
+"""Seconds that a director may take to read its store, chosen by the seed."""
 BUSIEST = 6000
-"""How much may happen in one second of a ring of seven."""
+"""The most events in one second of a ring of seven directors."""
 ALONE = (
     "crash",
     "freeze",
@@ -46,7 +46,7 @@ ALONE = (
 
 
 def built(plan: Plan) -> World:
-    """The world of a plan, with nobody started yet."""
+    """Return the world of a plan. No director is started."""
     world = World(plan.directors, hosts=3, store=plan.store, seed=plan.seed, weight=8)
     if plan.tagged:
         world.settings += [
@@ -71,7 +71,7 @@ def built(plan: Plan) -> World:
 
 
 def apart(world: World, plan: Plan) -> None:
-    """The directors that are to be added are in no other one's configuration."""
+    """Remove the directors that will be added from the configurations of all others."""
     added = [world.node(name).member for name in plan.added]
     configured = [member for member in world.members if member not in added]
     for member in world.members if added else []:
@@ -82,7 +82,7 @@ class Player:
     def __init__(self, world: World, plan: Plan, watch: Watch) -> None:
         self.world, self.plan, self.watch = world, plan, watch
         self.until = 0.0
-        """When the fault under way ends."""
+        """The time when the present fault ends."""
         self.healed = False
         self._newcomers = 0
         self._snapshots: list[tuple[float, Content]] = []
@@ -90,7 +90,7 @@ class Player:
             world.after(SNAPSHOT, self._snapshot)
 
     def do(self, what: str, args: Sequence[Any]) -> None:
-        """Carry out an action, if it makes sense now."""
+        """Run an action, if it is possible now."""
         alone = what in ALONE and self.plan.family != "everything"
         sound = self.watch.in_sync() or self.watch.clocks_differ
         if alone and (self.world.now < self.until or not sound):
@@ -99,7 +99,7 @@ class Player:
         getattr(self, what)(*args)
 
     def add(self) -> None:
-        """An operator adds the directors that no other one has in its configuration."""
+        """Add the directors that are in no other director's configuration, as an operator does."""
         at = next(name for name in self.plan.names if name not in self.plan.added)
         self.watch.growing = bool(self.plan.added)
         for name in self.plan.added:
@@ -110,12 +110,12 @@ class Player:
         self.watch.growing = False
 
     def _node(self, name: str) -> Node | None:
-        """A director that can be asked."""
+        """Return a director if it can be asked."""
         node = self.world.node(name)
         return node if node.up and not node.frozen else None
 
     def _later(self, seconds: float, call: Callable[[], None]) -> None:
-        """The end of a fault; healing everything comes before it."""
+        """Schedule the end of a fault, unless all faults are healed before."""
         self.until = max(self.until, self.world.now + seconds)
         self.world.after(seconds, lambda: None if self.healed else call())
 
@@ -157,7 +157,7 @@ class Player:
                 self.world.after(wait, partial(self._ask, f"new{self._newcomers}", "", at))
 
     def near(self, user: str, tag: str, offset: float, waits: Sequence[float], elsewhere: str | None) -> None:
-        """His sessions end, and he comes back everywhere about when he would expire."""
+        """End a user's sessions, and log the user in at all directors about when the assignment expires."""
         key = HASH.key(user.encode(), tag.encode())
         records = [record for node in self.world.ups() if (record := node.users.get(key)) is not None]
         if not records:
@@ -183,7 +183,7 @@ class Player:
             return
         before = node.core.hosts.get(Address(address))
         if before is not None and before.tag and "add" in what:
-            return  # with another tag than it has
+            return  # with another tag than the host has
         sets: dict[str, Any] = {k: v for k, v in what.items() if k in ("weight", "up", "tag")}
         if "remove" in what:
             sets = {"present": False}
@@ -193,7 +193,7 @@ class Player:
         self._begin("host", node, outcome, 61.0, [], address=Address(address), sets=sets)
 
     def retag(self, name: str, address: str, tag: str) -> None:
-        """The host changes its pool; when all know, its users of the old one are moved."""
+        """Change the pool of a host. When all directors know it, the users of its old pool are moved."""
         node = self._node(name)
         before = None if node is None else node.core.hosts.get(Address(address))
         if node is None or before is None or before.tag == tag:
@@ -324,7 +324,7 @@ class Player:
         lose(seconds)
 
     def channel(self, name: str, takes: float | None, lasts: float) -> None:
-        """The kicks of a machine become slow, or are never answered."""
+        """Make the kicks of a machine slow, or leave them unanswered."""
         node = self.world.node(name)
         usual = Node(self.world, node.member, node.store).kick_channel
         node.kick_channel = lambda: takes
@@ -350,7 +350,7 @@ class Player:
         return not any(other.up for other in self.world.nodes.values() if other is not node)
 
     def _before_death(self, node: Node) -> None:
-        """What only this director knew may die with it."""
+        """Excuse what only this director knew: it may be lost with the director."""
         now, alone = self.world.now, self._nobody_else(node)
         unstored = now - FLUSH_WITHIN - TAIL
         if alone and not node.store.up:
@@ -370,7 +370,7 @@ class Player:
         node.start()
 
     def stop(self, name: str, lasts: float) -> None:
-        """A clean stop, and a start some time later."""
+        """Stop a director in an orderly way, and start it some time later."""
         node = self._node(name)
         if node is None:
             return
@@ -406,7 +406,7 @@ class Player:
             self.world.after(wait, partial(self.race, *race))
 
     def one_way(self, name: str, lasts: float) -> None:
-        """Nobody can dial this director, though it can dial the others: from its next start on."""
+        """Make a director unreachable for dialling from its next start on. It can dial the others."""
         node = self.world.node(name)
         if not node.up or len(self.plan.names) < 2:
             return
@@ -425,7 +425,7 @@ class Player:
         self._later(lasts, lambda: setattr(store, "up", True))
 
     def failover(self, seconds: float) -> None:
-        """The shared store goes on with what it held some time ago; its new run id tells everybody."""
+        """Replace the content of the shared store by an earlier copy. All directors notice the new run id."""
         old = [held for at, held in self._snapshots if at <= self.world.now - seconds]
         store = next(iter(self.world.nodes.values())).store
         if not old or not store.shared or not store.up:
@@ -436,15 +436,15 @@ class Player:
         self.until = max(self.until, self.world.now + 3.0)
 
     def late_change(self, name: str, address: str, what: dict[str, Any], wait: float) -> None:
-        """A host changes just before a failover of the store, which has lost the change then."""
+        """Change a host just before a failover of the store, which loses the change."""
         self.host(name, address, what)
         self._later(wait, lambda: self.failover(wait))
 
     def lapse(
         self, first: str, second: str, users: Sequence[Sequence[str]], address: str, change: Sequence[Any]
     ) -> None:
-        """The last director is suspended beyond its lease. Another one starts, moves users or changes a host,
-        and stops; then the first goes on."""
+        """Suspend the last director beyond its lease. Another director starts, moves users or changes a
+        host, and stops; then the first director continues."""
         node, other = self.world.node(first), self.world.node(second)
         if not node.up or node.frozen or not node.store.shared or not node.store.up:
             return
@@ -495,7 +495,7 @@ class Player:
         self.world.node(name).skew = seconds
 
     def clocks(self, names: Sequence[str], step: float, lasts: float) -> None:
-        """The clocks of these directors step, and are set right a while later."""
+        """Step the clocks of these directors, and correct them later."""
         self.watch.counts["clock steps"] += 1
         nodes = [self.world.node(name) for name in names]
         for node in nodes:
@@ -511,7 +511,7 @@ class Player:
         self.world.after(lasts, set_right)
 
     def replace(self, name: str) -> None:
-        """Another program takes over in place."""
+        """Replace a director in place."""
         node = self._node(name)
         if node is not None:
             self.watch.counts["replacements"] += 1
@@ -519,7 +519,7 @@ class Player:
             node.replace()
 
     def lie(self, kind: str, seed: int, everybody: bool) -> None:
-        """The liar says something to one of its neighbours, or to all."""
+        """Have the liar send a lie to one of its neighbours, or to all."""
         node = self._node(self.plan.liar)
         links = [] if node is None else node.core.ring.live_links()
         if node is None or not links or self.healed:
@@ -534,12 +534,12 @@ class Player:
                 node.run([Send(link.link, told)])
 
     def heal(self) -> None:
-        """Everything is in order again, and everybody is started."""
+        """End all faults, and start all directors."""
         world = self.world
         self.healed = True
         world.groups, world.blocked = {}, set()
         self.watch.cut_until = min(self.watch.cut_until, world.now)
-        if self.plan.liar:  # an honest program is started there
+        if self.plan.liar:  # start an honest program instead of the liar
             world.node(self.plan.liar).crash()
             world.node(self.plan.liar).swallows_until = 0.0
         for node in world.nodes.values():
@@ -556,7 +556,7 @@ class Player:
         world.log(node, "healed", {})
 
     def restore(self) -> None:
-        """Whoever was stopping when all was healed starts again, whoever was removed is added again."""
+        """Start all directors that were stopping when all was healed, and add all removed directors again."""
         for name in self.plan.names:
             node = self.world.node(name)
             if not node.up:

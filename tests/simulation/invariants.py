@@ -1,14 +1,14 @@
-"""What must hold in every run, checked while it goes on and at its end.
+"""What must hold in every run, checked while it runs and at its end.
 
-1. Who has a live session on a backend is not sent to another one, and where two backends meet all the same
-   (what the rules allow, excused by name and counted), the kick ends it within KICK_BOUND.
-2. Every login is answered or refused within LATEST_REPLY, every command within its own bound.
-3. Who was told "moved to X" finds X, until the next command about him.
-4. At rest nothing is under way any more, all directors and their stores hold the same, and of each attribute
-   of a host the last confirmed change holds.
-5. A store never goes back: no write drops a living user, or replaces a decision by an earlier one. No login
-   is answered against what a shared store has held for a while. Once all directors agree, the store holds
-   their hosts.
+1. A user with a live session on a host is not sent to another host. If sessions are on two hosts all the same
+(if the rules allow it, which is excused by name and counted), the kick ends them within KICK_BOUND.
+2. Every login is answered or refused within LATEST_REPLY, every command within its own limit.
+3. An operator who was told "moved to X" finds the user on X, until the next command about the user.
+4. At rest no operation is in progress, all directors and their stores hold the same, and each attribute of a
+host has the value of the last confirmed change.
+5. A store never goes back: no write drops a user whose assignment holds, or replaces a decision by an earlier
+one. No answer to a login contradicts what a shared store has held for a while. Once all directors agree, the
+store holds their hosts.
 """
 
 from __future__ import annotations
@@ -31,39 +31,39 @@ from tests.simulation.schedule import Plan
 from tests.simulation.world import HASH, LEASE_TTL, UNIX, Node, World
 
 LATEST_REPLY = 31.0
-"""Seconds, by the clock of the director that was asked and while it is not frozen."""
+"""Seconds, by the clock of the director that was asked, while it is not suspended."""
 KICK_BOUND = KICK_TIMEOUT + AGAIN_AFTER + 1.0
-"""Seconds two backends may have sessions of one user: the kick, its second try, a second for the ring. Longer
-links add their delay; time in which the director of a session is down, frozen, cut off or removed does not
-count."""
+"""Seconds for which a user may have sessions on two hosts: the kick, its second try, and a second for the
+ring. Longer links add their delay. Time in which the director of a session is down, suspended,
+partitioned off or removed does not count."""
 REMEMBERED = EXPIRE * 2 / 3 - 4
-"""Seconds after the last sign of life in which everybody must know a user: `seen` is announced once in a
-third of the expiry, and clocks are off by up to 0.9 s."""
+"""Seconds after the last sign of a user in which all directors must know the user: `seen` is announced
+once in a third of the expiry, and clocks are off by up to 0.9 s."""
 NOT_REACHED = 45.0
-"""Seconds after a director was out of reach in which a move may not have waited for its sessions
-(docs/ring.md, rule 27): the move's time-out, and what the director needs to find back."""
+"""Seconds after a director was unreachable in which a move may not have waited for its sessions
+(docs/ring.md, rule 27): the move's time-out, and the time until the director is in the ring again."""
 KICK_DELAY = Settings().kick_delay
 IMPATIENT = 2.0
-"""Seconds a claim may take until all know of it."""
+"""Seconds that a claim may take until all directors know of it."""
 LOOK_EVERY = 0.5
 LIAR_DELAYS = 12.0
-"""Seconds by which one that lies delays a login at most."""
+"""The most seconds by which a liar delays a login."""
 APART = 12.0
-"""Seconds for which one that lies can keep the others from being in one ring, as they know it."""
+"""Seconds for which a liar can keep the other directors from being in one ring."""
 DIFFERED = 15.0
-"""Seconds after clocks that differed agree again in which directors find back, and merge what they have
-decided."""
+"""Seconds after differing clocks agree again in which directors find each other, and merge their
+decisions."""
 BEHIND = 9.0
-"""Seconds after which a director has heard of what is in a store it shares: it notices a silent loss of the
+"""Seconds after which a director knows what is in a store it shares: it notices a silent loss of the
 others within ring.ping_timeout, and then reads the store every half second."""
 STORED = 6.0
 """Seconds without a change of hosts after which the store holds them, if all directors agree."""
 NOT_REMEMBERED = "not remembered, or dropped early: the table was full"
-"""The excuse for two backends of a user (docs/ring.md, rules 48, 49)."""
+"""The excuse for two hosts of a user (docs/ring.md, rules 48, 49)."""
 
 
 STAMPS = ("present_at", "tag_at", "weight_at", "up_at")
-"""Of a host row."""
+"""The stamps of a host's row."""
 
 
 class Violation(AssertionError):
@@ -76,7 +76,7 @@ class Violation(AssertionError):
 
 @dataclass
 class Command:
-    """An operator's command."""
+    """A command of an operator."""
 
     kind: str
     at: Node
@@ -87,9 +87,10 @@ class Command:
     what: Mapping[str, Any] = field(default_factory=dict)
     ended: float | None = None
     lost: bool = False
-    """Its director died before it could answer."""
+    """Whether its director died before it could answer."""
     stored: bool = True
-    """The store was there when it was confirmed. Else it dies with the last director that knows it."""
+    """Whether the store was reachable when the command was confirmed. If not, the change is lost with the
+    last director that knows it."""
 
     @property
     def done(self) -> bool:
@@ -98,7 +99,7 @@ class Command:
 
 @dataclass
 class Told:
-    """A caller was told that a user is on this host now."""
+    """The answer to a caller that a user is on this host now."""
 
     host: str
     at: float
@@ -114,40 +115,42 @@ class Watch:
         self.commands: list[Command] = []
         self.host_changes: list[Command] = []
         self.hand_at: dict[tuple[str, str], float] = {}
-        """When an operator's command last concerned a user."""
+        """The time when an operator's command last concerned a user."""
         self.all_at = -1e9
-        """When one last concerned all users, also those that have only just come."""
+        """The time when a command last concerned all users, including the newest."""
         self.named: set[tuple[str, str]] = set()
-        """Users that a lie was about: of these nothing is promised."""
+        """Users that a lie has named. Nothing is promised for them."""
         self.hostless_at = 0.0
-        """When a pool was last without a usable host."""
+        """The time when a pool was last without a usable host."""
         self.swallowed_at = 0.0
-        """When one that lies last swallowed tokens: new users wait, and rings that were made up last."""
+        """The time when a liar last swallowed tokens. New users wait for these, and made-up rings last longer."""
         self.apart_since: float | None = None
-        """Since when honest members are not in one ring although one of them lies."""
+        """The time since when honest members are not in one ring because one of them lies."""
         self.growing = False
-        """An operator is adding directors, one after the other: the others refuse them until then."""
+        """Whether an operator is adding directors, one after the other. Until then the others refuse them."""
         self.told: dict[tuple[str, str], Told] = {}
         self.trouble_at: dict[Node, float] = {}
-        """When a director was last out of reach of the others."""
+        """The time when a director was last out of reach of the others."""
         self.store_back = self.cut_until = 0.0
         self.all_died = False
-        """A moment came in which nobody was left who remembered, and a store that could not answer."""
+        """Whether there was a moment without a director that remembered, and with a store that could not
+        answer."""
         self.stepped_at = -1e9
-        """When clocks last stepped: expiry, and what is newer, may be told wrongly by them."""
+        """The time when clocks last stepped. Expiry, and which record is newer, may then be judged
+        wrongly."""
         self.differed_at = -1e9
-        """When clocks were last found to differ."""
+        """The time when clocks were last found to differ."""
         self.retag_at = -1e9
-        """When a host was last given another tag: its users are moved."""
+        """The time when a host was last given another tag, which moves its users."""
         self._lap = plan.directors * max([*plan.delays, *plan.slow])
         """Seconds that a message may take round the ring."""
         self._two_since: dict[tuple[str, str], float] = {}
         self._keys = [(user, HASH.key(user.encode(), tag.encode())) for user, tag in plan.users]
         self._dropped: set[UserKey] = set()
-        """Users who were dropped early somewhere."""
+        """Users who were dropped early by a director."""
         self._answered_at: dict[UserKey, float] = {}
         self._stored_at: dict[UserKey, float] = {}
-        """When what the store holds of a user was written."""
+        """The time when the store's record of a user was written."""
         self._hosts_changed_at = 0.0
         self._agreed: dict[Address, HostRow] = {}
         """The hosts on which all directors agree, and since when."""
@@ -162,22 +165,22 @@ class Watch:
 
     @property
     def clocks_differ(self) -> bool:
-        """Whether directors have clocks that stepped differently."""
+        """Whether directors have clocks that stepped by different amounts."""
         return len({node.stepped for node in self.world.nodes.values()}) > 1
 
     def clocks_stepped(self) -> None:
-        """Clocks have just stepped, or were set right."""
+        """Note that clocks have just stepped, or were corrected."""
         now = self.world.now
         self.stepped_at = now
         if self.clocks_differ:
             self.differed_at = now
 
     def listed(self) -> list[Node]:
-        """The directors that are up and were not removed."""
+        """Return the directors that are up and were not removed."""
         return [node for node in self.world.ups() if not node.core.ring.removed]
 
     def in_sync(self) -> bool:
-        """Whether these form one ring and answer everybody."""
+        """Whether these directors form one ring and answer all users."""
         nodes = self.listed()
         ring = tuple(node.member for node in nodes)
         return all(
@@ -193,8 +196,8 @@ class Watch:
         return sum(node.member not in other.core.barrier.ring for other in others) * 2 > len(others)
 
     def protected(self, node: Node) -> bool:
-        """Whether no two hosts are promised for what this director answers now (docs/ring.md, rules 12,
-        13 and 37)."""
+        """Whether the answer of this director must not lead to two hosts now (docs/ring.md, rules 12, 13
+        and 37)."""
         if self.world.now < self.differed_at + DIFFERED:
             return False
         if self.plan.family != "everything":
@@ -206,7 +209,7 @@ class Watch:
         return node.store.shared and node.store.up and self.world.now > self.store_back + 2 * LEASE_TTL
 
     def forget(self, why: str, before: float = 0.0, by: Node | None = None) -> None:
-        """Nothing is promised any more for sessions since then: who knew of them is gone."""
+        """Promise nothing more for sessions since `before`: the directors that knew of them are gone."""
         for node, session in self._sessions():
             if session.since >= before and by in (None, node):
                 session.excused = session.excused or why
@@ -238,8 +241,9 @@ class Watch:
         self._check_behind(node, reply)
 
     def _excuse(self, node: Node, host: Address, machine: Node, session: Session) -> str:
-        """Why a user may be answered with another host than that of this session. The removal of a host holds
-        nobody: it ends sessions, also one to a host whose removal was not heard of yet."""
+        """Return why a user may be answered with another host than that of this session. The removal of a
+        host makes no user wait: it ends sessions, including a session to a host whose removal the
+        director had not heard of."""
         now, user = self.world.now, (session.user, session.tag)
         trouble_at = now if self.out_of_reach(machine) else self.trouble_at.get(machine, 0.0)
         rows = node.core.hosts.rows.get(Address(session.host)), machine.core.hosts.rows.get(host)
@@ -279,7 +283,7 @@ class Watch:
         return ""
 
     def dropped(self, node: Node, user: User) -> None:
-        """A director has dropped a user early."""
+        """Check that a director was allowed to drop a user early."""
         self.counts["dropped early"] += 1
         self._dropped.add(user.key)
         backend = node.core.hosts.by_id(user.host)
@@ -287,7 +291,7 @@ class Watch:
         if user.flags != ONE_LOGIN or home is None or home.id != user.host:
             raise Violation("dropped early", f"{user} at {node.member}, the hash puts it on {home}")
         if node not in self.listed():
-            return  # it answers nobody, and compares with the others when it is one of them again
+            return  # it answers no login, and compares records when it is in the ring again
         for other in self.listed():
             theirs = other.users.get(user.key)
             refreshed = theirs is not None and theirs.decided == user.decided and theirs.flags != user.flags
@@ -295,16 +299,16 @@ class Watch:
                 raise Violation("dropped early", f"{user} at {node.member}, {theirs} at {other.member}")
 
     def _unremembered(self, session: Session) -> bool:
-        """Whether nobody may know of this session's user."""
+        """Whether possibly no director knows this session's user."""
         return not session.remembered or key_of(session) in self._dropped
 
     def _last_seen(self, key: UserKey) -> float:
-        """When a user last logged in, or a session said that it lives."""
+        """Return when a user last logged in, or a session was last announced."""
         heard = [session.heard for _, session in self._sessions() if key_of(session) == key]
         return max([self._answered_at.get(key, 0.0), *heard])
 
     def forgotten(self, user: tuple[str, str], now: float) -> bool:
-        """A forgetting kicks, but holds nobody."""
+        """Whether a `forget` is in progress: it kicks, but makes no user wait."""
         return any(c.kind == "forget" and (c.ended is None or now < c.ended + 1) for c in self.commands)
 
     def _check_told(self, user: tuple[str, str], node: Node, host: str) -> None:
@@ -325,11 +329,11 @@ class Watch:
 
     @property
     def _stamps_grow(self) -> bool:
-        """Whether a later stamp is a later decision: not where clocks step, or one director lies."""
+        """Whether a later stamp is a later decision: not if clocks step, or a director lies."""
         return self.plan.family not in ("clocks", "liar")
 
     def bucket_written(self, before: bytes, after: bytes) -> None:
-        """A bucket of users in a store holds something else."""
+        """Check a new content of a bucket of users in a store."""
         old = {user.key: user for user in unpack(before)}
         new = {user.key: user for user in unpack(after)}
         for key, user in new.items():
@@ -347,7 +351,7 @@ class Watch:
                 raise Violation("store went back", f"{user} was dropped")
 
     def document_written(self, name: str, before: bytes, after: bytes) -> None:
-        """A document in a store holds something else."""
+        """Check a new content of a document in a store."""
         if name != "hosts":
             return
         self._hosts_changed_at = self.world.now
@@ -379,7 +383,7 @@ class Watch:
             raise Violation("behind the store", text)
 
     def _check_stored(self) -> None:
-        """Once all directors agree, their hosts are in the store."""
+        """Check that the hosts are in the store once all directors agree."""
         nodes = self.listed()
         settled = max(self._hosts_changed_at, self.store_back, self.stepped_at, self.differed_at) + STORED
         rows = nodes[0].core.hosts.rows if nodes else {}
@@ -397,7 +401,7 @@ class Watch:
     # ---- commands
 
     def begin(self, command: Command, users: list[tuple[str, str]]) -> None:
-        """users: those it is about."""
+        """Begin a command about `users`."""
         self.counts[command.kind] += 1
         self.commands.append(command)
         if command.kind == "host":
@@ -433,7 +437,7 @@ class Watch:
         self.told[user] = Told(host, self.world.now, command.at)
 
     def _others_about(self, command: Command) -> bool:
-        """Whether another command that may concern the same user was under way meanwhile."""
+        """Whether another command that may concern the same user ran at the same time."""
         meanwhile = [c for c in self.commands if c.ended is None or c.ended >= command.begun - 2]
         return any(c is not command and self._concerns(c, command.what) for c in meanwhile)
 
@@ -511,7 +515,7 @@ class Watch:
                 raise Violation("kick bound", text)
 
     def _check_honest(self) -> None:
-        """Those that do not lie stay in one ring, and each knows that of all others."""
+        """Check that honest members stay in one ring, and that each knows this of all others."""
         for node in self.world.ups():
             usable = {
                 row.tag for row in node.core.hosts.rows.values() if row.present and row.up and row.weight
@@ -535,12 +539,13 @@ class Watch:
                 record = node.users.get(key)
                 if record is None or not record.flags & MOVING or key in node.core.moves.moving:
                     continue
-                if node.core.next_deadline() != 0.0:  # else it is left over for the next turn
+                if node.core.next_deadline() != 0.0:  # else the work is left for the next turn
                     raise Violation("nobody ends it", f"{user} is being moved, says {node.member}, by nobody")
 
     def _check_size(self) -> None:
-        """Each side of a partition holds as many as the limit, and operators add what they want. Some users
-        that one side has dropped early may come back from the other, or from a store."""
+        """Check the size of tables. Each side of a partition holds as many users as the limit, and
+        operators add what they want. Some users that one side has dropped early may return from the
+        other side, or from a store."""
         most = 2 * self.plan.max_users * self.plan.directors + len(self.hand_at)
         for node in self.world.ups() if self.plan.max_users else ():
             if len(node.users) > most:
@@ -557,7 +562,8 @@ class Watch:
             if node.store.members != core.members.rows:
                 problems.append(f"members of {node.member}")
             if core.ring.removed:
-                # Two directors may remove each other at once: then nobody is left, and nobody serves.
+                # Two directors may remove each other at the same time. Then no director is left, and none
+                # serves.
                 if core.assigner.gate is not Gate.CLOSED:
                     problems.append(f"{node.member}: was removed and serves")
                 continue
@@ -571,8 +577,8 @@ class Watch:
             raise Violation("at rest", "; ".join(problems[:4]))
 
     def _lost_changes(self) -> list[str]:
-        """Attributes of hosts that hold something else than the last confirmed change of them, or one that
-        was not confirmed."""
+        """Return the attributes of hosts whose value is not that of the last confirmed change, or of a
+        later unconfirmed one."""
         if self.all_died or all(node.core.ring.removed for node in self.world.nodes.values()):
             return []
         lost = []
@@ -587,13 +593,14 @@ class Watch:
             if not confirmed:
                 continue
             if any(c.begun < self.differed_at + DIFFERED for c in confirmed):
-                continue  # stamps do not say which was later
+                continue  # stamps do not show which was later
             last = max(c.begun for c in confirmed)
             if name != "present" and any(c.ended is None or c.ended >= last - 3 for c in appearances):
                 continue
             may_hold = [c for c in about if c.done or c.lost or "made here" in (c.outcome.failed or "")]
-            # What was not stored may be lost with those who knew it: then what was before it holds.
-            # One that was confirmed only just before may not have been heard of where the last one was made.
+            # A change that was not stored may be lost with the directors that knew it. Then the value before
+            # it holds. A change that was confirmed only just before may be unknown at the director of the
+            # last change.
             values = [
                 c.what["sets"][name]
                 for c in may_hold
@@ -612,7 +619,7 @@ def key_of(one: Session | Reply) -> UserKey:
 
 
 def under_way(node: Node) -> dict[str, int]:
-    """What must come to nothing at rest."""
+    """Return the numbers that must be 0 at rest."""
     core = node.core
     return {
         "logins": len(core.pending),

@@ -1,8 +1,8 @@
-"""What a member that has the secret says although it is not so, within the protocol: every message is one
-that `core/checks.py` lets pass.
+"""Lies of a member that has the secret. They keep to the protocol: `core/checks.py` accepts every message.
 
-Each function of LIES draws messages. It may name users: of these anything may become. News of hosts move
-users that are not named, as an operator's word does: of hosts only what is so is said, of a time far ahead.
+Each function of LIES draws messages. A lie may name users, and the invariants promise nothing for these
+users. News of hosts would move users that are not named, as an operator's change does; so lies about hosts
+state the truth, with times far ahead.
 """
 
 from __future__ import annotations
@@ -48,36 +48,36 @@ MADE_UP = MemberId("127.9.9.9:9090")
 
 
 class Liar:
-    """A member that lies, with what it draws its lies from."""
+    """A member that lies, and the random choices of its lies."""
 
     def __init__(self, world: World, node: Node, users: Sequence[User_], chance: random.Random) -> None:
         self.world, self.node, self.chance = world, node, chance
         self._users = users
         self.named: set[User_] = set()
-        """Users that a lie was about."""
+        """Users that a lie has named."""
 
     @property
     def unix(self) -> int:
         return int(self.node.unix)
 
     def member(self) -> MemberId:
-        """A director that is not the liar."""
+        """Return a director that is not the liar."""
         return self.chance.choice([member for member in self.world.members if member != self.node.member])
 
     def members(self) -> list[str]:
-        """Some directors, in any order; perhaps one that does not exist."""
+        """Return some directors in any order, perhaps with one that does not exist."""
         many = self.chance.randrange(1, len(self.world.members) + 1)
         made_up = [MADE_UP] if self.chance.random() < 0.2 else []
         return [*self.chance.sample(self.world.members, many), *made_up]
 
     def key(self) -> int:
-        """Of a user, who is named by that."""
+        """Return the key of a user, who counts as named from now on."""
         user = self.chance.choice(self._users)
         self.named.add(user)
         return HASH.key(user[0].encode(), user[1].encode())
 
     def number(self, of: MemberId) -> int:
-        """An incarnation near the one of this member, or far above all."""
+        """Return a number near the incarnation of this member, or far above all."""
         now = self.world.nodes[of].core.ring.presence.number
         return min(self.chance.choice([now - 5, now, now + 1, now + 10**9, 1 << 61, LAST]), LAST)
 
@@ -88,7 +88,7 @@ def _departure(liar: Liar) -> list[RingMessage]:
 
 
 def _departures(liar: Liar) -> list[RingMessage]:
-    """Of everybody else."""
+    """The departures of all other directors."""
     others = [member for member in liar.world.members if member != liar.node.member]
     return [Leaving(member, liar.number(member)) for member in others]
 
@@ -105,7 +105,7 @@ def _made_up_members(liar: Liar) -> list[RingMessage]:
 
 
 def _move(liar: Liar) -> list[RingMessage]:
-    """A move by hand that nobody leads, or a pin."""
+    """A move by hand that no director leads, or a pin."""
     host = host_id(Address(f"127.0.1.{liar.chance.randrange(1, 4)}"))
     flags = liar.chance.choice([BY_HAND | MOVING, BY_HAND, BY_HAND | PINNED])
     record = User(liar.key(), host, Stamp(liar.unix + liar.chance.choice([-60, 0, 3])), liar.unix, flags)
@@ -113,14 +113,14 @@ def _move(liar: Liar) -> list[RingMessage]:
 
 
 def _choice(liar: Liar) -> list[RingMessage]:
-    """Another plain choice, or one of a host that there is not."""
+    """Another plain assignment, perhaps to a host that does not exist."""
     host = host_id(Address(f"127.0.1.{liar.chance.randrange(1, 9)}"))
     record = User(liar.key(), host, Stamp(liar.unix), liar.unix + liar.chance.choice([-600, 0, 2]), 0)
     return [Users(pack([record]))]
 
 
 def _time_ahead(liar: Liar) -> int:
-    """About the bound, some time ahead, or the last that there is."""
+    """Return a time near the limit, some time ahead, or the last possible time."""
     bound = liar.unix + AHEAD + 12
     return liar.chance.choice([bound + liar.chance.randrange(-3, 6), liar.unix + 86_400, LATEST])
 
@@ -134,8 +134,11 @@ def _user_ahead(liar: Liar) -> list[RingMessage]:
 
 
 def _host_ahead(liar: Liar) -> list[RingMessage]:
-    """What is known of a host, with stamps far ahead: no news, so it moves nobody. (A presence or a tag
-    with a time within the bound would be an operator's word: users placed before would have to move.)"""
+    """A host's present row with stamps far ahead. It is no change, so it moves no user.
+
+    A presence or a tag with a time within the limit would count as an operator's change, and users assigned
+    before would have to move.
+    """
     row = liar.chance.choice([row for row in liar.node.core.hosts.rows.values() if row.present])
     stamps = {stamp: _time_ahead(liar) for stamp in ("weight_at", "up_at")}
     stamps |= {stamp: liar.chance.choice([liar.unix + 86_400, LATEST]) for stamp in ("present_at", "tag_at")}
@@ -144,12 +147,12 @@ def _host_ahead(liar: Liar) -> list[RingMessage]:
 
 
 def _member_ahead(liar: Liar) -> list[RingMessage]:
-    """That a director belongs to the ring, which is so."""
+    """The fact that a director belongs to the ring."""
     return [Members([MemberRow(liar.member(), True, _time_ahead(liar))])]
 
 
 def _move_round(liar: Liar) -> list[RingMessage]:
-    """A round of somebody else's that it never began, or that has not been everywhere."""
+    """A round of another director that never began it, or a round that has not passed all."""
     key = liar.key()
     record = liar.node.users.get(key)
     decided = record.decided if record is not None else liar.unix
@@ -171,14 +174,14 @@ def _kick_round(liar: Liar) -> list[RingMessage]:
 
 
 def _wrong_token(liar: Liar) -> list[RingMessage]:
-    """A token of a table that nobody has."""
+    """A token with the digest of a table that no director has."""
     serial = liar.chance.randrange(1 << 56)
     digest = liar.chance.randbytes(8)
     return [Token(liar.member(), serial, liar.chance.choice([1, 2]), digest, liar.members())]
 
 
 def _token(liar: Liar) -> list[RingMessage]:
-    """A second lap with the table that all have, but other members than have seen it."""
+    """A second lap with the table that all have, but with other members than those that have seen it."""
     digests = {node.core._agreement.digest for node in liar.world.ups()}
     if len(digests) > 1 or not all(node.core.synced for node in liar.world.ups()):
         return []
@@ -187,9 +190,9 @@ def _token(liar: Liar) -> list[RingMessage]:
 
 
 def _laps(liar: Liar) -> list[RingMessage]:
-    """A token that it has begun itself, and its second lap right behind it, as if all had the table of one of
-    them: while a host changes not all have. It is about the members that its receiver expects, also about
-    those that were made up."""
+    """A token that the liar begins itself, immediately followed by its second lap, as if all directors had
+    the table of one of them, although during a host change not all have. It names the members that the
+    receiver expects, even made-up ones."""
     node = liar.world.nodes[liar.member()]
     if not node.up:
         return []
@@ -205,7 +208,7 @@ def _overheard(liar: Liar) -> Token | None:
 
 
 def _second_lap(liar: Liar) -> list[RingMessage]:
-    """The second lap of a token whose first lap is under way; of all members, or of some."""
+    """The second lap of a token whose first lap is in progress, with all members or some."""
     token = _overheard(liar)
     if token is None:
         return []
@@ -215,7 +218,7 @@ def _second_lap(liar: Liar) -> list[RingMessage]:
 
 
 def _later_token(liar: Liar) -> list[RingMessage]:
-    """A token that came, with a higher number: its origin may not have sent that yet."""
+    """A received token with a higher number, which its origin may not have sent yet."""
     token = _overheard(liar)
     if token is None:
         return []
@@ -224,7 +227,7 @@ def _later_token(liar: Liar) -> list[RingMessage]:
 
 
 def _token_again(liar: Liar) -> list[RingMessage]:
-    """A token that came, once more; or with a made-up member in it, or without one of its members."""
+    """A received token again, perhaps with a made-up member in it, or without one of its members."""
     token = _overheard(liar)
     if token is None:
         return []
@@ -238,13 +241,13 @@ def _token_again(liar: Liar) -> list[RingMessage]:
 
 
 def _users_limit(liar: Liar) -> list[RingMessage]:
-    """Laps that say that the ring's `users.max` is high: a low one would have users not remembered, as an
-    operator's word does."""
+    """Laps that state a high `users.max` of the ring. A low one would drop users, as an operator's change
+    does."""
     return [replace(token, limit=10**9) for token in _laps(liar) if isinstance(token, Token)]
 
 
 def _swallow(liar: Liar) -> list[RingMessage]:
-    """For a while it passes on no token."""
+    """Have the liar pass on no token for a while."""
     liar.node.swallows_until = liar.world.now + liar.chance.choice([0.5, 2.0, 8.0])
     return []
 
@@ -287,4 +290,4 @@ LIES: dict[str, Callable[[Liar], list[RingMessage]]] = {
     "pong": lambda liar: [Pong(liar.chance.randrange(99), float(liar.unix + 3600))],
     "bye": lambda liar: [Bye("no reason", liar.chance.random() < 0.5)],
 }
-"""Lies by name; how often each is told is all the same."""
+"""The lies by name. All are equally frequent."""

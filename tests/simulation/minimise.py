@@ -1,4 +1,4 @@
-"""Making a schedule that fails shorter: parts are left out as long as the same goes wrong (ddmin)."""
+"""Shortens a schedule that fails: parts are left out as long as it still fails in the same way (ddmin)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from tests.simulation.schedule import FAST, Plan
 
 
 def minimised(plan: Plan, fails: Callable[[Plan], bool], seconds: float) -> Plan:
-    """The shortest plan found within `seconds` for which `fails` still holds, as it does for `plan`."""
+    """Return the shortest plan found within `seconds` for which `fails` still holds, as it does for
+    `plan`."""
     until = time.monotonic() + seconds
 
     def still(candidate: Plan) -> bool:
@@ -35,7 +36,7 @@ def minimised(plan: Plan, fails: Callable[[Plan], bool], seconds: float) -> Plan
 
 
 def _fewer(plan: Plan, still: Callable[[Plan], bool]) -> Plan:
-    """Leave out chunks of the actions, from large to small."""
+    """Leave out chunks of the actions, from large chunks to small ones."""
     size = max(1, len(plan.actions) // 2)
     while True:
         shorter = _without_chunks(plan, size, still)

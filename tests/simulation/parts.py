@@ -1,4 +1,4 @@
-"""What a simulated ring keeps books of: logins, operators' changes, stores."""
+"""The records of a simulated ring: logins, operators' changes, sessions."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from director.records import MoveCounts
 from director.types import Address, MemberId
 
 EXPIRE = 60
-"""`users.expire` of all simulated directors, seconds."""
+"""`users.expire` of all simulated directors, in seconds."""
 EARLIEST_DROP = 5
-"""Seconds after which a user who logged in once may be dropped where a table is full: less than EXPIRE."""
+"""Seconds after which a user who logged in once may be dropped if a table is full: less than EXPIRE."""
 
 
 @dataclass
 class Reply:
-    """What became of a login."""
+    """A login and its result."""
 
     user: str
     at: MemberId
@@ -37,7 +37,7 @@ class Reply:
 
 @dataclass
 class Outcome:
-    """What became of an operator's change."""
+    """The result of an operator's change."""
 
     done: HostRow | MemberRow | None = None
     failed: str | None = None
@@ -51,26 +51,26 @@ class Outcome:
 
 @dataclass
 class Session:
-    """A connection of a user that a machine proxies to a backend."""
+    """A connection of a user that a machine proxies to a backend host."""
 
     user: str
     tag: str
     host: Address
     since: float
     heard: float = 0.0
-    """When its director was last told that it lives."""
+    """The time when its director was last told that it exists."""
     arrived: bool = True
-    """Not while the login process is still connecting with the backend: no kick finds it then."""
+    """Whether the login process is connected with the backend. Before that no kick finds the session."""
     remembered: bool = True
-    """The director that answered has a record of the user; not where its table is full."""
+    """Whether the director that answered has a record of the user: it has none if its table is full."""
     kick_failed: bool = False
-    """A kick that was to end it was never carried out, or too late."""
+    """Whether a kick of this session was never run, or too late."""
     missed: bool = False
-    """It was still on its way when a kick that should have ended it was carried out."""
+    """Whether the session was not connected yet when a kick that should have ended it was run."""
     late: bool = False
-    """And the second kick took longer than the kick delay leaves it."""
+    """Whether the second kick also took longer than the kick delay allows."""
     excused: str = ""
-    """Why another session of the same user may be on another host."""
+    """Why another session of the user may be on another host."""
 
     @property
     def hash32(self) -> int:
@@ -98,7 +98,7 @@ def ends(what: KickWhat, session: Session) -> bool:
 
 @cache
 def bucket_mates(many: int) -> list[str]:
-    """Names of users: the first half share two buckets, the others have theirs."""
+    """Return names of users. The first half of them share two buckets; each of the others has its own."""
     found: dict[int, list[str]] = {}
     for number in count():
         name = f"user{number}"

@@ -1,5 +1,5 @@
-"""Drives the persistence core of a simulated director on its store: what `director/service/persistence` does
-on a real one, with virtual time."""
+"""Drives the persistence core of a simulated director on its store, as `director/service/persistence` does
+on a real store, in virtual time."""
 
 from __future__ import annotations
 
@@ -31,13 +31,14 @@ if TYPE_CHECKING:
     from tests.simulation.world import Node
 
 CALL = (0.0002, 0.004)
-"""Seconds a call to the store takes, from and to."""
+"""Seconds that a call to the store takes, from and to."""
 AFTER_STOP = StoredUsers | StoredHosts | StoredMembers
-"""All that a director that has stopped is told: the last write is of what memory and store come to."""
+"""The only events for a director that has stopped: its last write is the result of merging memory and
+store."""
 
 
 class Persistence:
-    """Of one life of a director."""
+    """The persistence of one run of a director."""
 
     def __init__(self, node: Node, lease_ttl: float) -> None:
         self._node, self._world, self._store = node, node.world, node.store
@@ -55,17 +56,18 @@ class Persistence:
         self.core = PersistenceCore(node.core, setup, self._chance.uniform)
         self._events: deque[StoreEvent] = deque()
         self._answers: list[StoreEvent] = []
-        """Those that came while the director was suspended."""
+        """Answers that came while the director was suspended."""
         self._busy = False
         self._at_once = False
-        """Whether the store answers without delay: nobody is served yet."""
+        """Whether the store answers without delay, because no login is served yet."""
         self._timer: float | None = None
         self.stopping = False
 
     # ---- the life
 
     def begin(self, memory: Sequence[Event] | None) -> None:
-        """Before the director starts. memory: what a program before has left; None: there was none."""
+        """Begin before the director starts. `memory`: what a predecessor has left; None: there is no
+        predecessor."""
         if memory is None:
             self._at_once = True
             self.feed(Open())
@@ -78,7 +80,7 @@ class Persistence:
         self.feed(Run())
 
     def stop(self) -> None:
-        """Write what is left; the director crashes at the end of it."""
+        """Write what is left. The director ends after it."""
         self.stopping = True
         self.feed(Interrupt())
         self.feed(Stop())
@@ -88,7 +90,7 @@ class Persistence:
             self.feed(BucketsChanged())
 
     def thaw(self) -> None:
-        """What the store has answered meanwhile is read, and what was due is done."""
+        """Read the answers that the store has given meanwhile, and do what is due."""
         answers, self._answers = self._answers, []
         self._timer = None
         for answer in answers:
@@ -136,7 +138,7 @@ class Persistence:
             case Stopped():
                 self._node.crash()
             case _:
-                pass  # there is no snapshot, and nobody follows what is not stored
+                pass  # the simulation has no snapshot, and no test uses what is not stored
 
     def _ask(self, number: int, call: Call) -> None:
         if self._at_once:

@@ -1,7 +1,7 @@
-"""What happens in a random run: all of it is drawn from the seed up front, as data.
+"""The events of a random run. All of them are drawn from the seed up front, as data.
 
-So a run can be written to a file, replayed, and parts of it left out. An action names what it is about; one
-that makes no sense when its time comes (a login at a director that is down) is passed over.
+So a run can be written to a file, replayed, and shortened. An action names its object. An action that is
+impossible at its time (a login at a director that is down) is skipped.
 """
 
 from __future__ import annotations
@@ -33,23 +33,24 @@ FAMILIES = (
     "liar",
     "everything",
 )
-"""calm: logins and host changes. races: the same on slow links, many in one moment. moves: operators move,
-flush, forget, pin, kick. near: users about to expire. kicks: moves over slow and silent kick channels.
-crashes, freezes, cuts, members (added, removed, stopped, reachable one way), failovers (of a store that loses
-its last second), stores (shared; the last director is suspended beyond its lease while another one starts,
-moves users and stops; hosts change just before a failover), clocks (those of some or all directors step, with
-starts, stops and replacements between): one fault at a time, with some of all the rest. liar: one member says
-what is not so (`lies.py`). In `everything` faults meet."""
+"""calm: logins and host changes. races: the same on slow links, many at the same moment. moves: operators
+move, flush, forget, pin, kick. near: assignments about to expire. kicks: moves over slow and silent
+kick channels. crashes, freezes (directors suspended), cuts (partitions), members (added, removed,
+stopped, reachable one way), failovers (of a store that loses its last second), stores (shared; the last
+director is suspended beyond its lease while another one starts, moves users and stops; hosts change
+just before a failover), clocks (of some or all directors step, with starts, stops and replacements
+between): one fault at a time, with some of all other events. liar: a member lies (`lies.py`). In
+`everything` faults coincide."""
 FAST = [0.0002, 0.001, 0.005]
 SLOW = [0.002, 0.02, 0.2]
-"""Delays of links, seconds."""
+"""Delays of links in seconds."""
 STEPS = [1.0, 3600.0, 86400.0, 10 * 365.25 * 86400]
 """Seconds by which clocks step."""
 HOSTS = 5
-"""Backends there may be; three are configured."""
+"""The most backend hosts; three are configured."""
 TAG = "gold"
 FEW = 10
-"""`users.max` where it is less than there are users."""
+"""`users.max` if it is less than the number of users."""
 FAULTS = ("crash", "freeze", "cut", "stop", "member", "one_way", "store", "failover", "skew")
 
 GROWS = ("members", "cuts", "crashes", "freezes", "liar")
@@ -77,7 +78,7 @@ MIX: Mapping[str, Mapping[str, int]] = {
     | dict.fromkeys(FAULTS, 3)
     | {"near": 3, "lose": 2, "channel": 2, "retag": 2},
 }
-"""How often what happens in which family."""
+"""How frequent each event is in each family."""
 
 
 class Action(msgspec.Struct, array_like=True, frozen=True):
@@ -99,26 +100,27 @@ class Plan(msgspec.Struct, kw_only=True, frozen=True):
     skews: list[float]
     delays: list[float]
     slow: list[float]
-    """From each director to each other in turn; empty: all links are alike."""
+    """The delays from each director to each other in turn; empty: all links are alike."""
     duplicates: float
     store_takes: float = 1.0
     """How many times longer than usual each call to a store takes."""
     on_the_way: float
-    """Seconds a login process takes at most to connect with a backend."""
+    """The most seconds that a login process takes to connect with a backend."""
     parallel: int
     flush_program: bool
     tagged: bool
     starts: list[tuple[str, float]]
-    """Directors in the order in which they are started, and the pause behind each."""
+    """Directors in the order in which they are started, with the pause after each."""
     actions: list[Action]
     liar: str = ""
-    """The director that says what is not so, until all is healed; empty: there is none."""
+    """The director that lies until all is healed; empty: there is none."""
     max_users: int = 0
-    """`users.max` of all directors, less than there are users; 0: none."""
+    """`users.max` of all directors, less than the number of users; 0: none."""
     added: list[str] = []
-    """Directors that no other one has in its configuration: an operator adds them before the first action."""
+    """Directors that are in no other director's configuration. An operator adds them before the first
+    action."""
     found: str = ""
-    """What went wrong in it once."""
+    """What went wrong in this run once."""
 
     @property
     def names(self) -> list[str]:
@@ -126,7 +128,7 @@ class Plan(msgspec.Struct, kw_only=True, frozen=True):
 
     @property
     def users(self) -> list[tuple[str, str]]:
-        """Names and their tags."""
+        """Names of users and their tags."""
         plain = [(name, "") for name in bucket_mates(14)]
         return plain + [(name, TAG) for name, _ in plain[:5]] if self.tagged else plain
 
@@ -149,7 +151,7 @@ class Plan(msgspec.Struct, kw_only=True, frozen=True):
 
 
 def drawn(seed: int) -> Plan:
-    """The run of a seed."""
+    """Return the run of a seed."""
     chance = random.Random(seed)
     family = FAMILIES[seed % len(FAMILIES)]
     directors = chance.choice([1, 2, 2, 3, 3, 3, 3, 4, 4, 5, 5, 6, 7])
@@ -161,7 +163,7 @@ def drawn(seed: int) -> Plan:
     names = [f"d{number + 1}" for number in range(directors)]
     slow = family == "races" or chance.random() < 0.2
     uneven = slow and chance.random() < 0.5
-    # A greeting over a slow link is so old when it comes that less is left of the 2 s clocks may differ by.
+    # Over a slow link a greeting arrives late, which uses up a part of the 2 s by which clocks may differ.
     share = 0.7 if slow else 1.0
     plan = Plan(
         seed=seed,
@@ -182,7 +184,7 @@ def drawn(seed: int) -> Plan:
         starts=[(name, chance.choice([0.0, 0.0, 0.5])) for name in chance.sample(names, directors)],
         actions=[],
         liar=chance.choice(names) if family == "liar" else "",
-        # Of its own chance, so that the rest of the run is what it is without.
+        # With its own random generator, so that the rest of the run is the same as without it.
         max_users=FEW if family not in ("clocks", "liar") and _is_full(seed) else 0,
         added=_added(seed, names) if family in GROWS else [],
     )
@@ -195,7 +197,7 @@ def _is_full(seed: int) -> bool:
 
 
 def _added(seed: int, names: list[str]) -> list[str]:
-    """Some of the directors in half of the runs, never all."""
+    """Return some of the directors in half of the runs, never all."""
     chance = random.Random(f"{seed} added")
     many = chance.randrange(1, len(names)) if len(names) > 1 and chance.random() < 1 / 2 else 0
     return sorted(chance.sample(names, many))
@@ -216,7 +218,7 @@ class _Draw:
         if self.plan.family == "near":
             pauses += [5.0, 20.0]
         if self.plan.family == "stores":
-            pauses += [5.0, 10.0]  # what it is about takes half a minute
+            pauses += [5.0, 10.0]  # the events of this family take half a minute
         at = sum(pause for _, pause in self.plan.starts) + 0.2
         actions = []
         for kind in kinds:
@@ -260,7 +262,7 @@ class _Draw:
         return [self._director(), self._address(4), what]
 
     def _race(self) -> list[Any]:
-        """A host changes while users whom nobody knows log in everywhere."""
+        """A host changes while unassigned users log in everywhere."""
         waits = [
             [round(self.chance.uniform(0, 2) * max(self.plan.delays), 4) for _ in self.names]
             for _ in range(self.chance.randrange(2, 6))
@@ -275,7 +277,7 @@ class _Draw:
         return [self._director(), *self._user(), self._address(), how, *self._around()]
 
     def _around(self) -> list[Any]:
-        """Where the user logs in just before a move, and where and when while it is under way."""
+        """Where the user logs in just before a move, and where and when while it is in progress."""
         before = self.chance.sample(self.names, self.chance.choice([0, 1, len(self.names)]))
         waits = [0.0, 0.001, 0.01, 0.3, 1.1, 2.0, 2.5]
         after = [[self._director(), self.chance.choice(waits)] for _ in range(self.chance.choice([0, 1, 3]))]
@@ -288,7 +290,7 @@ class _Draw:
         return [self._director(), *self._user()]
 
     def _contest(self) -> list[Any]:
-        """Two operators move one user at once."""
+        """Two operators move one user at the same time."""
         wait = self.chance.choice([0.0, 0.001, 0.05, 1.0])
         contestants = [[self._director(), self._address()] for _ in range(2)]
         return [*self._user(), *contestants, wait, *self._around()]
@@ -304,8 +306,9 @@ class _Draw:
         return [self._director(), what, self._user()[0], self._address()]
 
     def _near(self) -> list[Any]:
-        """A login a little before or after the expiry, at all directors; perhaps one of them has taken the
-        weight from his host just before, so that he would be placed elsewhere."""
+        """A login a little before or after the assignment expires, at all directors. Perhaps a director
+        has set the weight of the user's host to 0 just before, so that the hash would select another
+        host."""
         offset = self.chance.choice([-6.5, -5.9, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 3.0, 5.9])
         waits = [round(self.chance.choice([0.0, 0.0, 0.001, 0.02, 0.7]), 4) for _ in self.names]
         elsewhere = self._director() if self.chance.random() < 0.7 else None
@@ -331,11 +334,11 @@ class _Draw:
         many = self.chance.randrange(1, max(2, len(self.names)))
         waits = [round(self.chance.uniform(4, 6.5), 3) for _ in range(3)]
         races = [[wait, *self._race()] for wait in waits]
-        """About when the silence is noticed."""
+        """These come about when the silence is noticed."""
         return [self.chance.sample(self.names, many), self._lasts(), races]
 
     def _member(self) -> list[Any]:
-        """Removed by one, added again by perhaps another."""
+        """A director is removed by one director, and added again by perhaps another."""
         return [self._director(), self._director(), self._director(), self._lasts()]
 
     def _one_way(self) -> list[Any]:
@@ -348,25 +351,25 @@ class _Draw:
         return [self.chance.choice([0.3, 1.0])]
 
     def _lapse(self) -> list[Any]:
-        """Who is suspended, who goes on meanwhile, and what it does."""
+        """The suspended director, the director that runs meanwhile, and its actions."""
         first, second = self.chance.sample(self.names, 2)
         users = [self._user() for _ in range(self.chance.randrange(1, 4))]
         changes = self._host()[1:] if self.chance.random() < 0.5 else []
         return [first, second, users, self._address(), changes]
 
     def _late_change(self) -> list[Any]:
-        """A host changes, and so long after it the store fails over to what it held before."""
+        """A host changes, and a moment later the store fails over to an earlier state."""
         return [*self._host(), self.chance.choice([0.3, 0.5, 0.8])]
 
     def _lie(self) -> list[Any]:
-        """Which lie, what it is drawn from, and whether all neighbours are told."""
+        """The lie, the seed of its random choices, and whether all neighbours get it."""
         return [self.chance.choice(list(LIES)), self.chance.randrange(1 << 32), self.chance.random() < 0.3]
 
     def _replace(self) -> list[Any]:
         return [self._director()]
 
     def _clocks(self) -> list[Any]:
-        """Whose clocks step, by how much, and after how long they are set right."""
+        """The directors whose clocks step, by how much, and the time until the clocks are corrected."""
         many = self.chance.choice([len(self.names), len(self.names), 1, max(1, len(self.names) // 2)])
         step = self.chance.choice(STEPS) * self.chance.choice([1, -1])
         return [self.chance.sample(self.names, many), step, self.chance.choice([0.5, 3.0, 12.0, 40.0])]

@@ -1,9 +1,9 @@
-"""Scripts of whole rings: readable commands, and below each what came of it, in one file.
+"""Scripts of whole rings: readable commands, each with its recorded outcome below it, in one file.
 
-A line that begins at the margin is a command, or a comment (`#`); indented lines are the recorded outcome.
+A line that begins at the margin is a command or a comment (`#`); indented lines are the recorded outcome.
 Times in the outcome are virtual and rounded, so a run is the same everywhere. Names: directors `d1` …,
-backends `b1` … (127.0.1.1 …), users are words. `COMMANDS` lists what can be said, `tests/simulation/scripts/`
-holds the scripts.
+backend hosts `b1` … (127.0.1.1 …), users are words. `COMMANDS` lists the commands, and
+`tests/simulation/scripts/` has the scripts.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ TOLD = {
     "removed_from_ring",
     "user_on_two_hosts",
 }
-"""What directors log that belongs into an outcome."""
+"""The log events of directors that belong to an outcome."""
 FLAGS = ((MOVING, "moving"), (BY_HAND, "by hand"), (PINNED, "pinned"))
 FEW = 6
-"""Logins of one command that are told one by one; of more, the sum is."""
+"""The most logins of a command that are listed one by one; more are summed up."""
 COUNTED = ("Users", "Hosts", "Token", "MoveRound", "NearRound", "KickRound", "Members", "Leaving", "Redirect")
 
 
 class Stage(World):
-    """A world that notes what an onlooker would see."""
+    """A world that records what an onlooker would see."""
 
     def __init__(self, directors: int, hosts: int, store: str, seed: int) -> None:
         super().__init__(directors, hosts, store, seed)
@@ -65,7 +65,7 @@ class Stage(World):
         return f"d{self.members.index(node.member) + 1}"
 
     def short(self, value: object) -> str:
-        """With the names of this script instead of addresses."""
+        """Return a text with the names of this script instead of addresses."""
         text = re.sub(r"127\.0\.1\.(\d+)", r"b\1", str(value))
         return re.sub(r"127\.0\.0\.(\d\d):9090", lambda found: f"d{int(found[1]) - 10}", text)
 
@@ -77,14 +77,14 @@ class Stage(World):
 
 
 class Script:
-    """One script on its way."""
+    """A script that is being run."""
 
     def __init__(self) -> None:
         self.world = Stage(1, 1, "own", 1)
         self._numbers = 0
 
     def play(self, command: str) -> list[str]:
-        """Carry a command out. Returns what came of it. Raises ValueError where it is none."""
+        """Run a command, and return its outcome. Raises ValueError if it is no command."""
         for pattern, call in COMMANDS:
             match = re.fullmatch(pattern, command)
             if match is not None:
@@ -95,7 +95,7 @@ class Script:
         raise ValueError(f"no such command: {command!r}")
 
     def _ends(self) -> list[str]:
-        """Operations that have ended since the last command."""
+        """Return the operations that have ended since the last command."""
         said = []
         for name, outcome in list(self.world.operations.items()):
             if not outcome.pending:
@@ -162,7 +162,7 @@ class Script:
         self.world.heal()
 
     def block(self, name: str) -> None:
-        """Nobody can dial this director, though it can dial others."""
+        """Make this director unreachable for dialling. It can dial others."""
         target = self.world.node(name).member
         self.world.blocked = {(member, target) for member in self.world.members}
 
@@ -177,7 +177,7 @@ class Script:
         self.world.node(name).skew += float(seconds)
 
     def day(self, seconds: str) -> None:
-        """Time passes on all clocks at once."""
+        """Advance all clocks at once."""
         for node in self.world.nodes.values():
             node.skew += float(seconds)
 
@@ -215,7 +215,7 @@ class Script:
         self.world.run(0.05)
 
     def place(self, users: str) -> list[str]:
-        """Where the hash puts users now, by the table of d1."""
+        """Show the hosts that the hash selects for users, by the table of d1."""
         core = self.world.node("d1").core
         placed = ((user, core.assigner.place(HASH.hash(user.encode()), b"")) for user in words(users))
         return [f"{user}: {self.world.short(b.address) if b else 'nowhere'}" for user, b in placed]
@@ -273,7 +273,7 @@ class Script:
     # ---- a neighbour that says what it likes
 
     def tell(self, name: str, user: str, host: str, decided: str, seen: str, flags: str) -> None:
-        """A record from the left neighbour; decided and seen in seconds from now."""
+        """Send a record from the left neighbour. `decided` and `seen` are seconds from now."""
         node = self.world.node(name)
         unix = int(node.unix)
         bits = sum(bit for bit, word in FLAGS if word.replace(" ", "-") in flags)
@@ -289,7 +289,7 @@ class Script:
         self._say(node, Hosts([row]))
 
     def tell_token(self, name: str, origin: str) -> None:
-        """A token of the second lap that says it began at `origin`."""
+        """Send a token of the second lap that names `origin` as its origin."""
         node, begun = self.world.node(name), self.world.node(origin).member
         digest = node.core._agreement.digest
         passed = [member for member in self.world.members if member != node.member]
@@ -335,7 +335,7 @@ class Script:
         return found
 
     def show_stamps(self, user: str) -> list[str]:
-        """Seconds from now."""
+        """Show the stamps of a user as seconds from now."""
         found = {}
         for node in self.world.ups():
             record = node.users.get(HASH.key(user.encode()))
@@ -380,7 +380,7 @@ class Script:
         return said
 
     def show_counters(self) -> list[str]:
-        """What has happened, and what is under way."""
+        """Show the counters, and the operations in progress."""
         found = {}
         for node in self.world.ups():
             core = node.core
@@ -419,7 +419,7 @@ class Script:
         return said or ["none"]
 
     def show_messages(self) -> list[str]:
-        """What each director has received since it was last asked here."""
+        """Show what each director has received since the last `show messages`."""
         found = {}
         for node in self.world.ups():
             counts = node.core.counters.messages_in
@@ -438,7 +438,7 @@ def state_of(row: HostRow) -> str:
 
 
 def words(text: str) -> list[str]:
-    """`alice bob`, or `user1..9`."""
+    """Return the words of `alice bob`, or of `user1..9`."""
     found = []
     for word in text.split():
         numbered = re.fullmatch(r"([a-z]+)(\d+)\.\.(\d+)", word)
@@ -459,21 +459,21 @@ def address(host: str) -> Address:
 
 
 def alike(found: dict[str, str]) -> str:
-    """One text where all say the same."""
+    """Return one text if all texts are equal, else one for each name."""
     if len(set(found.values())) == 1:
         return next(iter(found.values()))
     return "; ".join(f"{name}: {text}" for name, text in found.items())
 
 
 def alike_lines(found: dict[str, str]) -> list[str]:
-    """One line where all say the same, else one for each."""
+    """Return one line if all texts are equal, else one for each name."""
     if len(set(found.values())) == 1:
         return [f"all: {alike(found)}"]
     return [f"{name}: {text}" for name, text in found.items()]
 
 
 def merged_repeats(lines: list[str]) -> list[str]:
-    """Equal lines once, with their number."""
+    """Return equal lines once, with their number."""
     counts: dict[str, int] = {}
     for line in lines:
         counts[line] = counts.get(line, 0) + 1
@@ -532,9 +532,10 @@ COMMANDS: list[tuple[str, Callable[..., list[str] | None]]] = [
 
 
 def recorded(text: str) -> str:
-    """The script played anew: its commands and comments, and below each command what came of it this time.
+    """Return the script run again: its commands and comments, with the new outcome below each command.
 
-    Raises ValueError that names the line of a command that is none.
+    Raises:
+        ValueError: a line is no command. The message names the line.
     """
     script, lines = Script(), []
     for number, line in enumerate(text.splitlines(), 1):

@@ -29,13 +29,13 @@ from tests.simulation.slices import small_slices
 
 WORKERS = 2
 REST = 95
-"""Seconds after which everything has ended, whatever it was."""
+"""Seconds after which every operation has ended."""
 CALM = 12
-"""Seconds of rest that are always looked at."""
+"""Seconds of rest that are always checked."""
 
 
 class Run:
-    """One plan, carried out."""
+    """A run of one plan."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
@@ -44,7 +44,7 @@ class Run:
         self.player = Player(self.world, plan, self.watch)
 
     def run(self) -> None:
-        """Raises Violation, or AssertionError from the core, where something is wrong."""
+        """Run the plan. Raises Violation, or AssertionError from the core, if anything is wrong."""
         world = self.world
         begun = world.now
         for name, pause in self.plan.starts:
@@ -71,19 +71,19 @@ class Run:
             idle = second >= CALM and said == before and self.watch.in_sync() and self._idle()
             calm = calm + 1 if idle else 0.0
             if calm > 2 * FLUSH_WITHIN:
-                break  # what was settled last has been told, and is written, too
+                break  # the last claims have been told and written too
         self.watch.check_rest()
 
     def _idle(self) -> bool:
         nodes = self.world.nodes.values()
         busy = any(any(under_way(node).values()) or node.core.ring.removed for node in nodes)
-        # A refresh may have taken ONE_LOGIN off a record a moment ago: that is to be written, too.
+        # A refresh may just have removed ONE_LOGIN from a record, which is to be written too.
         return not busy and not any(node.users.dirty_count for node in self.world.ups())
 
 
 @dataclass
 class Result:
-    """What became of a run. violation: empty where everything held."""
+    """The result of a run. `violation` is empty if all invariants held."""
 
     seed: int
     family: str
@@ -95,14 +95,14 @@ class Result:
 
 
 def outcome(plan: Plan) -> Result:
-    """Carry out a plan."""
+    """Run a plan, and return its result."""
     run = Run(plan)
     result = Result(plan.seed, plan.family, run.watch.counts, run.watch.excused)
     try:
         run.run()
     except Violation as exc:
         result.kind, result.violation = exc.kind, str(exc)
-    except Exception as exc:  # of the core, or of the world: a busy loop, a storm
+    except Exception as exc:  # of the core, or of the world: a busy loop, a storm of messages
         result.violation = f"{type(exc).__name__}: {exc}"
         result.kind = str(exc).partition(":")[0] or type(exc).__name__
     if result.violation:
@@ -111,7 +111,7 @@ def outcome(plan: Plan) -> Result:
 
 
 def failure(plan: Plan) -> str | None:
-    """Carry out a plan. Returns what went wrong, with the trace of the run, or None."""
+    """Run a plan. Returns what went wrong, with the trace of the run; None: nothing."""
     result = outcome(plan)
     return f"seed {plan.seed} ({plan.family}): {result.violation}\n{result.trace}" if result.kind else None
 
@@ -121,7 +121,7 @@ def _of_seed(seed: int) -> Result:
 
 
 def outcomes(seeds: Iterable[int], workers: int = WORKERS) -> Iterator[Result]:
-    """The runs of many seeds, in order, on several cores."""
+    """Yield the results of many seeds, in order, computed on several cores."""
     if workers == 1:
         yield from map(_of_seed, seeds)
         return
@@ -130,7 +130,7 @@ def outcomes(seeds: Iterable[int], workers: int = WORKERS) -> Iterator[Result]:
 
 
 def shortest(plan: Plan, seconds: float) -> Plan:
-    """The shortest schedule found in so many seconds that goes wrong in the same way."""
+    """Return the shortest schedule found in `seconds` that fails in the same way."""
     kind = outcome(plan).kind
 
     def fails(candidate: Plan) -> bool:
@@ -141,7 +141,7 @@ def shortest(plan: Plan, seconds: float) -> Plan:
 
 
 def table(results: Sequence[Result]) -> str:
-    """What happened in the runs of each family, so that emptiness shows."""
+    """Return a table of the events in the runs of each family, so that missing ones are visible."""
     families = [f for f in FAMILIES if any(r.family == f for r in results)]
     lines = []
     for family in [*families, "all"]:
@@ -176,7 +176,7 @@ def main() -> int:
 
 
 def simulate(options: argparse.Namespace) -> int:
-    """What the command line asks for; the exit code."""
+    """Run what the command line asks for, and return the exit code."""
     if options.replay is not None or (options.seed is not None and "--seeds" not in sys.argv):
         plan = drawn(options.seed) if options.replay is None else Plan.read(options.replay)
         run = outcome(plan)

@@ -1,5 +1,5 @@
-"""What large numbers do, with small ones: a turn of the loop deals with a few users instead of hundreds, so
-that work is left over for the next turn all the time."""
+"""The effect of large numbers with small ones: a turn of the loop handles a few users instead of hundreds,
+so that work is left for the next turn all the time."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SMALL = {
     "director.stored.bucketwriter.WRITE_BUCKETS": 1,
     "director.stored.claims.BATCH": 2,
 }
-"""Constants of the core, and what they are here."""
+"""Constants of the core, with their small values."""
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The store of simulated directors: what a state store promises, in memory, with faults made from outside."""
+"""The store of simulated directors: a state store in memory, with faults that tests control."""
 
 from __future__ import annotations
 
@@ -52,20 +52,20 @@ Content = tuple[dict[Space, dict[int, bytes]], dict[str, bytes], dict[str, tuple
 
 
 class Store:
-    """Of one director, or shared by all. It outlives them."""
+    """The store of one director, or shared by all. It outlives them."""
 
     def __init__(self, *, shared: bool) -> None:
         self.shared = shared
         self.up = True
         self.run_id = 1
-        """Another one after a failover: what was written last may be gone."""
+        """Changes after a failover: the last writes may be lost."""
         self.buckets: dict[Space, dict[int, bytes]] = {space: {} for space in SPACES}
         self.documents: dict[str, bytes] = {}
         self.leases: dict[str, tuple[Lease, float]] = {}
-        """With the time until which each is good."""
+        """The leases, with the time until which each holds."""
         self.audit: list[object] = []
         self.on_bucket: Callable[[bytes, bytes], None] = lambda before, after: None
-        """Is told what a bucket of users held, and what it holds."""
+        """Called with the old and the new content of a bucket of users."""
         self.on_document: Callable[[str, bytes, bytes], None] = lambda name, before, after: None
 
     # ---- what tests see
@@ -98,12 +98,12 @@ class Store:
     # ---- what happens to it
 
     def copy(self) -> Content:
-        """What it holds now, for a failover that loses what comes after."""
+        """Return the present content, for a failover that loses all later writes."""
         buckets = {space: dict(held) for space, held in self.buckets.items()}
         return buckets, dict(self.documents), dict(self.leases)
 
     def restore(self, content: Content) -> None:
-        """Go on with what it held then."""
+        """Replace the content by an earlier copy."""
         buckets, documents, leases = content
         self.buckets = {space: dict(held) for space, held in buckets.items()}
         self.documents, self.leases = dict(documents), dict(leases)
@@ -115,7 +115,7 @@ class Store:
     # ---- calls
 
     def carry_out(self, call: Call, now: float) -> Any:
-        """The answer to a call. now: the store's clock. Raises StoreUnavailable."""
+        """Return the answer to a call. `now`: the store's clock. Raises StoreUnavailable."""
         if not self.up and not isinstance(call, CloseStore):
             raise StoreUnavailable(URL, type(call).__name__, reason="down")
         match call:
@@ -162,7 +162,7 @@ class Store:
         return None if data is None else Document(version_of(data), data)
 
     def swap(self, swap: Swap) -> Swapped | Lost:
-        """Compare and swap."""
+        """Compare and swap a bucket."""
         held = self.buckets[swap.space]
         stored = held.get(swap.number, b"")
         if version_of(stored) not in (swap.version, swap.becomes):
@@ -176,7 +176,7 @@ class Store:
         return Swapped(swap.becomes)
 
     def swap_document(self, name: str, version: bytes, data: bytes) -> Swapped | Lost:
-        """The same for a document."""
+        """Compare and swap a document."""
         stored = self.documents.get(name, b"")
         becomes = version_of(data)
         if version_of(stored) not in (version, becomes):

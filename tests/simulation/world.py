@@ -1,7 +1,6 @@
-"""Whole rings of real cores on a virtual network and a virtual clock. One seed is one run, exactly
-repeatable.
+"""Whole rings of real cores on a virtual network and a virtual clock. A seed is one run, exactly repeatable.
 
-Nothing of the core is replaced: only sockets, timers and the store are simulated here.
+No part of the core is replaced: only sockets, timers and the store are simulated.
 """
 
 from __future__ import annotations
@@ -105,16 +104,16 @@ from tests.simulation.store import Store
 UNIX = 1_700_000_000.0
 LEASE_TTL = 3.0
 BUSY_TURNS = 3000
-"""Turns of the loop in a row without a pause; more is a busy loop."""
+"""Turns of the loop in a row without a pause; more are a busy loop."""
 LATE_TURNS = 3
-"""Timers in a row after which what was due is due still."""
+"""Timers in a row after which a deadline in the past is an error."""
 SECOND_KICK = Settings().kick_delay - AGAIN_AFTER
-"""Seconds that a second kick has before a moved user is free."""
+"""Seconds that a second kick has before the logins of a moved user continue."""
 HASH = UserHash()
 
 
 class Table(UserTable):
-    """Tells who is dropped early."""
+    """A table that reports users who are dropped early."""
 
     told: Callable[[User], None]
 
@@ -128,7 +127,7 @@ class Table(UserTable):
 
 
 class Node:
-    """One director process."""
+    """A director process."""
 
     def __init__(self, world: World, member: MemberId, store: Store) -> None:
         self.world, self.member, self.store = world, member, store
@@ -137,28 +136,28 @@ class Node:
         self.skew = 0.0
         """Seconds by which the clock is always off."""
         self.stepped = 0.0
-        """Seconds by which it has stepped besides, for a while."""
+        """Seconds by which it has stepped in addition, for a while."""
         self.last_number = 0
-        """The highest incarnation that the program before has left to a replacement in place."""
+        """The highest incarnation that the predecessor has left to its successor."""
         self.last_unix = self.written = 0.0
-        """Its clock when something last happened; and when its files were last written, by its clock."""
+        """Its clock at its last event; and at the last write of its files."""
         self.incarnation = 0
         self.identity: dict[str, Any] = {}
-        """What differs from the usual in its `Identity`."""
+        """The fields of its `Identity` that differ from the usual ones."""
         self.replies: dict[RequestId, Reply] = {}
         self.outcomes: dict[int, Outcome] = {}
         self.sessions: list[Session] = []
-        """What the login processes of this machine proxy: they outlive the director."""
+        """The sessions of the login processes of this machine. They outlive the director."""
         self.kicks: list[KickWhat] = []
-        """What they were told to end, in order."""
+        """The kicks that the login processes got, in order."""
         self.kick_channel: Callable[[], float | None] = lambda: self.world.chance(self, self).uniform(
             0.0005, 0.003
         )
-        """Seconds a kick takes; None: it is never answered."""
+        """Seconds that a kick takes; None: it is never answered."""
         self.flushes: list[RunFlush] = []
-        """Flush programs that were run."""
+        """The flush programs that were run."""
         self.flush_program: tuple[float, bool] | None = (0.1, True)
-        """How long one takes, and whether it does its work; None: it never ends."""
+        """How long a flush program takes, and whether it succeeds; None: it never ends."""
         self.when_left: Callable[[], None] = lambda: None
         self.links: dict[LinkId, Wire] = {}
         self.inbox: list[Event] = []
@@ -167,16 +166,16 @@ class Node:
         self.timer: float | None = None
         self.busy_turns = self.late_turns = 0
         self.overheard: deque[Token] = deque(maxlen=20)
-        """The latest tokens that came here."""
+        """The latest tokens that arrived here."""
         self.swallows_until = 0.0
-        """Until then it passes on no token of any kind, and sends none."""
+        """The time until which it swallows all tokens: it passes on none, and sends none."""
 
     @property
     def unix(self) -> float:
         return within_records(UNIX + self.world.now + self.skew + self.stepped)
 
     def start(self, memory: Sequence[Event] = ()) -> None:
-        """memory: what a program before has left to this one, which replaces it in place."""
+        """Start the director. `memory`: what a predecessor has left, which it replaces in place."""
         world = self.world
         self.incarnation = world.next_number()
         self.written = max(self.written, self.last_unix)
@@ -213,7 +212,7 @@ class Node:
         self.persistence.run()
 
     def crash(self, *, silently: bool = False) -> None:
-        """kill -9; silently: the machine is gone, nobody is told by TCP."""
+        """End without warning. `silently`: the whole machine is gone, and TCP tells no peer."""
         self.world.log(self, "crashed", {})
         self.up = self.frozen = False
         self._events.clear()
@@ -225,7 +224,7 @@ class Node:
         self.links, self.replies, self.outcomes = {}, {}, {}
 
     def replace(self) -> None:
-        """Another program takes over in place: memory and the own number go on, links are made anew."""
+        """Replace the program in place: memory and incarnation are kept, links are made again."""
         core, users = self.core, self.users
         memory: list[Event] = [
             StoredHosts(tuple(core.hosts.rows.values())),
@@ -240,7 +239,7 @@ class Node:
         self.core.take_over(smaller_since)
 
     def stop(self) -> None:
-        """A clean stop: the ring is closed without us, everything written, the lease given up."""
+        """Stop in an orderly way: leave the ring, write everything, release the lease."""
         life = self.incarnation
         self.world.log(self, "stopping", {})
 
@@ -261,7 +260,7 @@ class Node:
             return
         self._events.append(event)
         if self._busy:
-            return  # an effect of the event in hand has caused this one: it comes behind it
+            return  # an effect of the present event has caused this event, which has to wait
         self._busy = True
         try:
             while self._events and not self.frozen:
@@ -314,7 +313,7 @@ class Node:
                 case Dial():
                     self.world.dial(self, effect)
                 case Seal() | Unseal():
-                    pass  # nobody changes a frame on the way here
+                    pass  # no frame is changed on the way here
                 case Answer(request, _, backend):
                     self.replied(request, host=backend.address)
                 case Refuse(request, reason):
@@ -335,7 +334,7 @@ class Node:
                     self.run_more(effect)
 
     def not_swallowed(self, messages: Iterable[RingMessage]) -> list[RingMessage]:
-        """What of a frame is sent by a director that swallows tokens."""
+        """Return the messages of a frame that a director which swallows tokens sends."""
         if self.world.now >= self.swallows_until:
             return list(messages)
         return [m for m in messages if not isinstance(m, Token | MoveRound | NearRound | KickRound)]
@@ -380,7 +379,7 @@ class Node:
                 raise AssertionError(f"nobody carries out {effect}")
 
     def later(self, seconds: float, call: Callable[[], None]) -> None:
-        """In this life."""
+        """Call `call` later, unless this run of the director has ended by then."""
         life = self.incarnation
 
         def due() -> None:
@@ -410,7 +409,7 @@ class Node:
             self.proxy(session)
 
     def proxy(self, session: Session) -> None:
-        """The login process connects with the backend, and from then on says now and then that it lives."""
+        """Connect the login process with the backend. From then on it announces the session now and then."""
         takes = self.world.on_the_way()
         session.arrived = takes == 0.0
         self.sessions.append(session)
@@ -431,7 +430,7 @@ class Node:
             self.world.after(EXPIRE / 3, lives)
 
     def list_members(self, members: list[MemberId]) -> None:
-        """The names of the configuration's directors resolve anew."""
+        """Give the director the present addresses of the configuration's names."""
         self.handle(MembersListed(members, {}))
 
     def freeze(self) -> None:
@@ -439,7 +438,8 @@ class Node:
         self.frozen, self.frozen_at = True, self.world.now
 
     def thaw(self) -> None:
-        """All that waited in sockets and timers comes at once; that the clock has jumped is noticed first."""
+        """Deliver all that waited in sockets and timers at once, after the director has noticed the jump
+        of the clock."""
         self.frozen, self.thawed_at = False, self.world.now
         inbox, self.inbox = self.inbox, []
         self.timer = None
@@ -452,7 +452,7 @@ class Node:
 
 @dataclass
 class Wire:
-    """A TCP connection between two nodes: in order, with delay; silent where it is cut."""
+    """A TCP connection between two nodes: in order, with delay, silent across a partition."""
 
     world: World
     dialler: Node
@@ -504,7 +504,8 @@ class World:
     def __init__(
         self, directors: int = 3, hosts: int = 4, store: str = "own", seed: int = 1, weight: int = 100
     ) -> None:
-        """store: `own` (one each, as with SQLite) or `shared` (as with Redis)."""
+        """Make a world. `store`: `own` (one for each director, as with SQLite) or `shared` (as with
+        Redis)."""
         self.seed = seed
         self.random = random.Random(seed)
         self.now = 100.0
@@ -512,36 +513,37 @@ class World:
         self.lines: list[str] = []
         self.settings_of_core = Settings()
         self.proxying = False
-        """Whether answered logins become sessions of the machine they came to."""
+        """Whether answered logins become sessions of the machine of the director."""
         self.refreshing = False
-        """Whether these say every third of the expiry that they live."""
+        """Whether these sessions are announced every third of the expiry."""
         self.on_the_way: Callable[[], float] = lambda: 0.0
-        """Seconds from an answer until the session stands and can be ended."""
+        """Seconds from an answer until the session is connected and can be ended."""
         self.store_takes = 1.0
         """How many times longer than usual each call to a store takes."""
         self.load_takes = 0.0
         """Seconds until a director that starts has read all users from its store."""
         self.impatient: dict[UserKey, float] = {}
-        """When a user was claimed because the ring did not agree for five seconds (docs/ring.md, rule 37)."""
+        """The time when a user was claimed because the ring was not in sync for five seconds
+        (docs/ring.md, rule 37)."""
         self.busiest: int | None = None
-        """How much may happen in one second; more is a storm of messages. None: anything."""
+        """The most events in one second; more are a storm of messages. None: any number."""
         self._second = self._in_this_second = 0
         self._chances: dict[tuple[MemberId, MemberId], random.Random] = {}
         self.blocked: set[tuple[MemberId, MemberId]] = set()
-        """(dialler, dialled) whose connections are not let through, though the other way they are."""
+        """(dialler, dialled) whose connections are refused, though not in the other direction."""
         self.groups: dict[MemberId, int] = {}
         self.servers: dict[MemberId, list[MemberId]] = {}
         """`ring.servers` of members whose list differs from the others'."""
         self.duplicates = 0.0
-        """How often a frame of records, rows or tokens comes twice."""
+        """How often a frame of records, rows or tokens arrives twice."""
         self.tokens_lost = 0
         self._tokens_pass_at = self._rounds_pass_at = 0.0
         self.delays = (0.0002, 0.001, 0.005)
         self.slow: dict[tuple[MemberId, MemberId], float] = {}
-        """Seconds from one member to another, where that is fixed."""
+        """Seconds from one member to another, if fixed."""
         self.on_reply: Callable[[Node, Reply], None] | None = None
         self.on_drop: Callable[[Node, User], None] = lambda node, user: None
-        """A director has dropped a user early, because its table was full."""
+        """Called when a director has dropped a user early because its table was full."""
         self._numbers = 0
         self.members = [join_member(f"127.0.0.{10 + i}", 9090) for i in range(1, directors + 1)]
         self.settings = [BackendSetting(Address(f"127.0.1.{i}"), "", "", weight) for i in range(1, hosts + 1)]
@@ -551,7 +553,7 @@ class World:
         }
 
     def node(self, name: str) -> Node:
-        """`d1` … `dN`."""
+        """Return the director `d1` … `dN`."""
         return self.nodes[self.members[int(name[1:]) - 1]]
 
     def next_number(self) -> int:
@@ -567,7 +569,7 @@ class World:
             self.on_reply(node, reply)
 
     def chance(self, one: Node, other: Node) -> random.Random:
-        """Of each pair its own, so that what happens between others changes nothing here."""
+        """Return the random generator of a pair, so that what happens between others changes nothing here."""
         pair = one.member, other.member
         if pair not in self._chances:
             self._chances[pair] = random.Random(f"{self.seed} {pair}")
@@ -600,12 +602,12 @@ class World:
         return self
 
     def lose_rounds(self, for_seconds: float) -> World:
-        """The same for moves, kicks and users near expiry."""
+        """Lose the tokens of moves, kicks and users near expiry for a while."""
         self._rounds_pass_at = self.now + for_seconds
         return self
 
     def kept(self, messages: list[RingMessage]) -> list[RingMessage]:
-        """What of a frame is not lost."""
+        """Return the messages of a frame that are not lost."""
         kept = messages
         if self.now < self._tokens_pass_at:
             kept = [message for message in messages if not isinstance(message, Token)]
@@ -615,7 +617,7 @@ class World:
         return kept
 
     def run_until(self, true: Callable[[], bool], within: float) -> World:
-        """Go on until something holds. Fails where it does not in time."""
+        """Run until a condition holds. Fails if it does not hold in time."""
         until = self.now + within
         while not true():
             assert self.queue, "nothing is left to happen"
@@ -672,7 +674,7 @@ class World:
         return self
 
     def cut(self, *names: str) -> World:
-        """Separate these from the others: connections go silent, new ones time out."""
+        """Partition these directors off: connections become silent, new ones time out."""
         inside = {self.node(n).member for n in names}
         self.groups = {m: int(m in inside) for m in self.members}
         for node in self.nodes.values():
@@ -697,7 +699,7 @@ class World:
         return [self.login(user, at) for user in users]
 
     def hang_up(self, reply: Reply) -> None:
-        """The connection of a waiting login is gone."""
+        """Close the connection of a waiting login."""
         node = self.nodes[reply.at]
         (request,) = [number for number, one in node.replies.items() if one is reply]
         del node.replies[request]
@@ -733,7 +735,7 @@ class World:
         return self.operate(at, KickSessions(0, what, wait))
 
     def operate(self, at: str, event: Any) -> Outcome:
-        """An operator's command on one director."""
+        """Give an operator's command to one director."""
         node = self.node(at)
         number = self.next_number()
         outcome = node.outcomes[number] = Outcome(number=number)
@@ -744,34 +746,34 @@ class World:
         self.node(at).handle(Interrupt(outcome.number))
 
     def sessions(self, user: str) -> list[str]:
-        """The backends of all live sessions of a user, on all machines."""
+        """Return the hosts of all live sessions of a user, on all machines."""
         return [s.host for node in self.nodes.values() for s in node.sessions if s.user == user]
 
     def ups(self) -> list[Node]:
         return [n for n in self.nodes.values() if n.up]
 
     def in_sync(self) -> bool:
-        """All that are up form one ring and answer everybody."""
+        """Whether all directors that are up form one ring and answer all users."""
         up = tuple(n.member for n in self.ups())
         return all(n.core.barrier.ring == up and n.core.assigner.gate is Gate.OPEN for n in self.ups())
 
     def where(self, user: str) -> set[str | None]:
-        """The hosts that the directors that are up have for a user, None for those who do not know him."""
+        """Return the hosts that the running directors have for a user; None for those that have none."""
         return {self.host_at(user, f"d{self.members.index(n.member) + 1}") for n in self.ups()}
 
     def host_at(self, user: str, at: str) -> str | None:
         return self.host_of(self.node(at), user)
 
     def host_of(self, node: Node, user: str, tag: str = "") -> str | None:
-        """The host that a director has for a user."""
+        """Return the host that a director has for a user."""
         record = node.users.get(HASH.key(user.encode(), tag.encode()))
         lost = record is None or node.core.hosts.host_removed(record)
         row = None if record is None or lost else node.core.hosts.by_id(record.host)
         return None if row is None else row.address
 
     def differences(self) -> list[str]:
-        """What the directors that are up do not agree on, at rest: hosts with their stamps, users with
-        theirs."""
+        """Return the differences between the running directors at rest: hosts and users, with their
+        stamps."""
         found = []
         first, *others = self.ups()
         for other in others:
@@ -785,7 +787,7 @@ class World:
         return found
 
     def unstored(self) -> list[str]:
-        """Living users and hosts that a store does not hold as memory does, at rest."""
+        """Return the users and hosts that a store does not hold as memory does, at rest."""
         found = []
         for node in self.ups():
             users = node.store.users
@@ -802,8 +804,8 @@ class World:
 
 
 def living(node: Node) -> dict[UserKey, tuple[int, int, int]]:
-    """The users whom a director would answer from memory for a while yet, but for those who may be dropped
-    early: (host, decided, flags) by key."""
+    """Return the users that a director can answer from memory for a while, except those that may be
+    dropped early: (host, decided, flags) by key."""
     soon = int(node.unix) + EXPIRE // 3 + 5
     return {
         user.key: (user.host, user.decided, user.flags)
@@ -814,6 +816,6 @@ def living(node: Node) -> dict[UserKey, tuple[int, int, int]]:
 
 
 def occupied(users: UserTable) -> list[int]:
-    """The buckets in which there is anybody."""
+    """Return the buckets that are not empty."""
     digests = users.digests(0)
     return [number for number in range(4096) if digests[8 * number : 8 * number + 8] != bytes(8)]
