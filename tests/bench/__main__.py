@@ -26,12 +26,12 @@ from tests.e2e.processes import Directors
 
 TICKS = os.sysconf("SC_CLK_TCK")
 SETTLED = 0.3
-"""Seconds without CPU used by any director after which a run counts as drained."""
+"""Seconds without CPU use of any director after which a run counts as drained."""
 
 
 @dataclass
 class Instance:
-    """One director under test."""
+    """A director under test."""
 
     socket: Path
     pid: Callable[[], int]
@@ -39,7 +39,7 @@ class Instance:
 
 @dataclass
 class System:
-    """One implementation: a director alone, or three in a ring."""
+    """An implementation: a director alone, or three in a ring."""
 
     name: str
     directors: list[Instance] = field(default_factory=list)
@@ -56,7 +56,7 @@ class Sample:
     cpu: float
     """CPU seconds of the asked director per 100,000 requests."""
     cpu_others: float
-    """The same of the busier neighbour."""
+    """CPU seconds of the busier neighbour per 100,000 requests."""
     failed: int
 
 
@@ -97,7 +97,12 @@ class Bench:
     def ours(
         self, count: int, state: str, name: str, network: int, *, program: str = "director", tls: str = ""
     ) -> System:
-        """program: the module that is run. tls: a line of [ring], with `{address}` in it."""
+        """Start directors of this project.
+
+        Args:
+            program: the module that is run.
+            tls: a line of [ring] that contains `{address}`; empty: no TLS.
+        """
         addresses = [f"127.0.{network}.{number}" for number in range(1, count + 1)]
         each = [{"settings": {"ring": tls.format(address=address)}} for address in addresses]
         ring = Directors(
@@ -164,7 +169,7 @@ COLUMNS: dict[str, tuple[Callable[[Sample], float], int]] = {
 
 
 def show(scenario: str, load: Load, samples: dict[str, list[Sample]], base: str = "original") -> None:
-    """min / median / max of each figure, and of its ratio to that of `base` in the same round."""
+    """Print min / median / max of each figure, and of its ratio to that of `base` in the same round."""
     print(f"\n{scenario}, {load.name} ({load.connections} x {load.window}, {load.requests} new users a run)")
     print(f"{'':15}{'':14}{'min':>9}{'median':>9}{'max':>9}   ratio to {base}")
     for name, (value, digits) in COLUMNS.items():
@@ -203,7 +208,8 @@ def main() -> None:
             ]
             for load in LOADS:
                 size = Load(load.name, int(load.requests * options.scale), load.connections, load.window)
-                for system in systems:  # the first run forms the original's ring and warms everybody up
+                # The first run forms the ring of Dovecot 2.3's director and warms up all processes.
+                for system in systems:
                     bench.measure(system, Load("", max(1000, size.requests // 20), 1, 16))
                 samples: dict[str, list[Sample]] = {system.name: [] for system in systems}
                 for turn in range(options.runs):

@@ -26,7 +26,7 @@ CHANGE_EVERY = 0.2
 
 @dataclass
 class Sample:
-    """One run; per second, milliseconds, users."""
+    """The result of a run: per second, milliseconds, users."""
 
     claims: float
     logins: float

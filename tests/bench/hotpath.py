@@ -41,7 +41,7 @@ def assigner_of(twin: HotPath) -> Assigner:
 
 
 def works(twin: HotPath) -> dict[str, tuple[Work, int]]:
-    """What is measured, and how many lines or look-ups a call is."""
+    """Return what is measured, with the number of lines or look-ups in a call."""
     assigner, user_hash = assigner_of(twin), UserHash()
     known = [LINE % (i, i * 7) for i in range(1000)]
     others = [OTHER % (i, i * 7) for i in range(1000)]

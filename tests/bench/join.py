@@ -39,22 +39,22 @@ from tests.logins import Logins
 FIRST = "127.0.26.1"
 EXPIRE = 900
 UNKNOWN = (1000, 100)
-"""One user in so many is not in the store of a director that starts warm."""
+"""One in so many users is missing in the store of a director that starts warm."""
 PROBES = [f"known{number}" for number in range(5000)]
-"""Users in the stores whose names we know."""
+"""Users in the stores whose names are known."""
 RATE = 250.0
-"""Logins a second at each of the two others: of users they know, and as many of new ones."""
+"""Logins a second at each of the two others: of assigned users, and as many of new ones."""
 BEFORE = 0.5
 AFTER = 0.5
-"""Seconds of logins before the start of the third, and behind the end of its join."""
+"""Seconds of logins before the start of the third director, and after the end of its join."""
 BATCH = 256
 START = 60.0
-"""Seconds the directors may take to start with all their users."""
+"""Seconds that the directors may take to start with all their users."""
 
 
 @dataclass
 class Sample:
-    """One join; seconds, bytes."""
+    """The result of a join, in seconds and bytes."""
 
     load: float
     join: float
@@ -67,7 +67,7 @@ class Sample:
 
 
 def records(users: int) -> Iterator[tuple[int, list[User]]]:
-    """Buckets of so many users, the probes among them. All were seen just now."""
+    """Yield buckets of `users` users, the probes among them. All were seen just now."""
     now = int(time.time())
     ids = [host_id(host) for host in HOSTS]
     user_hash = UserHash("%Lu")
@@ -87,7 +87,7 @@ def records(users: int) -> Iterator[tuple[int, list[User]]]:
 
 
 async def make_stores(folders: Mapping[int, Path], users: int) -> None:
-    """Stores in which one user in so many is missing; 0: none."""
+    """Make stores in which one user in so many is missing; 0: none."""
     stores = []
     for folder in folders.values():
         folder.mkdir()
@@ -106,7 +106,7 @@ async def make_stores(folders: Mapping[int, Path], users: int) -> None:
 
 
 def give(store: Path | None, director: DirectorProcess) -> None:
-    """Let the director, which does not run, start with a copy of this store, or with none."""
+    """Give the director, which does not run, a copy of this store for its start; None: no store."""
     for file in director.folder.glob("state.db*"):
         file.unlink()
     if store is not None:
@@ -115,12 +115,12 @@ def give(store: Path | None, director: DirectorProcess) -> None:
 
 
 def moment(line: str) -> float:
-    """Unix seconds of a line of the log."""
+    """Return the Unix time of a line of the log."""
     return datetime.fromisoformat(line.split()[0].removeprefix("time=")).timestamp()
 
 
 def fresh(director: DirectorProcess, lines: int) -> str:
-    """What it has logged since it had so many lines."""
+    """Return what the director has logged after its first `lines` lines."""
     return "\n".join(director.log.splitlines()[lines:])
 
 

@@ -1,6 +1,6 @@
 """A director whose ring links carry no seals: `python -m tests.bench.plain_links serve -c FILE`.
 
-No release does that: it is there to measure what the seals cost.
+No release does that. It serves to measure the cost of the seals.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from director.wire import ring_native
 
 class PlainWriter(ring_native.FrameWriter):
     def seal(self, key: bytes) -> None:
-        """Leave the frames as they are."""
+        """Leave the frames without seals."""
 
 
 class PlainReader(ring_native.FrameReader):
     _proof_comes = _behind_the_proof = False
 
     def unseal(self, key: bytes) -> None:
-        """Take all frames as they are."""
+        """Accept all frames without seals."""
         self._proof_comes = True
 
     def feed(self, data: bytes) -> Iterator[list[RingMessage]]:

@@ -48,7 +48,7 @@ def never() -> dict[str, Any]:
 
 
 def library(address: RedisAddress, options: dict[str, Any]) -> Any:
-    """A client of redis-py, for the event loop."""
+    """Return a client of redis-py for the event loop."""
     match address:
         case SentinelAddress(sentinels=nodes, service=service):
             sentinel = redis.asyncio.sentinel.Sentinel(nodes, sentinel_kwargs=options)
@@ -59,7 +59,7 @@ def library(address: RedisAddress, options: dict[str, Any]) -> Any:
 
 
 def in_pipeline(client: Any) -> Send:
-    """Two commands in one round trip, as a flush sends its scripts."""
+    """Send two commands in one round trip, as a flush sends its scripts."""
 
     async def send() -> object:
         alone = isinstance(client, redis.asyncio.Redis)
@@ -72,7 +72,7 @@ def in_pipeline(client: Any) -> Send:
 
 
 async def senders(address: RedisAddress) -> AsyncIterator[tuple[str, Send]]:
-    """Each client that is measured, by its name."""
+    """Yield each client that is measured, with its name."""
     for name, options in {"default": {"socket_timeout": TIMEOUT}, "no retry": never()}.items():
         client = library(address, options)
         yield f"redis-py, {name}", partial(client.incr, KEY)
@@ -92,7 +92,7 @@ async def lost(rounds: int) -> None:
     for topology, place_of in TOPOLOGIES.items():
         async with place_of() as place:
             async for name, send in senders(place.address):
-                await send()  # connected
+                await send()  # connects
                 cells = ""
                 for how in (CUT, SILENT):
                     counts = [await place.times_run(send, how) for _ in range(rounds)]
@@ -101,7 +101,7 @@ async def lost(rounds: int) -> None:
 
 
 def flush_of(turn: int) -> list[Command]:
-    """A script for each hash tag, 64 buckets each, as `RedisStore.swap_buckets` sends them."""
+    """Return a script call for each hash tag, 64 buckets each, as `RedisStore.swap_buckets` sends them."""
     commands: list[Command] = []
     for tag in range(64):
         keys = [f"dd:{{u{tag:02x}}}{tag * 64 + i:03x}" for i in range(64)]
@@ -157,7 +157,7 @@ async def flush(rounds: int) -> None:
 
 
 async def move(rounds: int) -> None:
-    """One key of the slot has been moved and the other has not."""
+    """Measure a command when one of the slot's two keys has been moved."""
     keys = ["{move}1", "{move}2"]
     slot = slot_of(keys[0])
     with ClusterGroup() as group:

@@ -28,19 +28,21 @@ KEY = bytes(range(32))
 USERS = (1, 10, 100, 1000, 10_000)
 BEST_OF = 9
 BYTES = 2_000_000
-"""That are put into frames in each measurement."""
+"""Bytes that are put into frames in each measurement."""
 SYSTEMS = {"plain": ("tests.bench.plain_links", False), "sealed": ("director", False)}
 OVER_TLS = {"plain, TLS": ("tests.bench.plain_links", True), "sealed, TLS": ("director", True)}
 TLS = 'tls = {{{{cert = "{0}/{{address}}.1.crt", key = "{0}/{{address}}.1.key", ca = "{0}/ca.crt"}}}}'
 
 
 def frame_of(users: int) -> list[RingMessage]:
-    """As a director sends new users: their records, and to the right their names."""
+    """Return the messages that a director sends of new users: their records, and to the right neighbour
+    their names."""
     return [Users(bytes(22 * users)), Names(entry(UserKey(1), b"user@example.com") * users, 2)]
 
 
 def microseconds(times: int, begin: Callable[[], Callable[[], None]]) -> float:
-    """Of one call, at best; `begin` makes what is called that often."""
+    """Return the microseconds of the fastest call. `begin` makes the function that is called `times`
+    times."""
     best = float("inf")
     for _ in range(BEST_OF):
         call = begin()

@@ -43,12 +43,12 @@ FROZEN_FOR = 3.0
 BEFORE = 1.0
 """Seconds of logins before a fault."""
 AFTER = 3.0
-"""Seconds after a fault was noticed, or over, until the measure ends, if nobody waits then."""
+"""Seconds after a fault was noticed, or has ended, until the measurement ends, if no login waits then."""
 NOTICED_WITHIN = 70.0
 NOBODY_WAITS = 0.1
-"""Seconds a login may have taken so far to count as not waiting."""
+"""Seconds that a login may have taken so far to count as not waiting."""
 ALL_WITHIN = 60.0
-"""Seconds after which what still waits counts as it is."""
+"""Seconds after which a waiting login counts with its time so far."""
 LOOK = 0.005
 
 
@@ -59,16 +59,16 @@ class Ring(Protocol):
     directors: Sequence[OriginalDirector] | Sequence[DirectorProcess]
 
     def pid(self, number: int) -> int:
-        """Of the process that is hung or frozen."""
+        """Return the id of the process that hangs or is suspended."""
 
     def tell_to_stop(self, number: int) -> None:
-        """SIGTERM, as an init system sends it; waits for nothing."""
+        """Send SIGTERM, as an init system does, without waiting."""
 
     def bring_back(self, number: int) -> None:
-        """Start one that has ended, or is about to."""
+        """Start a director that has ended, or is about to."""
 
     def mentions(self, number: int) -> str:
-        """How the logs of the others name this director."""
+        """Return how the logs of the others name this director."""
 
     def whole(self) -> bool: ...
 
@@ -138,7 +138,7 @@ class Ours:
 
 @dataclass
 class Sample:
-    """What a fault came to at the survivors. Seconds."""
+    """The effect of a fault on the other two directors, in seconds."""
 
     noticed: float | None
     longest: float
@@ -148,7 +148,7 @@ class Sample:
 
 
 class Watch:
-    """What is written to the logs of the survivors from now on."""
+    """The lines written to the logs of the other two directors from now on."""
 
     def __init__(self, ring: Ring, victim: int) -> None:
         self._text = ring.mentions(victim).encode()
@@ -199,7 +199,7 @@ async def measure(ring: Ring, fault: str, victim: int) -> Sample:
 
 
 async def first(true: Callable[[], bool], within: float) -> float | None:
-    """Seconds until something holds; None if it does not in time."""
+    """Return the seconds until a condition holds; None: it does not hold in time."""
     begun = time.monotonic()
     while not true():
         if time.monotonic() > begun + within:
@@ -227,7 +227,7 @@ async def measure_all(rings: Sequence[Ring], fault: str, victim: int) -> dict[st
 
 
 def figures(values: Sequence[float], scale: float, digits: int) -> str:
-    """min / median / max."""
+    """Return min / median / max."""
     return " / ".join(f"{scale * v:.{digits}f}" for v in (min(values), median(values), max(values)))
 
 

@@ -1,4 +1,5 @@
-"""What the benches measure: directors of the original and the tools around them, as processes on loopback."""
+"""The systems that the benches measure: Dovecot 2.3's directors and the tools around them, as processes on
+loopback."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ HOSTS = [f"127.0.1.{i}" for i in range(1, 5)]
 RING_PORT = 9090
 READY_WITHIN = 30.0
 ANSWER_WITHIN = 2.0
-"""Seconds a director may take to answer an operator."""
+"""Seconds that a director may take to answer an operator."""
 
 ORIGINAL = """\
 base_dir = {run}
@@ -58,7 +59,7 @@ service auth {{
 
 
 def children_of(parent: int) -> dict[int, str]:
-    """The processes a process has started: number and name."""
+    """Return the child processes of a process: number and name."""
     found = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -106,7 +107,7 @@ def build_tools(folder: Path, *tools: str) -> None:
 
 
 def fake_auth(folder: Path, stack: ExitStack, runs: Sequence[Path]) -> None:
-    """Start `fakeauth`, built in `folder`, behind the directors with these folders of sockets."""
+    """Start `fakeauth`, built in `folder`, for the directors with these folders of sockets."""
     sockets = [run / "auth-login" for run in runs]
     for path in sockets:
         path.unlink(missing_ok=True)
@@ -115,10 +116,10 @@ def fake_auth(folder: Path, stack: ExitStack, runs: Sequence[Path]) -> None:
 
 
 class OriginalDirector:
-    """A Dovecot 2.3 of its own whose only service is the director."""
+    """A Dovecot 2.3 whose only service is the director."""
 
     def __init__(self, folder: Path, address: str, ring: Sequence[str]) -> None:
-        """ring: the addresses of all its members; empty: it stands alone."""
+        """Prepare an instance. `ring`: the addresses of all members; empty: it runs alone."""
         self.folder, self.address = folder, address
         self.run = folder / "run"
         self.login = self.run / "login/director"
@@ -139,7 +140,7 @@ class OriginalDirector:
 
     @property
     def pid(self) -> int:
-        """Of the process `director`, which the master starts at the first connection."""
+        """The id of the process `director`, which the master starts at the first connection."""
         assert self._master is not None
         for pid, name in children_of(self._master.pid).items():
             if name == "director":
@@ -147,8 +148,8 @@ class OriginalDirector:
         raise SystemExit("the original's process director is not running")
 
     def start(self) -> None:
-        """Start the master; wait until its sockets are there."""
-        self.login.unlink(missing_ok=True)  # of an instance that was killed
+        """Start the master, and wait until its sockets exist."""
+        self.login.unlink(missing_ok=True)  # left by an instance that was killed
         dovecot = shutil.which("dovecot", path=os.environ["PATH"] + ":/usr/sbin") or "dovecot"
         self._master = begin(dovecot, "-F", "-c", self.folder / "conf", log=self.folder / "out")
         wait_for("the original", self.login.exists)
@@ -158,17 +159,17 @@ class OriginalDirector:
         wait_for("the original", self._greets)
 
     def tell_to_stop(self) -> None:
-        """SIGTERM; waits for nothing."""
+        """Send SIGTERM without waiting."""
         assert self._master is not None
         self._master.terminate()
 
     def stop(self) -> None:
-        """End it as an init system does. One that has ended already is no trouble."""
+        """End the instance as an init system does. It may have ended already."""
         assert self._master is not None
         end(self._master)
 
     def kill(self) -> None:
-        """kill -9 of the whole instance."""
+        """Kill all processes of the instance."""
         assert self._master is not None
         for pid in [self._master.pid, *children_of(self._master.pid)]:
             with suppress(ProcessLookupError):
@@ -183,7 +184,7 @@ class OriginalDirector:
         return b""
 
     def ring_list(self) -> list[list[str]]:
-        """The fields of DIRECTOR-LIST; empty while it does not answer."""
+        """Return the fields of DIRECTOR-LIST; empty while it does not answer."""
         with socket.socket(socket.AF_UNIX) as client, suppress(OSError):
             client.settimeout(ANSWER_WITHIN)
             client.connect(str(self.run / "director-admin"))

@@ -18,37 +18,37 @@ from director.wire import ring_native
 from tests.simulation.world import Node, World
 
 LINK = 0.001
-"""Seconds a message is on its way."""
+"""Seconds that a message takes."""
 QUIET = frozenset({"Ping", "Pong", "Hello", "Proof", "Linked", "Redirect"})
-"""What is said whether or not anything changes."""
+"""Messages that are sent whether or not anything changes."""
 START = 60.0
 WITHIN = 30.0
 AFTERMATH = 2.0
-"""Seconds in which everything that a change causes has been said."""
+"""Seconds in which all messages that a change causes have been sent."""
 
 
 class Change(NamedTuple):
-    """Something that happens to a ring."""
+    """A change to a ring."""
 
     name: str
     begin: Callable[[World], Callable[[], bool]]
-    """Begin it at `d1`. What it returns holds once all directors know."""
+    """Begins the change at `d1`. The returned function tells whether all directors know it."""
 
 
 @dataclass
 class Cost:
-    """Of one change."""
+    """The cost of one change."""
 
     messages: Counter[str]
     frames: int
     size: int
     """Bytes of all frames."""
     seconds: float
-    """Until all know."""
+    """Seconds until all directors know the change."""
 
 
 class CountingWorld(World):
-    """A ring on even links that keeps books of what is sent."""
+    """A ring on equal links that records what is sent."""
 
     def __init__(self, directors: int) -> None:
         super().__init__(directors)
@@ -73,7 +73,7 @@ def a_weight(world: World) -> Callable[[], bool]:
 
 
 def a_move(world: World) -> Callable[[], bool]:
-    """Of a user nobody knows: no kick, no delay; what is left is what the ring says."""
+    """Move an unassigned user: without kick and delay only the messages of the ring remain."""
     outcome = world.move("d1", "ulla", world.settings[0].address)
     return lambda: not outcome.pending
 
@@ -110,7 +110,7 @@ def cost_of(change: Change, directors: int) -> Cost:
 
 
 def count(frames: Iterable[list[RingMessage]], seconds: float) -> Cost:
-    """Frames of nothing but what is said at rest do not count."""
+    """Return the cost of frames. Frames that hold only messages sent at rest do not count."""
     cost = Cost(Counter(), 0, 0, seconds)
     for messages in frames:
         messages = [message for message in messages if type(message).__name__ not in QUIET]

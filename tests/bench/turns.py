@@ -20,11 +20,11 @@ from director.service.lifecycle import garbage
 from tests.turns import SITUATIONS, Busy
 
 LIMIT = 5.0
-"""Milliseconds a turn may take."""
+"""Milliseconds that a turn may take."""
 
 
 def turns_of(name: str, users: int) -> list[float]:
-    """Milliseconds of each turn."""
+    """Return the milliseconds of each turn."""
     took = []
 
     def measure(turn: Callable[[], list[Effect]]) -> list[Effect]:
@@ -34,14 +34,14 @@ def turns_of(name: str, users: int) -> list[float]:
         return effects
 
     busy = Busy(measure)
-    garbage.begin()  # as the service does: full collections have turns of their own
+    garbage.begin()  # as the service does: full collections have their own turns
     SITUATIONS[name](busy, users)
     gc.unfreeze()
     return took
 
 
 def longest_in_all(runs: Sequence[Sequence[float]]) -> float:
-    """Milliseconds that one and the same turn took in every run, at least."""
+    """Return the milliseconds that one and the same turn took at least in every run."""
     if len({len(took) for took in runs}) > 1:
         return min(max(took) for took in runs)
     return max(min(turn) for turn in zip(*runs, strict=True))

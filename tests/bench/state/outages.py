@@ -1,8 +1,8 @@
-"""What logins see while the store has trouble: one director on Redis, new users at a steady rate.
+"""Logins while the store fails: one director on Redis, new users at a steady rate.
 
-The trouble begins after a quarter of the time and ends after three quarters; a failover has no end. *Amid*
-is the slowest login of that half. In the end all users must be in the store: how long after the last login
-they were (*last*), and how many were not (*lost*).
+The fault begins after a quarter of the time and ends after three quarters; a failover has no end. *Amid* is
+the slowest login of that half. In the end all users must be in the store: *last* is the time after the last
+login until they were, *lost* the number of users who were not.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from tests.servers import RedisServer, free_port
 
 CASES = ("up", "killed", "failed over", "slow")
 DELAY = 2.0
-"""Seconds by which each reply is late where Redis is slow."""
+"""Seconds by which each reply is delayed if Redis is slow."""
 STORED_WITHIN = 60.0
 TIMELINE = 0.1
-"""Seconds of one line of loadgen's timeline."""
+"""Seconds of a line of loadgen's timeline."""
 
 
 @dataclass
 class Trouble:
-    """A store, and what happens to it."""
+    """A store, and the fault that happens to it."""
 
     url: str
     begin: Callable[[], object] = lambda: None
@@ -44,8 +44,8 @@ class Trouble:
 
 
 class SlowProxy:
-    """A port in front of a Redis server, in a thread of its own. While `delay` is set, replies come so much
-    later."""
+    """A port in front of a Redis server, in its own thread. While `delay` is set, replies are delayed by
+    so many seconds."""
 
     def __init__(self, target: int) -> None:
         self.port, self.delay = free_port(), 0.0
@@ -136,13 +136,13 @@ def measure(bench: Bench, case: str, rate: int, seconds: float) -> tuple[str, ..
 
 
 def slowest(timeline: Path, begin: float, end: float) -> float:
-    """The longest wait, in ms, of those answered between two moments."""
+    """Return the longest wait, in ms, of the logins answered between two times."""
     lines = [line.split() for line in timeline.read_text().splitlines()]
     return max((float(wait) for at, _, wait in lines if begin - TIMELINE <= float(at) <= end), default=0.0)
 
 
 async def stored(url: str) -> int:
-    """How many users the store holds; 0 where it does not answer."""
+    """Return how many users the store holds; 0: it does not answer."""
     store = open_store(url, base_dir=Path("/"))
     try:
         await store.open()

@@ -1,4 +1,4 @@
-"""What the measures of the state layer share: a director alone, the load, full stores, tables."""
+"""Helpers of the measurements of the state layer: a director alone, the load, full stores, tables."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ EXPIRE = 900
 ADDRESS = "127.0.27.1"
 TICKS = os.sysconf("SC_CLK_TCK")
 BATCH = 64
-"""Buckets written at a time where a store is filled."""
+"""Buckets written at a time when a store is filled."""
 PROBES = [f"known{number}" for number in range(64)]
-"""Users in each full store whose names we know."""
+"""Users in each full store whose names are known."""
 MB = 1 << 20
 
 
 @dataclass
 class Bench:
-    """A folder with the tools in it, and what is to be ended with it."""
+    """A folder that contains the tools, and everything that has to be ended with it."""
 
     folder: Path
     stack: ExitStack
@@ -50,7 +50,8 @@ class Bench:
     def director(
         self, state: str, *, names: bool = True, address: str = "", port: int = 0, **more: Any
     ) -> DirectorProcess:
-        """A director, with an auth service; it is not started. Alone unless `more` has `servers`."""
+        """Return a director with an auth service. It is not started, and runs alone unless `more` has
+        `servers`."""
         self.directors += 1
         director = DirectorProcess(
             self.folder / f"d{self.directors}",
@@ -72,7 +73,7 @@ class Bench:
 
 
 class Load:
-    """One run of loadgen. Begins at once."""
+    """A run of loadgen. It begins at once."""
 
     def __init__(self, command: Sequence[str]) -> None:
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -82,7 +83,7 @@ class Load:
         return self._process.poll() is None
 
     def result(self) -> dict[str, Any]:
-        """What it has seen. Waits for its end."""
+        """Wait for the end, and return the result."""
         said, _ = self._process.communicate()
         result: dict[str, Any] = json.loads(said)
         result["failed"] = result["fail"] + result["nohost"] + result["n"] - result["done"]
@@ -90,7 +91,8 @@ class Load:
 
 
 class Watch:
-    """Some values that change, seen again and again, and the largest of each. `with` it."""
+    """Reads some changing values again and again, and keeps the largest of each. Use it as a context
+    manager."""
 
     EVERY = 0.5
 
@@ -122,12 +124,13 @@ def cpu_seconds(pid: int) -> float:
 
 
 def resident(pid: int) -> int:
-    """Bytes."""
+    """Return the resident memory of a process in bytes."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
 
 
 def random_blobs(users: int) -> Iterator[tuple[int, bytes]]:
-    """The packed records of so many random users, seen now, bucket by bucket; the probes are among them."""
+    """Yield the packed records of `users` random users, seen now, bucket by bucket. The probes are among
+    them."""
     now = int(time.time())
     ids = [host_id(Address(host)) for host in HOSTS]
     probes: dict[int, list[UserKey]] = {}
@@ -146,7 +149,7 @@ def random_blobs(users: int) -> Iterator[tuple[int, bytes]]:
 
 
 def names_of(records: bytes) -> bytes:
-    """Entries as those of `user1234567@example.com`, for each record."""
+    """Return a name such as `user1234567@example.com` for each record, as entries."""
     return b"".join(
         entry(UserKey(key), b"user%07d@example.com" % (key % 10_000_000))
         for key, *_ in RECORD.iter_unpack(records)
@@ -167,7 +170,7 @@ async def fill(stores: Sequence[StateStore], users: int, *, names: bool = False)
 
 
 def spread(values: Iterable[float], digits: int = 2) -> str:
-    """min / median / max, or the value where there is one."""
+    """Return min / median / max, or the value if there is only one."""
     figures = sorted(values)
     if not figures:
         return "-"
@@ -176,7 +179,7 @@ def spread(values: Iterable[float], digits: int = 2) -> str:
 
 
 def table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print it: the first column to the left, the others to the right, each as wide as it must be."""
+    """Print a table: the first column is aligned to the left, all others to the right."""
     lines = [list(head), *map(list, rows)]
     widths = [max(len(line[at]) for line in lines) for at in range(len(head))]
     print(f"\n{title}")
@@ -190,7 +193,8 @@ def table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> Non
 
 @contextmanager
 def sampled(pids: dict[str, int]) -> Iterator[dict[str, float]]:
-    """CPU seconds that some processes use inside the block; filled in at its end."""
+    """Give a dictionary of the CPU seconds that processes use inside the block. It is filled at the end of
+    the block."""
     before = {name: cpu_seconds(pid) for name, pid in pids.items()}
     used: dict[str, float] = {}
     yield used

@@ -1,4 +1,4 @@
-"""What a user costs in a store: full buckets, written as a director writes them."""
+"""The size of a user in a store: full buckets, written as a director writes them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def measure(bench: Bench, users: int, *, names: bool, number: int) -> tupl
     await fill(stores, users, names=names)
     values = [await stored_bytes(store) for store in stores]
     for store in stores:
-        await store.close()  # SQLite brings its log into the file
+        await store.close()  # SQLite copies its log into the file
     sizes = (
         used_memory(redis) - before,
         values[0],
@@ -51,7 +51,7 @@ def used_memory(redis: RedisServer) -> int:
 
 
 async def stored_bytes(store: StateStore) -> int:
-    """Versions and blobs."""
+    """Return the bytes of all versions and blobs."""
     return sum(
         [
             len(bucket.version) + len(bucket.blob)

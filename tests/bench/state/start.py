@@ -1,7 +1,7 @@
 """A warm start: a director process on a full store, again and again, each time killed without warning.
 
 While it reads, users log in whose buckets have been read, and users whose buckets have not. The store reads
-buckets by number, so those of the first and of the last known users are taken.
+buckets by number, so the first and the last of the known users are taken.
 """
 
 from __future__ import annotations
@@ -27,33 +27,33 @@ from tests.e2e.processes import Client, DirectorProcess, until
 
 KINDS = ("redis", "sqlite")
 LOGINS = 20
-"""Logins between two looks at `status`, one in 10 ms."""
+"""Logins between two requests of `status`, one in 10 ms."""
 WITHIN = 120.0
-"""Seconds a start may take."""
+"""Seconds that a start may take."""
 
 
 @dataclass
 class Sample:
-    """One start; seconds from exec, bytes."""
+    """The result of a start: seconds from exec, bytes."""
 
     ready: float
     first: float
     loaded: float
     read: list[float] = field(default_factory=list)
-    """How long logins took, users whose bucket had been read."""
+    """Seconds of logins of users whose bucket had been read."""
     unread: list[float] = field(default_factory=list)
-    """The same, users whose bucket had not."""
+    """Seconds of logins of users whose bucket had not been read."""
     parts: list[float] = field(default_factory=list)
-    """How much had been read, 0 to 1, each time `status` was asked."""
+    """The part of the store that had been read, 0 to 1, at each request of `status`."""
     said: int = 0
-    """Different lines for the service manager."""
+    """The number of different status lines for the service manager."""
     lag: float = 0.0
-    """Longest delay of a timer of the loop."""
+    """The longest delay of a timer of the loop."""
     rss: int = 0
 
 
 class Manager:
-    """What systemd hears, and when. `with` it around the start of the daemon."""
+    """Records what systemd is told, and when. Enter it around the start of the director."""
 
     def __init__(self) -> None:
         self.heard: list[tuple[float, str]] = []
@@ -83,7 +83,7 @@ class Manager:
 
 
 def buckets_of_probes() -> list[tuple[int, str]]:
-    """Bucket and name, by bucket."""
+    """Return bucket and name of each probe, in the order of buckets."""
     user_hash = UserHash("%Lu")
     return sorted((user_hash.key(name.encode()) >> BUCKET_SHIFT, name) for name in PROBES)
 
@@ -93,7 +93,7 @@ def start(director: DirectorProcess) -> Sample:
         begun = time.time()
         director.start()
         with Client(director.login, within=WITHIN) as client:
-            took(client, "first")  # nobody knows him
+            took(client, "first")  # an unassigned user
             first = time.time() - begun
             sample = Sample(ready=0.0, first=first, loaded=0.0)
             look(director, client, sample)
@@ -113,7 +113,7 @@ def look(director: DirectorProcess, client: Client, sample: Sample) -> None:
     probes = buckets_of_probes()
     early, late = probes[0], probes[len(probes) // 2 :]
     while True:
-        store = director.get("/v1/status")["store"]  # which counts all users: not too often
+        store = director.get("/v1/status")["store"]  # it counts all users: not too often
         sample.parts.append(store["loaded_part"])
         if store["loaded"]:
             return
@@ -147,7 +147,7 @@ async def filled(url: str, folder: Path, users: int) -> None:
 
 @contextmanager
 def director_on(bench: Bench, kind: str) -> Iterator[tuple[DirectorProcess, str]]:
-    """A director that is not started, and the URL of its empty store."""
+    """Give a director that is not started, and the URL of its empty store."""
     redis = bench.redis() if kind == "redis" else None
     url = redis.url if redis else "sqlite:///state.db"
     yield bench.director(url, names=False), url
@@ -156,7 +156,7 @@ def director_on(bench: Bench, kind: str) -> Iterator[tuple[DirectorProcess, str]
 
 
 async def run(bench: Bench, sizes: Sequence[tuple[int, int]], kinds: Sequence[str]) -> None:
-    """sizes: users, and how often."""
+    """Measure starts. `sizes`: pairs of the number of users and the number of starts."""
     rows: list[tuple[str, ...]] = []
     more: list[tuple[str, ...]] = []
     for users, runs in sizes:
@@ -198,5 +198,5 @@ def unread_of(sample: Sample) -> list[float]:
 
 
 def waits(seconds: Sequence[float]) -> str:
-    """Median and longest, in ms."""
+    """Return median and longest wait, in ms."""
     return f"{1000 * median(seconds):.1f}, {1000 * max(seconds):.1f}" if seconds else "-"

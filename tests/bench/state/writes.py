@@ -1,6 +1,6 @@
 """Write-behind: new users at a steady rate, on one director with each kind of store, one after the other.
 
-What counts is the ratio to `memory:` within a round: of the rate that was reached, and of the CPU.
+The ratio to `memory:` within a round is what counts, for the rate that was reached and for the CPU.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ from tests.e2e.processes import DirectorProcess
 KINDS = ("memory", "redis", "sqlite")
 CONNECTIONS, WINDOW = 8, 128
 STORED_WITHIN = 60.0
-"""Seconds until all is stored after the last login."""
+"""Seconds from the last login until all is stored."""
 
 
 @dataclass
 class Sample:
-    """One run. Seconds, bytes."""
+    """The result of a run, in seconds and bytes."""
 
     rate: float
     p99: float
     slowest: float
     failed: int
     cpu: float
-    """Of the director, from the first login until all is stored."""
+    """CPU of the director, from the first login until all is stored."""
     redis_cpu: float
     lag: float
-    """Largest."""
+    """The largest lag."""
     lags: list[float]
     behind: float
-    """From the last login until all is stored."""
+    """Seconds from the last login until all is stored."""
     rss: int
-    """Largest, of the director."""
+    """The largest resident memory of the director."""
     written: int
-    """By the director: to sockets and files."""
+    """Bytes that the director wrote to sockets and files."""
 
 
 def lag(director: DirectorProcess) -> float:
