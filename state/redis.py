@@ -2,7 +2,7 @@
 Cluster.
 
 `migrations/redis/0001_layout.py` describes the keys. Names carry hash tags, 64 of the first buckets to a tag,
-so that one script call swaps up to 64 buckets on a Cluster too. Every command here that has several keys
+so that a single script call swaps up to 64 buckets on a Cluster too. Every command here that has several keys
 gives the same result as one command for each key with the replies joined (`state.cluster` relies on it).
 """
 

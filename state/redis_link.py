@@ -27,7 +27,7 @@ from state.redis_errors import Failure, is_login_refused, translated
 from state.resolver import Resolver
 
 SCAN_PAGE = 10_000
-"""The number of keys that one SCAN examines."""
+"""The number of keys that a single SCAN examines."""
 CONNECTIONS = 4
 """The number of calls at the same time. More calls wait, under their own deadlines."""
 

@@ -18,7 +18,7 @@ from tests.servers import RedisServer, free_port
 
 KEY = "{lost}count"
 CUT, SILENT = "closed", "silent"
-"""What happens to the connection instead of the answer."""
+"""The fate of the connection whose answer is lost."""
 FAILURES = (RedisError, RedisClusterException, OSError, StoreError)
 
 

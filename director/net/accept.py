@@ -56,7 +56,7 @@ class Report(Protocol):
         """A listener accepts nothing for PAUSE seconds."""
 
     def connection_refused(self, listener: str, limit: str, peer: str) -> None:
-        """A connection is over a limit, `all` or `address`: it was closed, or another connection was
+        """A connection exceeds a limit, `all` or `address`: it was closed, or another connection was
         closed in its place."""
 
     def client_failed(self, listener: str, error: Exception) -> None:
@@ -98,7 +98,7 @@ class Room:
             self._spare = _probe()
 
     def use(self) -> bool:
-        """Close the spare descriptor, so that one more connection can be accepted. False: it is closed
+        """Close the spare descriptor, so that another connection can be accepted. False: it is closed
         already."""
         if self._spare < 0:
             return False
@@ -324,7 +324,7 @@ class Acceptor:
             self._listen()
 
     def _take(self, sock: socket.socket, address: object) -> None:
-        """Serve a connection, or close it if it is over a limit."""
+        """Serve a connection, or close it if it exceeds a limit."""
         host, peer = (str(address[0]), peer_name(address)) if isinstance(address, tuple) else ("", "unix")
         counted = self._limits is not None and not (host and self._exempt(host))
         limit = self._limit_reached(host) if counted else ""
@@ -363,7 +363,7 @@ class Acceptor:
             self._take(sock, address)
 
     def _limit_reached(self, host: str) -> str:
-        """Return the limit that one more connection would exceed; empty: none."""
+        """Return the limit that another connection would exceed; empty: none."""
         assert self._limits is not None
         if host and self._by_address.get(host, 0) >= self._limits.per_address:
             return ADDRESS

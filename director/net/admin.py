@@ -120,7 +120,7 @@ class _Conversation:
         self._ended = False
         """Whether no more lines come."""
         self._refused: AdminSyntaxError | None = None
-        """What is wrong with the bytes after the last line."""
+        """The problem with the bytes after the last line; None: there is none."""
         self._changed = anyio.Event()
         """Set when there are new lines to run, or room to read more."""
         self._carrying_out = False

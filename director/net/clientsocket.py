@@ -17,7 +17,7 @@ from director.errors import PeerError
 
 
 class ClientGone(PeerError):
-    """Nothing can be sent to the client any more. What it sent before can still be read."""
+    """Nothing can be sent to the client any more. Data that it sent before can still be read."""
 
 
 class ClientSocket:

@@ -23,7 +23,7 @@ class KeeperError(Exception):
 
 
 class KeeperAnswer(NamedTuple):
-    """What a keeper says of itself."""
+    """A keeper's answer about itself."""
 
     process: int
     """The process id, in the keeper's own PID namespace: it may be in another container."""

@@ -33,7 +33,7 @@ _NOT_TLS = {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "HTTPS_PROXY_REQUEST", "PACK
 
 
 class NoTls(PeerError):
-    """The other end does not use TLS at all. What is sent to it may be plain."""
+    """The other end does not use TLS at all. Messages to it may be sent plain."""
 
 
 def looks_like_tls(data: bytes) -> bool:

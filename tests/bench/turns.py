@@ -41,7 +41,7 @@ def turns_of(name: str, users: int) -> list[float]:
 
 
 def longest_in_all(runs: Sequence[Sequence[float]]) -> float:
-    """Return the milliseconds that one and the same turn took at least in every run."""
+    """Return the longest time, in milliseconds, that the same turn took at least in every run."""
     if len({len(took) for took in runs}) > 1:
         return min(max(took) for took in runs)
     return max(min(turn) for turn in zip(*runs, strict=True))

@@ -97,7 +97,7 @@ class Report:
     slowest_new: float = 0.0
     """The longest wait at a director that was not paused, in seconds."""
     slowest_known: float = 0.0
-    """The same for users whom a director had answered before."""
+    """The longest wait of users who had been answered before, in seconds."""
     on_two_hosts: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:

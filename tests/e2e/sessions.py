@@ -18,7 +18,7 @@ class Session(NamedTuple):
 
 
 class Sessions:
-    """Logged-in clients. Those that are left are closed at the end of the `with` block."""
+    """Logged-in clients. The open ones are closed at the end of the `with` block."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster

@@ -34,7 +34,7 @@ ANSWER_WITHIN = 40.0
 
 
 class Told(NamedTuple):
-    """The host that one operator wanted for one user, and the answer."""
+    """The host that an operator wanted for a user, and the answer."""
 
     user: str
     wanted: str

@@ -93,7 +93,7 @@ class Delivery:
 
     def _accepted(self) -> mail.Lmtp:
         # An idle lmtp of 2.3 notices only at its next request that auth or director have gone, and refuses
-        # that one mail temporarily.
+        # this mail temporarily.
         for _ in self._entrance.proxy.processes("lmtp"):
             with suppress(Refused):
                 return self._offered()

@@ -1,4 +1,4 @@
-"""What must hold in every run, checked while it runs and at its end.
+"""The invariants of every run, checked while it runs and at its end.
 
 1. A user with a live session on a host is not sent to another host. If sessions are on two hosts all the same
 (if the rules allow it, which is excused by name and counted), the kick ends them within KICK_BOUND.
@@ -123,7 +123,7 @@ class Watch:
         self.hostless_at = 0.0
         """The time when a pool was last without a usable host."""
         self.swallowed_at = 0.0
-        """The time when a liar last swallowed tokens. New users wait for these, and made-up rings last longer."""
+        """The time when a liar last swallowed tokens. New users wait then, and made-up rings last longer."""
         self.apart_since: float | None = None
         """The time since when honest members are not in one ring because one of them lies."""
         self.growing = False
@@ -544,7 +544,7 @@ class Watch:
 
     def _check_size(self) -> None:
         """Check the size of tables. Each side of a partition holds as many users as the limit, and
-        operators add what they want. Some users that one side has dropped early may return from the
+        operators add what they want. Some users that a side has dropped early may return from the
         other side, or from a store."""
         most = 2 * self.plan.max_users * self.plan.directors + len(self.hand_at)
         for node in self.world.ups() if self.plan.max_users else ():

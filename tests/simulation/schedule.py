@@ -120,7 +120,7 @@ class Plan(msgspec.Struct, kw_only=True, frozen=True):
     """Directors that are in no other director's configuration. An operator adds them before the first
     action."""
     found: str = ""
-    """What went wrong in this run once."""
+    """The violation that was once found in this run."""
 
     @property
     def names(self) -> list[str]:

@@ -1,7 +1,7 @@
 """A warm start: a director process on a full store, again and again, each time killed without warning.
 
 While it reads, users log in whose buckets have been read, and users whose buckets have not. The store reads
-buckets by number, so the first and the last of the known users are taken.
+buckets by number, so the first and the last of the probes are taken.
 """
 
 from __future__ import annotations
