@@ -1,1 +1,1 @@
-"""Floods, slow peers and misbehaving surroundings, against real processes; bounded in count and time."""
+"""Floods, slow peers and failing surroundings, against real processes, with limits in number and time."""

@@ -1,4 +1,4 @@
-"""`python -m tests.attacks.closed serve ...`: the director, without standard input, output and error."""
+"""`python -m tests.attacks.closed serve ...`: the director without standard input, output and error."""
 
 from __future__ import annotations
 

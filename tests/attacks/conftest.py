@@ -1,4 +1,4 @@
-"""Attacks take longer than other tests: they are run by `make test`, not by `make check`."""
+"""Attacks take longer than other tests. `make test` runs them, `make check` does not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m tests.attacks.limited DESCRIPTORS serve ...`: the director, with so few descriptors."""
+"""`python -m tests.attacks.limited DESCRIPTORS serve ...`: the director with a low limit of descriptors."""
 
 from __future__ import annotations
 

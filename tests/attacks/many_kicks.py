@@ -40,18 +40,18 @@ BEFORE, AFTER = "127.0.3.1", "127.0.3.2"
 ADDRESSES = ["127.0.2.71", "127.0.2.72"]
 EXPIRE = 900
 RATE = 200.0
-"""Logins a second of a user who stays."""
+"""Logins a second of a user who is not moved."""
 WITHIN = 90.0
-"""Seconds all of it may take."""
+"""Seconds that a run may take."""
 
 
 class Sample(NamedTuple):
-    """Seconds."""
+    """The result of a run, in seconds."""
 
     longest_login: float
     generator_lag: float
     loop_lag: float
-    """The longest that the director has measured itself."""
+    """The longest lag that the director has measured itself."""
     took: float
     """From the start of the other director to the end of the last kick."""
     turns: Sequence[tuple[float, int, list[str]]]
@@ -59,7 +59,7 @@ class Sample(NamedTuple):
 
 
 async def make_store(folder: Path, users: int, host: str, ago: int) -> None:
-    """A store in which so many users came to a host some seconds ago."""
+    """Make a store in which `users` users were assigned to a host `ago` seconds ago."""
     now = int(time.time())
     user_hash = UserHash("%Lu")
     buckets: dict[int, list[User]] = {}
@@ -76,7 +76,7 @@ async def make_store(folder: Path, users: int, host: str, ago: int) -> None:
 
 
 def give(store: Path, director: DirectorProcess) -> None:
-    """Let the director, which does not run, start with a copy of this store."""
+    """Give the director, which does not run, a copy of this store for its start."""
     for file in director.folder.glob("state.db*"):
         file.unlink()
     for file in store.glob("state.db*"):
@@ -84,7 +84,8 @@ def give(store: Path, director: DirectorProcess) -> None:
 
 
 def metrics(director: DirectorProcess) -> dict[str, float]:
-    """How many kicks have ended well, and the longest delay of the loop, in seconds, since the last call."""
+    """Return how many kicks have succeeded, and the longest lag of the loop in seconds since the last
+    call."""
     text = director.request("GET", "/metrics")[1].decode()
     names = {"kicks": 'director_kicks_total{result="done"}', "lag": "director_event_loop_lag_seconds"}
     found = {key: re.search(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE) for key, name in names.items()}
@@ -93,7 +94,7 @@ def metrics(director: DirectorProcess) -> dict[str, float]:
 
 @contextmanager
 def kick_channels(*directors: DirectorProcess) -> Iterator[None]:
-    """Login processes behind the directors that proxy nobody, in a thread."""
+    """Run the kick channels of the directors in a thread. They have no sessions."""
     ready = threading.Event()
     end: list[Callable[[], object]] = []
 
@@ -122,7 +123,7 @@ def kick_channels(*directors: DirectorProcess) -> Iterator[None]:
 
 
 async def measured(folder: Path, users: int, *, timed: bool = False) -> Sample:
-    """One run. timed: with the turns of the loop, which costs time."""
+    """Make one run. `timed`: measure the turns of the loop, which costs time."""
     for name, host, ago in (("before", BEFORE, 60), ("after", AFTER, 30)):
         await anyio.Path(folder / name).mkdir()
         await make_store(folder / name, users, host, ago)

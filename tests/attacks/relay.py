@@ -1,6 +1,6 @@
-"""A relay between a director that dials and the one it dials, for attacks on the ring's links.
+"""A relay between a dialling director and an accepting one, for attacks on the ring's links.
 
-It passes frames on as they come and keeps them. A test may change, drop, repeat or add frames, in either
+It passes frames on as they arrive, and records them. A test may change, drop, repeat or add frames, in either
 direction.
 """
 
@@ -21,11 +21,12 @@ from tests.certificates import Authority
 PLAIN = 2
 """Frames of each direction that come before the keys exist: greeting and proof."""
 TAG = 16
-"""Bytes behind each later frame."""
+"""Bytes after each later frame."""
 
 Result = TypeVar("Result")
 Change = Callable[[int, bytes], list[bytes]]
-"""What to pass on instead of a frame, given its number on its connection and direction, from 0."""
+"""Returns the frames to pass on instead of a frame, given its number on its connection and direction, from
+0."""
 
 
 class Way(Enum):
@@ -34,14 +35,14 @@ class Way(Enum):
 
 
 class Connection:
-    """One connection of the dialler, and the relay's own to the acceptor."""
+    """A connection of the dialler, and the relay's own connection to the acceptor."""
 
     def __init__(self, relay: Relay, dialler: socket.socket, acceptor: socket.socket) -> None:
         self._relay = relay
         self._to = {Way.RIGHT: acceptor, Way.BACK: dialler}
         self._lock = threading.Lock()
         self.frames: dict[Way, list[bytes]] = {Way.RIGHT: [], Way.BACK: []}
-        """As they came, with their headers and tags."""
+        """The frames as they arrived, with their headers and tags."""
         self.open, self.since = True, time.monotonic()
         self._threads = [
             threading.Thread(target=self._pass, args=(dialler, Way.RIGHT), daemon=True),
@@ -78,10 +79,10 @@ class Connection:
 
 
 class Relay:
-    """Listens beside a director, at its address and another port. `with` it."""
+    """A relay that listens at a director's address on another port. Use it as a context manager."""
 
     def __init__(self, member: str) -> None:
-        """member: the director that is meant by those who dial this relay."""
+        """Begin. `member`: the director that the peers of this relay want to reach."""
         self.member = member
         self.change: dict[Way, Change] = {}
         self.connections: list[Connection] = []
@@ -103,7 +104,7 @@ class Relay:
 
     @property
     def link(self) -> Connection | None:
-        """The connection that stands now."""
+        """The connection that is open now."""
         return next((one for one in reversed(self.connections) if one.open), None)
 
     def _accept(self) -> None:
@@ -122,11 +123,17 @@ class Relay:
 
 
 class TlsRelay:
-    """A relay that ends the dialler's TLS, and speaks TLS of its own with the acceptor. `with` it."""
+    """A relay that ends the dialler's TLS, and uses its own TLS with the acceptor. Use it as a context
+    manager."""
 
     def __init__(self, member: str, source: str, authority: Authority) -> None:
-        """member: the director that is dialled, source: the address of the one that dials. The relay has a
-        certificate for each of them, of the ring's own CA."""
+        """Begin. The relay has a certificate for each of both directors, of the ring's own CA.
+
+        Args:
+            member: the director that is dialled.
+            source: the address of the dialling director.
+            authority: the CA of the ring.
+        """
         self._address, _, self._port = member.rpartition(":")
         self._source = source
         self._contexts = []
@@ -140,7 +147,7 @@ class TlsRelay:
             context.load_verify_locations(ca)
             self._contexts.append(context)
         self.passed = 0
-        """Bytes, inside TLS."""
+        """Bytes inside TLS."""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()

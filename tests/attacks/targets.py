@@ -1,4 +1,4 @@
-"""A director with every listener on, and clients that mean no good."""
+"""A director with all listeners, and hostile clients."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HOST_LIST = b"VERSION\tdirector-doveadm\t1\t0\nHOST-LIST\n"
 
 
 class ManyAuths:
-    """An auth service for thousands of connections: one thread for all. `with` it."""
+    """An auth service for thousands of connections in a single thread. Use it as a context manager."""
 
     def __init__(self, *paths: Path) -> None:
         self._selector = selectors.DefaultSelector()
@@ -85,21 +85,21 @@ class Target:
         self.director, self.places = director, places
 
     def connect(self, name: str, *, source: str = "") -> socket.socket:
-        """A connection to a listener; source: from this address."""
+        """Return a connection to a listener. `source`: the address to connect from."""
         place = self.places[name]
         if isinstance(place, Path):
             return connect(place)
         return socket.create_connection(place, timeout=20, source_address=(source, 0) if source else None)
 
     def reset(self, name: str, said: bytes = b"") -> None:
-        """Connect, and be gone by a reset at once."""
+        """Connect, and reset the connection at once."""
         with self.connect(name) as sock:
             if said:
                 sock.sendall(said)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     def host_list(self, name: str = "admin", within: float = 20.0) -> bytes:
-        """What the admin socket answers; empty: it closed the connection."""
+        """Return the admin socket's answer; empty: the connection was closed."""
         with self.connect(name) as sock:
             sock.settimeout(within)
             with suppress(ConnectionError):
@@ -114,7 +114,7 @@ class Target:
         return b""
 
     def get(self, name: str, path: str, within: float = 20.0) -> int:
-        """The status of an answer over HTTP; 0: the connection was closed."""
+        """Return the status of an HTTP answer; 0: the connection was closed."""
         with self.connect(name) as sock:
             sock.settimeout(within)
             answer = b""
@@ -125,7 +125,7 @@ class Target:
         return int(answer.split()[1]) if answer else 0
 
     def metric(self, name: str) -> float:
-        """A sample of `/metrics`, named as there; 0 where there is none."""
+        """Return a sample of `/metrics` by its name there; 0: there is none."""
         _, page = self.director.request("GET", "/metrics")
         found = [line for line in page.decode().splitlines() if line.startswith(f"{name} ")]
         return float(found[0].split()[1]) if found else 0.0
@@ -141,9 +141,9 @@ class Target:
 def target(
     folder: Path, *, program: Sequence[str] = ("director",), settings: dict[str, str] | None = None
 ) -> Iterator[Target]:
-    """A director that serves on every socket there is, beside an auth service."""
+    """Run a director with all kinds of sockets, with an auth service."""
     ports = {name: (ADDRESS, free_port()) for name in TCP}
-    # loopback only, as the director wants it
+    # loopback only: the director refuses other addresses here
     lines = {
         "listen.admin": f'tcp = "{ADDRESS}:{ports["admin-tcp"][1]}"\n',
         "listen.socketmap": f'path = "socketmap"\ntcp = "{ADDRESS}:{ports["socketmap-tcp"][1]}"\n',

@@ -1,7 +1,7 @@
-"""`python -m tests.attacks.timed FILE serve ...`: the director, on asyncio's own loop, with each turn timed.
+"""`python -m tests.attacks.timed FILE serve ...`: the director on asyncio's own loop, with each turn timed.
 
-FILE gets the longest turns: seconds of CPU of the loop's thread, so that other processes do not count, and
-what ran in each. What ran is written out for those alone, so that the measuring makes no turn longer.
+FILE gets the longest turns: CPU seconds of the loop's thread, which other processes do not change, and what
+ran in each. Only the longest turns are described, so that the measuring makes no turn longer.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any
 
 SHOWN = 20
-"""Turns that are told."""
+"""The number of turns that are listed."""
 
 longest: list[tuple[float, int, list[str]]] = []
 ran: list[tuple[float, Callable[[], str]]] = []
-"""Seconds, and what it was."""
+"""Seconds of each callback, and its description."""
 turns = 0
 
 
@@ -69,7 +69,7 @@ def timed_event(handle: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _described(callback: Any) -> str:
-    """With its coroutine, where it goes on with a task."""
+    """Return a callback as text, with its coroutine if it continues a task."""
     task = getattr(callback, "__self__", None)
     return repr(task.get_coro() if isinstance(task, asyncio.Task) else callback)[:160]
 

@@ -24,7 +24,7 @@ MANY, LONG, LONG_NAME, WAITING = 200_000, 20_000, 4000, 120_000
 
 
 def resident(pid: int, *, peak: bool = False) -> int:
-    """Memory of a process now, or the most it has had, in bytes."""
+    """Return the memory of a process, or the most that it has had, in bytes."""
     wanted = "VmHWM:" if peak else "VmRSS:"
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith(wanted):
@@ -34,7 +34,7 @@ def resident(pid: int, *, peak: bool = False) -> int:
 
 @contextmanager
 def attacked(settings: dict[str, str]) -> Iterator[DirectorProcess]:
-    """A director of its own, whose auth lets everybody in."""
+    """Run a director whose auth accepts all users."""
     with tempfile.TemporaryDirectory() as folder:
         port = free_port()
         director = DirectorProcess(
@@ -49,7 +49,7 @@ def attacked(settings: dict[str, str]) -> Iterator[DirectorProcess]:
 
 
 def log_in(director: DirectorProcess, users: Sequence[str]) -> float:
-    """Have them all log in; gives the seconds that took."""
+    """Log in all users, and return the seconds that it took."""
     began = time.monotonic()
     with Client(director.login) as client:
         client.ask(users, at_once=500 if len(users[-1]) < 100 else 20)
@@ -57,9 +57,11 @@ def log_in(director: DirectorProcess, users: Sequence[str]) -> float:
 
 
 def wait_in_vain(director: DirectorProcess, count: int, clients: int, padding: int = 0) -> int:
-    """Logins that nobody can answer, over several connections; all backends are down.
+    """Send logins that cannot be answered, over several connections: all backend hosts are down.
 
-    Returns how many were refused at once, because too many waited."""
+    Returns:
+        How many were refused at once, because too many were waiting.
+    """
     for host in director.hosts():
         director.change("PATCH", f"/v1/hosts/{host[0]}", {"up": False})
     connections = [Client(director.login) for _ in range(clients)]

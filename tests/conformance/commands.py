@@ -1,7 +1,7 @@
-"""What an operator types after `doveadm`: every subcommand of `director`, every option, every error.
+"""Commands that an operator types after `doveadm`: every subcommand of `director`, every option, every error.
 
-They are run in this order. <names> stands for a file of user names, <ring> for the beginning of the addresses
-of the ring, <port> for its port.
+They run in this order. <names> stands for a file of user names, <ring> for the beginning of the addresses of
+the ring, <port> for its port.
 """
 
 from __future__ import annotations
@@ -283,7 +283,7 @@ DIFFERENT = {
     "director move 4242 127.0.1.2": NOT_BY_HASH,
     "director move '' 127.0.1.2": NOT_BY_HASH,
 }
-"""What prints or exits otherwise on purpose, and why."""
+"""The commands that print or exit differently on purpose, with the reason."""
 
 NOT_COMPARED = [
     "the order of users in `map`: by age with the original, by hash here",
@@ -302,7 +302,7 @@ IMPROVED = {
     ),
     "so is what is no command": (b"BOGUS\n", b"doveadm sent unknown command: 'BOGUS'\n"),
 }
-"""What scripts on the socket get that the original does not give them: title -> (sent, what ours answers)."""
+"""Replies that scripts on the socket get from this director only: title -> (request, reply)."""
 
 ALL = LOOKING + FORMATS + USAGE + CHANGING + MOVING + RING + UNKNOWN
 

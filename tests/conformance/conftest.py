@@ -11,7 +11,7 @@ import pytest
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """An empty folder whose path is short enough for sockets; everybody may enter it."""
+    """Give an empty folder that any user may enter, and whose path is short enough for sockets."""
     with tempfile.TemporaryDirectory(prefix="director-") as name:
         path = Path(name)
         path.chmod(0o755)

@@ -17,7 +17,7 @@ director_username_hash = %Lu
 
 
 class Run(msgspec.Struct):
-    """One finished run."""
+    """The result of one run."""
 
     exit_code: int
     out: list[str]
@@ -25,10 +25,11 @@ class Run(msgspec.Struct):
 
 
 class Doveadm:
-    """`doveadm` with a configuration of its own."""
+    """`doveadm` with its own configuration."""
 
     def __init__(self, folder: Path, names: Sequence[str] = (), configuration: Path | None = None) -> None:
-        """names: the users that `map -f <names>` knows. configuration: of a Dovecot that runs already."""
+        """Prepare to run. `names`: the users of `map -f <names>`. `configuration`: that of a running
+        Dovecot."""
         self._configuration = configuration or folder / "doveadm.conf"
         if configuration is None:
             self._configuration.write_text(CONFIGURATION.format(folder=folder))
@@ -36,9 +37,12 @@ class Doveadm:
         self._names.write_text("".join(f"{name}\n" for name in names))
 
     async def run(self, command: Sequence[str], socket: str = "", base_dir: str = "") -> Run:
-        """Run `doveadm COMMAND`, a `director` command; times are printed in UTC.
+        """Run `doveadm COMMAND`, a `director` command. Times are printed in UTC.
 
-        socket: is given with -a, a path or HOST:PORT. base_dir: is given with -o, where there is no socket.
+        Args:
+            command: the words of the command.
+            socket: a path or HOST:PORT, given with -a; empty: not given.
+            base_dir: given with -o if there is no socket.
         """
         words = [str(self._names) if word == "<names>" else word for word in command]
         if socket:

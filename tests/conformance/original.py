@@ -1,6 +1,6 @@
-"""The original: directors of Dovecot 2.3 on loopback addresses, to run the same commands on both.
+"""Directors of Dovecot 2.3 on loopback addresses, for running the same commands on both.
 
-Everything lives in one folder, whose path must be short enough for sockets; nothing outside is touched.
+All their files are in one folder, whose path must be short enough for sockets. Nothing outside is changed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from tests.needs import SEARCH
 
 NETWORK = "127.11.0."
 START_WITHIN = 50.0
-"""Seconds a ring of the original may take to form: who is late for one attempt waits long for the next."""
+"""Seconds in which a ring of Dovecot 2.3 forms. A director that misses one attempt to connect waits long
+for the next."""
 POLL = 0.05
 
 CONFIGURATION = """\
@@ -76,44 +77,44 @@ service anvil {{
 
 
 class Original(msgspec.Struct):
-    """One running director of Dovecot 2.3."""
+    """A running director of Dovecot 2.3."""
 
     address: str
     port: int
-    """Of the ring; 0 for one that stands alone."""
+    """The port of the ring; 0: it runs alone."""
     doveadm_port: int
     run: Path
     configuration: Path
 
     @property
     def tcp(self) -> str:
-        """The same over TCP."""
+        """The admin socket over TCP."""
         return f"{self.address}:{self.doveadm_port}"
 
     @property
     def admin(self) -> str:
-        """Its admin socket."""
+        """The admin socket."""
         return str(self.run / "director-admin")
 
     @property
     def authreply(self) -> str:
-        """Its socket for auth replies made by hand, which stock Dovecot does not open by itself."""
+        """The socket for auth replies made by hand, which stock Dovecot does not open by itself."""
         return str(self.run / "director-authreply")
 
     async def ask(self, command: str) -> list[str]:
-        """The reply to one admin command: its lines up to an empty one, or to the end."""
+        """Return the reply to an admin command: its lines up to an empty line, or to the end."""
         async with await anyio.connect_unix(self.admin) as stream:
             return await _conversation(stream, GREETING, f"{command}\n".encode(), skip=1)
 
     async def log_in(self, name: str) -> None:
-        """Have `name` assigned to a host, as an LMTP delivery to him does."""
+        """Assign a user to a host, as an LMTP delivery does."""
         async with await anyio.connect_unix(self.run / "director-userdb") as stream:
             request = f"PASS\t1\t{name}\tservice=lmtp\n".encode()
             lines = await _conversation(stream, b"VERSION\t1\t0\n", request, until="(PASS|FAIL|NOTFOUND)\t1")
         assert "\thost=" in lines[-1], lines
 
     async def synced(self) -> bool:
-        """Whether it answers and its ring is in sync. To ask is also what starts the director process."""
+        """Whether it answers and its ring is in sync. Asking also starts the director process."""
         try:
             rows = await self.ask("DIRECTOR-LIST")
         except OSError:
@@ -129,7 +130,7 @@ async def originals(
     expire: int = 900,
     flush_socket: str = "",
 ) -> AsyncIterator[list[Original]]:
-    """`directors` of the original in one ring while the block runs; a single one has no ring."""
+    """Run directors of Dovecot 2.3 in one ring while the block runs. A single director has no ring."""
     addresses = [f"{NETWORK}{number}" for number in range(1, directors + 1)]
     port = _free_port(addresses[0]) if directors > 1 else 0
     servers = " ".join(f"{address}:{port}" for address in addresses) if port else ""
@@ -181,7 +182,7 @@ def _configuration(
 
 
 async def _start(original: Original) -> anyio.abc.Process:
-    # A file, never a pipe: Dovecot's processes keep stderr open, and whoever reads a pipe would wait for them
+    # A file and no pipe: Dovecot's processes keep stderr open, and the reader of a pipe would wait for them.
     output = os.open(f"{original.run}.start", os.O_WRONLY | os.O_CREAT)
     try:
         return await anyio.open_process(
@@ -206,7 +207,8 @@ async def _formed(ring: Sequence[Original]) -> None:
 async def _conversation(
     stream: anyio.abc.ByteStream, greeting: bytes, request: bytes, skip: int = 0, until: str | None = None
 ) -> list[str]:
-    """Lines after the first `skip` ones, up to an empty one or one that matches `until` (included)."""
+    """Return the lines after the first `skip` lines, up to an empty line or a line that matches `until`
+    (included)."""
     await stream.send(greeting + request)
     read = b""
     with anyio.fail_after(5):

@@ -1,4 +1,4 @@
-"""Our director without its login and ring sockets: one that stands alone, with state in memory."""
+"""A director of this project without login and ring sockets: it runs alone, with its state in memory."""
 
 from __future__ import annotations
 
@@ -24,8 +24,13 @@ ALONE = MemberId("127.0.0.1:9090")
 async def real_node(
     hosts: Sequence[HostInfo], users: Iterable[tuple[str, str]] = (), kick_delay: float = 0.0
 ) -> AsyncIterator[Node]:
-    """hosts: the configured ones. users: (name or hash, address of the host) of untagged users, without
-    sessions."""
+    """Run a director.
+
+    Args:
+        hosts: the configured hosts.
+        users: (name or hash, address of the host) of untagged users, without sessions.
+        kick_delay: seconds, as `users.kick_delay`.
+    """
     settings = Settings(isolation_wait=30.0, kick_delay=kick_delay, remember_names=True)
     node = Node(me=ALONE, hosts=hosts, expire=900, settings=settings, proxied=())
     now = int(time.time())
@@ -39,14 +44,15 @@ async def real_node(
 
 @asynccontextmanager
 async def played_node(recording: Recording) -> AsyncIterator[Node]:
-    """As a recording begins. It lists the recorded directors, though it stands alone."""
+    """Run a director in the state in which a recording begins. It lists the recorded directors, though it
+    runs alone."""
     async with real_node(recording.hosts, recording.users, kick_delay=2.0) as node:
         if recording.members:
             queries = node.operations.queries
             real = queries.ring
 
             def ring() -> RingInfo:
-                # directors that were added have not failed: the recorded ring had not dialled them yet
+                # added directors have no failure: the recorded ring had not dialled them yet
                 added = [msgspec.structs.replace(one, last_failed=0) for one in real().members[1:]]
                 return msgspec.structs.replace(real(), members=[*recording.members, *added])
 

@@ -1,18 +1,18 @@
-"""Recorded dialogues of the original director and the output of its command line, read from `recordings/`.
+"""Recorded dialogues of Dovecot 2.3's director and the output of its command line, read from `recordings/`.
 
-A file begins with the state it was recorded in:
+A file begins with the state in which it was recorded:
 
     host: ADDRESS CHANGED            a configured host, 100 vhosts, up since CHANGED
     user: NAME HOST                  an assignment
     member: ADDRESS PORT KIND STATUS a director of the ring
     names: NAME...                   what `doveadm director map -f <names>` reads
 
-and goes on with sections, each on the state the ones before left behind: `$ COMMAND` with `exit`, `out:` and
-`err:` lines, or `## TITLE`; then the lines both sides sent (`C:` client, `S:` server; backslashes as in
-Python, <EOF> for the end), and what the original wrote to its log (`L:`, the beginning).
+Sections follow, each on the state that the sections before left: `$ COMMAND` with `exit`, `out:` and `err:`
+lines, or `## TITLE`; then the lines that both sides sent (`C:` client, `S:` server; backslashes as in Python,
+<EOF> for the end), and the lines that Dovecot wrote to its log (`L:`, the beginning).
 
-<time> stands for a Unix time, <when> for a local one, <n> for a number, <socket> for the path given to -a. A
-line that begins with ~ is compared without regard to how wide its columns are.
+<time> stands for a Unix time, <when> for a local time, <n> for a number, <socket> for the path given to -a. A
+line that begins with ~ is compared without regard to the width of its columns.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ PLACEHOLDERS = {
 
 
 class Section(msgspec.Struct):
-    """One run of doveadm, or one connection."""
+    """A run of doveadm, or a connection."""
 
     title: str
     command: list[str]
-    """The arguments after `doveadm`; empty where only the dialogue is known."""
+    """The arguments after `doveadm`; empty: only the dialogue is known."""
     exit_code: int = 0
     out: list[str] = []
     err: list[str] = []
@@ -60,7 +60,7 @@ class Recording(msgspec.Struct):
 
 
 def read(name: str) -> Recording:
-    """The recording `recordings/NAME.txt`."""
+    """Return the recording `recordings/NAME.txt`."""
     recording = Recording()
     for line in (FOLDER / f"{name}.txt").read_text().splitlines():
         kind, _, text = line.partition(" ")
@@ -93,9 +93,12 @@ def read(name: str) -> Recording:
 
 
 def differences(expected: Sequence[str], got: Sequence[str], any_order: bool = False) -> list[str]:
-    """The lines that are not as recorded; blanks at the end of a line do not count.
+    """Return the lines that differ from the recording. Blanks at the end of a line do not count.
 
-    any_order: users are listed by age by the original and by hash here.
+    Args:
+        expected: the recorded lines.
+        got: the lines of this run.
+        any_order: compare in any order: Dovecot 2.3's director lists users by age, this director by hash.
     """
     got = [line.rstrip(" ") for line in got]
     if any_order:
@@ -107,7 +110,7 @@ def differences(expected: Sequence[str], got: Sequence[str], any_order: bool = F
 
 
 def matches(expected: str, line: str) -> bool:
-    """Whether `line` is `expected` with every placeholder filled in."""
+    """Whether `line` is `expected` with all placeholders filled in."""
     parts = re.split(f"({'|'.join(PLACEHOLDERS)})", expected.removeprefix("~"))
     pattern = "".join(PLACEHOLDERS.get(part) or re.escape(part) for part in parts)
     if expected.startswith("~"):

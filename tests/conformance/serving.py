@@ -1,4 +1,4 @@
-"""An admin socket of ours, as the daemon serves it."""
+"""An admin socket of this project, served as the director serves it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.listening import acceptor
 async def admin_port(
     operations: Operations, address: str, lines: list[str] | None = None
 ) -> AsyncIterator[int]:
-    """Serve `operations` on a free TCP port of `address` while the block runs; its log goes to `lines`."""
+    """Serve `operations` on a free TCP port of `address` while the block runs. Log lines go to `lines`."""
     sock = socket.create_server((address, 0))
     port: int = sock.getsockname()[1]
     async with _served(sock, operations, lines):
@@ -31,7 +31,7 @@ async def admin_port(
 async def admin_socket(
     operations: Operations, path: Path, lines: list[str] | None = None
 ) -> AsyncIterator[str]:
-    """Serve `operations` on the unix socket `path` while the block runs; its log goes to `lines`."""
+    """Serve `operations` on the unix socket `path` while the block runs. Log lines go to `lines`."""
     sock = socket.socket(socket.AF_UNIX)
     sock.bind(str(path))
     sock.listen()

@@ -1,4 +1,4 @@
-"""A ring of the original and one of ours beside it, for the same commands on both."""
+"""A ring of Dovecot 2.3's directors and a ring of this project, for the same commands on both."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ NUMBER = re.compile(r"(?<=[ \t=])[0-9]+(?=[ \t]|$)")
 
 
 class Side(msgspec.Struct):
-    """A ring to send commands to, at its first director."""
+    """A ring that gets commands at its first director."""
 
     run: Path
-    """Its base_dir."""
+    """The base_dir of the ring."""
     tcp: str
     member: str
     log_in: Callable[[], object]
@@ -46,7 +46,7 @@ class Side(msgspec.Struct):
         return self.member.rpartition(".")[0] + "."
 
     def plain(self, text: str) -> str:
-        """Without what is only this ring's."""
+        """Return a text without the parts that only this ring has."""
         for own, common in [
             (self.admin, "<socket>"),
             (self.tcp, "<socket>"),
@@ -64,7 +64,12 @@ class Sides(msgspec.Struct):
     doveadm: Doveadm
 
     async def differing(self, commands: Sequence[str], way: str) -> list[str]:
-        """Run them on both, `way` is unix, tcp or base_dir; the commands that differ, each with how."""
+        """Run commands on both rings. Returns the commands that differ, each with how.
+
+        Args:
+            commands: the commands, after `doveadm`.
+            way: unix, tcp or base_dir.
+        """
         found = []
         for command in commands:
             theirs, mine = [await self._run(side, command, way) for side in (self.original, self.ours)]
@@ -85,7 +90,7 @@ class Sides(msgspec.Struct):
 async def both_sides(
     folder: Path, directors: int, flush_sockets: tuple[str, str] = ("", "")
 ) -> AsyncIterator[Sides]:
-    """A ring of the original and one of ours, with the same backends. flush_sockets: the setting of each."""
+    """Run a ring of each kind with the same backends. `flush_sockets`: the setting of each."""
     there, here = flush_sockets
     port = free_port()
     admins = [f"{OURS}{number}:{port}" for number in range(1, directors + 1)]
@@ -102,7 +107,7 @@ async def both_sides(
             yield Sides(
                 original=_original_side(theirs[0]),
                 ours=Side(ours[0].run, admins[0], ours[0].member, partial(_log_in, ours[0])),
-                # doveadm reads the user hash format and asks for all user names there
+                # doveadm reads the user hash format there, and asks for all user names there
                 doveadm=Doveadm(folder, NAMES, theirs[0].configuration),
             )
 
@@ -127,10 +132,10 @@ def _log_in_there(original: Original) -> None:
 
 
 def comparable(command: Sequence[str], run: Run, plain: Callable[[str], str]) -> Run:
-    """Without what differs from run to run (`NOT_COMPARED`), and from ring to ring."""
+    """Return a run without what differs from run to run (`NOT_COMPARED`), and from ring to ring."""
     out = [WHEN.sub("<when>", plain(line)).rstrip(" ") for line in run.out]
     if "ring" in command:
-        # who was not there yet for the first attempt has failed once
+        # a director that was not running at the first attempt has one failure
         out = [NUMBER.sub("<n>", re.sub(" +", " ", line.replace("never", "<when>"))) for line in out]
     if "map" in command and "json" in command:
         out = [json.dumps(row) for line in out for row in json.loads(line)]

@@ -1,4 +1,4 @@
-"""Stores for the contract tests, each a real one: a file in a temporary folder, a Redis server of ours."""
+"""Real stores for the contract tests: a file in a temporary folder, or a Redis server of the tests."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ from tests.servers import RedisServer, free_port
 TIMEOUT = 2.0
 
 NewStore = Callable[[], StateStore]
-"""Makes one more object for the same store."""
+"""Makes another object for the same store."""
 
 Kind = TypeVar("Kind", bound=StateStore)
 
 
 class Stores:
-    """The stores of one test. All are closed at its end, however it ends."""
+    """The stores of one test. All are closed at its end, even if it fails."""
 
     def __init__(self) -> None:
         self._all: list[StateStore] = []
 
     def new(self, url: str, *, folder: Path = Path("/"), timeout: float = TIMEOUT) -> StateStore:
-        """A store that is not open yet. folder: where relative paths start."""
+        """Return a store that is not open yet. `folder`: the start of relative paths."""
         return self.keep(open_store(url, base_dir=folder, timeout=timeout))
 
     async def open(self, url: str, *, folder: Path = Path("/"), timeout: float = TIMEOUT) -> StateStore:
-        """An open store."""
+        """Return an open store."""
         store = self.new(url, folder=folder, timeout=timeout)
         await store.open()
         return store
 
     def keep(self, store: Kind) -> Kind:
-        """Close this one too."""
+        """Close this store at the end too."""
         self._all.append(store)
         return store
 
@@ -61,28 +61,28 @@ async def stores() -> AsyncIterator[Stores]:
 
 @pytest.fixture(scope="session")
 def redis_for_all() -> Iterator[RedisServer]:
-    """One server for all tests that leave it as it was."""
+    """A server for all tests that leave it unchanged."""
     with RedisServer() as server:
         yield server
 
 
 @pytest.fixture
 def redis_server(redis_for_all: RedisServer) -> RedisServer:
-    """The same, with nothing in it."""
+    """The shared server, emptied."""
     redis_for_all.command("FLUSHALL")
     return redis_for_all
 
 
 @pytest.fixture
 def own_redis() -> Iterator[RedisServer]:
-    """A server for one test, which may do with it what it likes; keeps its data over restarts."""
+    """A server for one test, which may do anything with it. It keeps its data over restarts."""
     with RedisServer(appendonly=True, options={"appendfsync": "always"}) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def limited_redis() -> Iterator[RedisServer]:
-    """One server on a socket, a port and a port for TLS, with the user that the documentation describes."""
+    """A server on a socket, a port and a port for TLS, with the user that the documentation describes."""
     user = {"user": f"director on >{PASSWORD} {rights.SERVER}"}
     with RedisServer(port=free_port(), tls_port=free_port(), options=user) as server:
         yield server
@@ -90,7 +90,8 @@ def limited_redis() -> Iterator[RedisServer]:
 
 @pytest.fixture(scope="session")
 def sentinels() -> Iterator[SentinelGroup]:
-    """For all tests that leave the same number of servers and sentinels behind; with the documented users."""
+    """Sentinels with the documented users, for all tests that leave the same number of servers and
+    sentinels."""
     all_rights = {"rights": rights.BEHIND_SENTINEL, "sentinel_rights": rights.SENTINEL}
     with SentinelGroup(**all_rights, password=PASSWORD) as group:
         yield group
@@ -98,7 +99,7 @@ def sentinels() -> Iterator[SentinelGroup]:
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[ClusterGroup]:
-    """For all tests that leave the same number of nodes behind; with the documented user."""
+    """A Cluster with the documented user, for all tests that leave the same number of nodes."""
     with ClusterGroup(rights=rights.NODE, password=PASSWORD) as group:
         yield group
 
@@ -123,7 +124,7 @@ def new_store(request: pytest.FixtureRequest, tmp_path: Path, stores: Stores) ->
     ]
 )
 async def store(request: pytest.FixtureRequest, tmp_path: Path, stores: Stores) -> StateStore:
-    """Every store, open; `late` is one whose calls overtake each other."""
+    """Each store, open. The calls of `late` overtake each other."""
     store = _factory(request, tmp_path, stores)()
     if request.param == "late":
         chance = random.Random(1)
@@ -134,13 +135,13 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path, stores: Stores) 
 
 @pytest.fixture(params=["memory", "sqlite", "redis", "sentinel", "cluster"])
 def any_store(request: pytest.FixtureRequest, tmp_path: Path, stores: Stores) -> NewStore:
-    """One of each kind."""
+    """One store of each kind."""
     return _factory(request, tmp_path, stores)
 
 
 @pytest.fixture
 async def each_store(any_store: NewStore) -> StateStore:
-    """One of each kind, open."""
+    """One store of each kind, open."""
     store = any_store()
     await store.open()
     return store
@@ -152,7 +153,7 @@ def _factory(request: pytest.FixtureRequest, folder: Path, stores: Stores) -> Ne
 
 
 def _url(request: pytest.FixtureRequest) -> str:
-    """The URL of a store with nothing in it."""
+    """Return the URL of an empty store."""
     match request.param:
         case "memory" | "late":
             return "memory:"
@@ -178,14 +179,14 @@ def _url(request: pytest.FixtureRequest) -> str:
 
 
 async def until(condition: Callable[[], Awaitable[bool]], *, within: float = 30.0) -> None:
-    """Return as soon as `condition` holds: for what only the clock of a server brings about."""
+    """Return as soon as `condition` holds, for conditions that depend on the clock of a server."""
     with anyio.fail_after(within):
         while not await condition():  # noqa: ASYNC110
             await anyio.sleep(0.02)
 
 
 async def failure_of_open(url: str) -> StoreError:
-    """What keeps the store of this URL from being opened."""
+    """Return the error with which the store of this URL cannot be opened."""
     store = open_store(url, base_dir=Path("/"), timeout=2.0)
     try:
         with pytest.raises(StoreError) as caught:

@@ -1,4 +1,4 @@
-"""Directors that swap as fast as they can: what they know stays in memory until the store has it."""
+"""Writers that swap as fast as they can. Their data stays in memory until the store has it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from state.bucketnumbers import BUCKETS
 from tests.contract.conftest import until
 
 NUMBERS = tuple(range(5, BUCKETS, 97))
-"""Buckets written to: one or two of each hash tag."""
+"""The numbers of the written buckets: one or two of each hash tag."""
 AT_ONCE = 8
-"""Buckets in a call."""
+"""The number of buckets in a call."""
 
 
 class Writer:
@@ -26,12 +26,13 @@ class Writer:
         self.known: dict[int, set[int]] = {number: set() for number in NUMBERS}
         self.failures: list[StoreError] = []
         self.stored = 0
-        """Calls after which all was stored."""
+        """The number of calls after which everything was stored."""
         self._versions = dict.fromkeys(NUMBERS, EMPTY_VERSION)
         self._chance = random.Random(seed)
 
     async def run(self) -> None:
-        """Write until cancelled. After a failure, compare everything, as after any absence."""
+        """Write until cancelled. After a failure compare all versions, as after any time in which the
+        store was unreachable."""
         while True:
             chosen = self._chance.sample(NUMBERS, AT_ONCE)
             for number in chosen:
@@ -59,7 +60,7 @@ class Writer:
 
 @asynccontextmanager
 async def writing(stores: Iterable[StateStore]) -> AsyncIterator[list[Writer]]:
-    """A writer at each of these, until the end of the block; a call that was begun is completed."""
+    """Run a writer at each of these stores until the end of the block. A call that was begun is completed."""
     writers = [Writer(store, seed) for seed, store in enumerate(stores)]
     async with anyio.create_task_group() as tasks:
         for writer in writers:
@@ -69,7 +70,7 @@ async def writing(stores: Iterable[StateStore]) -> AsyncIterator[list[Writer]]:
 
 
 async def all_go_on(writers: Sequence[Writer]) -> None:
-    """Until each has written some more."""
+    """Wait until each writer has written some more."""
     written = [writer.stored for writer in writers]
 
     async def go_on() -> bool:
@@ -79,12 +80,12 @@ async def all_go_on(writers: Sequence[Writer]) -> None:
 
 
 async def stored(store: StateStore) -> dict[int, set[int]]:
-    """What the store holds."""
+    """Return what the store holds."""
     buckets = await store.read_buckets("users", NUMBERS)
     return {bucket.number: set(bucket.blob) for bucket in buckets}
 
 
 def together(writers: Iterable[Writer]) -> dict[int, set[int]]:
-    """What any of them knows."""
+    """Return the items of all writers."""
     writers = list(writers)
     return {number: set().union(*(writer.known[number] for writer in writers)) for number in NUMBERS}

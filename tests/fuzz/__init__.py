@@ -1,4 +1,4 @@
-"""Random input for every parser, codec and socket, from seeds: a failure names its seed and smallest input.
+"""Random input for every parser, codec and socket, from seeds. A failure names its seed and smallest input.
 
-`make test` runs each target with fixed seeds; `make fuzz MINUTES=10` goes on with new ones.
+`make test` runs each target with fixed seeds; `make fuzz MINUTES=10` runs new ones.
 """

@@ -11,9 +11,9 @@ from tests.fuzz.engine import Target, run
 from tests.fuzz.targets import TARGETS
 
 TURN = 2.0
-"""Seconds of one target until the next one's turn."""
+"""Seconds of one target before the turn of the next."""
 AT_ONCE = 20
-"""Seeds between two looks at the clock."""
+"""The number of seeds between two looks at the clock."""
 
 
 def main() -> int:
@@ -42,7 +42,7 @@ def _with_count(targets: dict[str, Target], seed: int, count: int) -> int:
 
 
 def _until(targets: dict[str, Target], seed: int, end: float) -> int:
-    """Every target in turn; one that has failed is left out from then on."""
+    """Run all targets in turn. A target that has failed is left out from then on."""
     failed, next_seed = 0, dict.fromkeys(targets, seed)
     while targets and time.monotonic() < end:
         for name, target in list(targets.items()):

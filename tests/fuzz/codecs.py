@@ -1,4 +1,5 @@
-"""Parsers and writers of `director.wire`: refuse with the error they promise, and do not depend on pieces."""
+"""Parsers and writers of `director.wire`: they refuse with the promised error, and do not depend on how
+data is split."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ KICKS: list[KickWhat] = [
 
 
 def refused(parse: Callable[[], Any], *kinds: type[Exception]) -> Any:
-    """What `parse` gives; where it refuses with one of `kinds`: the type and text of that."""
+    """Return the result of `parse`, or type and text of its error if that is one of `kinds`."""
     try:
         return parse()
     except kinds as exc:
@@ -56,7 +57,7 @@ def check_tabs(case: Case) -> None:
 
 
 def _buffered(data: list[bytes]) -> tuple[list[bytes], bool]:
-    """The lines out of a buffer, and whether one was too long."""
+    """Return the lines from a buffer, and whether a line was too long."""
     buffer, lines = LineBuffer(20), []
     for piece in data:
         try:
@@ -127,7 +128,7 @@ def check_socketmap(case: Case) -> None:
 
 
 def _netstrings(data: list[bytes]) -> tuple[list[bytes], str]:
-    """The contents of the netstrings of a stream, and why no more came."""
+    """Return the contents of the netstrings of a stream, and why no more came."""
     strings, found = socketmap.Netstrings(), []
     try:
         for piece in data:

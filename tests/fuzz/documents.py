@@ -1,4 +1,5 @@
-"""Files and stored documents: damaged, hostile or of another program, they are refused or merged."""
+"""Files and stored documents that are damaged, hostile or from another program: they are refused or
+merged."""
 
 from __future__ import annotations
 
@@ -66,7 +67,7 @@ def text(rng: random.Random, *usual: str) -> str:
 
 
 def packed(rng: random.Random, rows: Any) -> bytes:
-    """A document, whole most often."""
+    """Return a document, usually undamaged."""
     data = msgspec.msgpack.encode(rows)
     drawn = rng.random()
     if drawn < 0.1:

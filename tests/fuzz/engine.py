@@ -1,4 +1,4 @@
-"""Makes cases from seeds, checks them, and makes a case that fails as small as it gets."""
+"""Makes cases from seeds, checks them, and shortens a case that fails."""
 
 from __future__ import annotations
 
@@ -9,23 +9,24 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 Case = list[Any]
-"""What a target is given: bytes, texts, numbers and tuples, of which each can be left out."""
+"""The input of a target: bytes, texts, numbers and tuples, each of which can be left out."""
 ATTEMPTS = 3000
-"""Smaller cases that are tried at most."""
+"""The most smaller cases that are tried."""
 
 
 class Target(NamedTuple):
-    """Something that must stand any case."""
+    """A part of the program that must withstand any case."""
 
     name: str
     make: Callable[[random.Random], Case]
-    """A case from a seed."""
+    """Makes a case from a seed."""
     check: Callable[[Case], None]
-    """Raises where the program does not stand it: a failed assertion, or what the program raised."""
+    """Raises if the program does not withstand the case: a failed assertion, or the exception of the
+    program."""
 
 
 class Failure(NamedTuple):
-    """A case that a target did not stand, and how to see it again."""
+    """A case that a target did not withstand, and how to repeat it."""
 
     target: str
     seed: int
@@ -41,13 +42,13 @@ class Failure(NamedTuple):
 
 
 def _shown(value: object) -> str:
-    """For people: long runs of one character are counted."""
+    """Return a value for display: long runs of a character are counted."""
     text = value if isinstance(value, str) else repr(value)
     return re.sub(r"([0-9A-Za-z])\1{40,}", lambda run: f"{run[1]}<{len(run[0])} times>", text)
 
 
 def run(target: Target, seeds: Iterator[int] | range) -> Failure | None:
-    """The first failure, made small; None where every case was stood."""
+    """Return the first failure, with its case shortened; None: all cases passed."""
     for seed in seeds:
         case = target.make(random.Random(f"{target.name} {seed}"))
         error = failing(target, case)
@@ -67,7 +68,8 @@ def failing(target: Target, case: Case) -> Exception | None:
 
 
 def smallest(target: Target, case: Case, kind: type[Exception]) -> Case:
-    """A case that fails with an exception of the same type, from which nothing more can be taken."""
+    """Return a case that fails with an exception of the same type, and from which nothing more can be
+    removed."""
     left = ATTEMPTS
     smaller = True
     while smaller:
@@ -83,7 +85,7 @@ def smallest(target: Target, case: Case, kind: type[Exception]) -> Case:
 
 
 def _smaller(case: Case) -> Iterator[Case]:
-    """Cases a little smaller than this one, the smallest first."""
+    """Yield cases a little smaller than this one, the smallest first."""
     for part in _without_a_part(case):
         yield list(part)
     for place, item in enumerate(case):
@@ -113,6 +115,6 @@ def _less(item: Any) -> Iterator[Any]:
             yield from {0, item // 2, item - 1 if item > 0 else 0} - {item}
         case tuple():
             for place, value in enumerate(item):
-                if place:  # the first is what is done
+                if place:  # the first value selects the action
                     for less in _less(value):
                         yield (*item[:place], less, *item[place + 1 :])

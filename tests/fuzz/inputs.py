@@ -1,4 +1,4 @@
-"""Random bytes of the kinds that parsers trip over."""
+"""Random bytes of kinds that are difficult for parsers."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ WORDS = [
 
 
 def noise(rng: random.Random, most: int = 40) -> bytes:
-    """Any bytes."""
+    """Return random bytes."""
     return rng.randbytes(rng.randrange(most + 1))
 
 
 def word(rng: random.Random, words: Sequence[bytes] = ()) -> bytes:
-    """One of `words` most often, else one that is strange, or noise; now and then changed a little."""
+    """Return one of `words` usually, else a strange word or noise; sometimes a little changed."""
     drawn = rng.random()
     if words and drawn < 0.7:
         found = rng.choice(words)
@@ -53,12 +53,12 @@ def word(rng: random.Random, words: Sequence[bytes] = ()) -> bytes:
 
 
 def line(rng: random.Random, words: Sequence[bytes] = (), most: int = 8) -> bytes:
-    """Words between TABs, without LF."""
+    """Return words between TABs, without LF."""
     return b"\t".join(word(rng, words) for _ in range(rng.randrange(most + 1))).replace(b"\n", b"")
 
 
 def changed(rng: random.Random, data: bytes) -> bytes:
-    """`data` with a few bytes changed, added, doubled or taken out."""
+    """Return `data` with a few bytes changed, added, doubled or removed."""
     found = bytearray(data)
     for _ in range(rng.randrange(1, 4)):
         at = rng.randrange(len(found) + 1)
@@ -77,7 +77,7 @@ def changed(rng: random.Random, data: bytes) -> bytes:
 
 
 def pieces(rng: random.Random, data: bytes) -> list[bytes]:
-    """The same bytes as they may come out of a socket."""
+    """Return the bytes split as a socket may deliver them."""
     found, at = [], 0
     while at < len(data):
         size = rng.choice((1, 2, 3, 7, 100, 5000))

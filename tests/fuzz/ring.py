@@ -1,4 +1,4 @@
-"""A neighbour that knows the secret, and says anything that has the form of a ring message."""
+"""A neighbour that knows the secret, and sends anything that has the form of a ring message."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ LINKS = (1, 2)
 
 
 def value(rng: random.Random, kind: Any) -> Any:
-    """Something of a type, as the decoder lets it through."""
+    """Return a value of a type that the decoder accepts."""
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
     if kind in TYPES:
         return kind(*(value(rng, TYPES[kind][name]) for name in kind.__struct_fields__))
@@ -70,7 +70,7 @@ def value(rng: random.Random, kind: Any) -> Any:
 
 
 def blob(rng: random.Random) -> bytes:
-    """User records, subjects of a move, digests, names, noise."""
+    """Return user records, subjects of a move, digests, names or noise."""
     match rng.randrange(6):
         case 0 | 1 | 2:
             seconds = [rng.choice([n for n in NUMBERS if 0 <= n <= LATEST]) for _ in range(2)]
@@ -88,7 +88,7 @@ def blob(rng: random.Random) -> bytes:
 
 
 def likely(rng: random.Random, message: Any) -> Any:
-    """The same, about members and hosts that there are, so that it is not refused at once."""
+    """Return the message with existing members and hosts in it, so that it is not refused at once."""
     for name, kind in TYPES[type(message)].items():
         if name in ("origin", "member") and rng.random() < 0.8:
             message = _with(message, name, rng.choice((D1, D2, D3)))
@@ -160,7 +160,7 @@ def check_ring(case: Case) -> None:
 def make_frames(rng: random.Random) -> Case:
     found = b""
     for _ in range(rng.randrange(1, 4)):
-        kinds = [kind for kind in KINDS if kind is not messages.Digests]  # long, and nothing but bytes
+        kinds = [kind for kind in KINDS if kind is not messages.Digests]  # long, and only bytes
         body = msgspec.msgpack.encode([value(rng, rng.choice(kinds)) for _ in range(rng.randrange(3))])
         drawn = rng.random()
         if drawn < 0.25:
@@ -177,7 +177,7 @@ def check_frames(case: Case) -> None:
 
 
 def _read(data: list[bytes]) -> tuple[list[Any], bool]:
-    """The messages out of a stream, and whether it ended with something else."""
+    """Return the messages from a stream, and whether it ended with something else."""
     reader, found = ring_native.FrameReader(), []
     try:
         for piece in data:
@@ -195,7 +195,7 @@ KEY = bytes(range(32))
 
 
 def make_sealed(rng: random.Random) -> Case:
-    """Frames as they were sent, and a stream of them in which some are changed, added, left out or moved."""
+    """Return sealed frames, and a stream of them in which some are changed, added, left out or moved."""
     writer = ring_native.FrameWriter()
     writer.seal(KEY)
     sent = [[value(rng, rng.choice(KINDS)) for _ in range(rng.randrange(3))] for _ in range(rng.randrange(5))]
@@ -221,7 +221,7 @@ def check_sealed(case: Case) -> None:
     reader, found = ring_native.FrameReader(), []
     reader.limit = ring_native.LIMIT
     reader.unseal(KEY)
-    list(reader.feed(ring_native.encode([])))  # the proof's place
+    list(reader.feed(ring_native.encode([])))  # in place of the proof
     try:
         for piece in data:
             found += reader.feed(piece)

@@ -1,7 +1,7 @@
-"""The sockets of a running director: whatever is sent to one of them, the process goes on answering.
+"""The sockets of a running director: the process continues to answer, whatever is sent to one of them.
 
-A case is one connection: what is sent, in pieces, and how it ends. After each the process must be there, must
-have logged no error of its own, and must answer a login; no HTTP request is answered "internal error".
+A case is one connection: the data, in pieces, and how it ends. After each case the process must run, must
+have logged no error of its own, and must answer a login. No HTTP request may be answered "internal error".
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from tests.fuzz.twins import auth_lines
 from tests.servers import free_port
 
 BROKEN = ("event=bug ", "event=crashed ", "level=error event=library ", "event=printed ", "Traceback")
-"""What the log of a director in order never holds."""
+"""Texts that the log of a director without a bug never contains."""
 ENDS = ("close", "half", "reset", "wait")
 SETTLE = 0.004
-"""Seconds after the end of a connection until the director is looked at."""
+"""Seconds after the end of a connection until the director is checked."""
 QUIET = 0.03
-"""Seconds without a byte after which nobody waits for an answer any more."""
+"""Seconds without a byte after which no more answer is expected."""
 HOST = "127.0.2.60"
 
 
 def forgiving(line: bytes) -> bytes:
-    """What auth answers; nothing to what is no request."""
+    """Return auth's answer; empty: the line is no request."""
     try:
         return auth_answer(line)
     except (ValueError, LookupError, StopIteration):
@@ -45,7 +45,8 @@ def forgiving(line: bytes) -> bytes:
 
 
 class Live:
-    """A director with every listener, and the auth service behind it. Started anew where a case ended it."""
+    """A director with all listeners, and an auth service behind it. It is started again if a case ended
+    it."""
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="fuzz"))
@@ -76,7 +77,7 @@ class Live:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def connect(self, place: str) -> socket.socket:
-        """place: of `PLACES`."""
+        """Return a connection. `place`: one of `PLACES`."""
         director = self.director
         tcp = {"admin-tcp": self.admin_tcp, "socketmap-tcp": self.socketmap_tcp, "http": self.http}
         tcp["ring"] = int(director.member.rpartition(":")[2])
@@ -93,7 +94,7 @@ class Live:
         return connect(paths[place], 5.0)
 
     def talk(self, place: str, data: list[bytes], end: str) -> bytes:
-        """Send everything and end the connection. Gives what was answered before `QUIET`."""
+        """Send everything and end the connection. Returns what was answered before `QUIET`."""
         with self.connect(place) as sock:
             answer = b""
             sock.settimeout(QUIET)
@@ -112,7 +113,7 @@ class Live:
         return answer
 
     def check(self) -> None:
-        """Raises AssertionError where the director is not in order; starts another one then."""
+        """Check the director. If it fails the check, another director is started. Raises AssertionError."""
         try:
             self._check()
         except (AssertionError, OSError):
@@ -144,7 +145,7 @@ _live: list[Live] = []
 
 
 def live() -> Live:
-    """The one director, started when it is first needed; `stop` ends it."""
+    """Return the one director, started when first needed; `stop` ends it."""
     if not _live:
         _live.append(Live())
     return _live[0]
@@ -159,7 +160,7 @@ def stop() -> None:
 
 
 def requests(rng: random.Random) -> bytes:
-    """What login processes send."""
+    """Return data that login processes send."""
     found = [b"VERSION\t1\t2\n", b"CPID\t77\n"] if rng.random() < 0.8 else []
     users = ("alice", "bad", "local", "fixed", "\t", "x" * 300)
     for number in range(rng.randrange(5)):
@@ -169,7 +170,7 @@ def requests(rng: random.Random) -> bytes:
 
 
 def replies(rng: random.Random) -> bytes:
-    """What comes to authreply."""
+    """Return data for authreply."""
     version = b"VERSION\tdirector-authreply-client\t1\t0\n" if rng.random() < 0.85 else word(rng) + b"\n"
     return version + auth_lines(rng) + (noise(rng) if rng.random() < 0.1 else b"")
 
@@ -180,7 +181,7 @@ def commands(rng: random.Random) -> bytes:
 
 
 def frames(rng: random.Random) -> bytes:
-    """What a stranger says at the ring's port."""
+    """Return data that a peer without the secret sends to the ring's port."""
     body = rng.choice((b"\x90", b"\x91\x92\x09\x01", b"\x91\xc0", b"[" * 50, b"\x91" * 2000, noise(rng, 60)))
     size = len(body) if rng.random() < 0.7 else rng.choice((0, 1, 5000, 1 << 24, (1 << 32) - 1))
     tls = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"
@@ -266,11 +267,11 @@ BODIES = {
         "/v1/ring/members": records.NewMember,
     }.items()
 }
-"""What is known in the body of each request."""
+"""The type of the body of each request."""
 
 
 def likely(rng: random.Random, key: str) -> Any:
-    """A value that fits most often."""
+    """Return a value that usually fits."""
     usual = {
         "user": "alice",
         "host": "127.0.3.1",
@@ -369,7 +370,7 @@ def make_auth(rng: random.Random) -> Case:
 
 
 def check_auth(case: Case) -> None:
-    """An auth service that answers anything."""
+    """Check an auth service that answers anything."""
     director = live()
     with Client(director.director.login, within=5.0) as client:
         connections = list(director.auth.connections)
@@ -405,7 +406,7 @@ def make_kick(rng: random.Random) -> Case:
 
 
 def check_kick(case: Case) -> None:
-    """A kick channel of Dovecot that answers anything."""
+    """Check a kick channel of Dovecot that answers anything."""
     director = live()
     path = director.director.run / next((one for one in case if isinstance(one, str)), "ipc")
     answers = [one for one in case if isinstance(one, bytes)]

@@ -13,5 +13,5 @@ IN_PROCESS, ON_SOCKETS = 1000, 50
 
 
 def count(name: str) -> int:
-    """How many seeds of a target `make test` runs."""
+    """Return how many seeds of a target `make test` runs."""
     return FEW.get(name, ON_SOCKETS if name.startswith("socket-") else IN_PROCESS)

@@ -1,4 +1,4 @@
-"""The hot path in plain Python and in C: both must do the same with everything, or refuse it alike."""
+"""The hot path in plain Python and in C: both must give the same results, or refuse in the same way."""
 
 from __future__ import annotations
 
@@ -38,12 +38,13 @@ FIELDS = [
 ]
 
 SINCE = {host_id(f"127.0.1.{last}"): NOW - 5 for last in range(1, 7)}
-"""When hosts have appeared, for the counting of users."""
+"""The times when hosts have appeared, for the counting of users."""
 
 
 @cache
 def backends(number: int) -> list[Backend]:
-    """A table of hosts: by tag, down, without weight, with a name, that have appeared recently."""
+    """Return a table of hosts: with tags, down, without weight, with names, and some that appeared
+    recently."""
     rng = random.Random(number)
     found = []
     for last in range(1, rng.randrange(1, 7)):
@@ -65,7 +66,7 @@ def backends(number: int) -> list[Backend]:
 
 
 class Twin:
-    """One of the two, with all its state."""
+    """One of the two implementations, with all its state."""
 
     def __init__(self, hot: HotPath) -> None:
         self.hot = hot
@@ -75,7 +76,7 @@ class Twin:
         self.assigner.unix = NOW
 
     def do(self, step: tuple[Any, ...]) -> Any:
-        """Carry out one step of a case."""
+        """Run one step of a case."""
         kind, *values = step
         found = getattr(self, kind)(*values)
         return list(found) if isinstance(found, tuple) and not hasattr(found, "_fields") else found
@@ -169,7 +170,7 @@ class Twin:
         return self.users.dirty_count, self.names.dirty_count
 
     def look(self, number: int) -> Any:
-        """Everything that can be seen of a bucket, and what is taken once."""
+        """Return everything that can be seen of a bucket, and what can be taken once."""
         number %= BUCKETS
         users, names, unix = self.users, self.names, self.assigner.unix
         users_of = users.bucket(number)
@@ -185,7 +186,7 @@ class Twin:
 
 
 def outcome(twin: Twin, step: tuple[Any, ...]) -> Any:
-    """What comes of a step; the type of the exception where it is refused."""
+    """Return the result of a step, or the type of the exception with which it is refused."""
     try:
         return twin.do(step)
     except (ValueError, IndexError) as exc:
@@ -206,7 +207,8 @@ def check_twins(case: Case) -> None:
 
 
 def _check_rewritten(twin: Twin, output: bytes, held: list[Any]) -> None:
-    """What may follow from rewritten lines: requests that auth is told to forget, and held lines that end."""
+    """Check what may follow from rewritten lines: requests that auth is told to drop, and lines that
+    waited."""
     proxied = [line for line in output.split(b"\n") if b"\tproxy\tproxy_refresh=" in line]
     assert cancels(output).count(b"\n") <= len(proxied)
     for one in held:

@@ -22,13 +22,13 @@ from tests.lab.lab import Lab, NotAsItShould
 from tests.lab.scenarios import ALL, Scenario
 
 AFTER = 2.0
-"""Seconds that the clients go on behind a scenario."""
+"""Seconds for which the clients continue after a scenario."""
 LOGINS_ENDED = LOGIN_TIMEOUT + 2.0
-"""Seconds behind the last scenario after which the logins that began in it have ended."""
+"""Seconds after the last scenario by which the logins that began in it have ended."""
 
 
 class Run(NamedTuple):
-    """A scenario that was run, to be judged when all its logins have ended."""
+    """A scenario that was run. It is judged when all its logins have ended."""
 
     scenario: Scenario
     period: tuple[float, float]
@@ -106,7 +106,8 @@ def attempt(lab: Lab, changes: Changes, scenario: Scenario) -> Run:
 
 
 def judged(lab: Lab, runs: Sequence[Run]) -> list[Verdict]:
-    """The verdicts: a login counts in the scenario in which it began, so all have to have ended."""
+    """Return the verdicts. A login counts for the scenario in which it began, so all logins must have
+    ended."""
     now = time.time()
     if runs:
         time.sleep(max(0.0, runs[-1].period[1] + LOGINS_ENDED - now))

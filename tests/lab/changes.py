@@ -1,4 +1,4 @@
-"""What an operator did before a fault, and what is left of it behind it."""
+"""Changes of an operator before a fault, and the search for them after it."""
 
 from __future__ import annotations
 
@@ -8,25 +8,26 @@ from typing import Any
 from tests.lab.lab import Lab
 
 SPARE = "backend4"
-"""Tagged, and marked down and up: no user of the others is there."""
+"""A host that is tagged, and marked down and up. It has no users of the other hosts."""
 WEIGHED = "backend2"
 HOMES = ("backend1", "backend2")
-"""Where users are pinned and moved to."""
+"""Hosts to which users are pinned and moved."""
 
 
 class Changes:
-    """An operator's changes, other ones in each round; each is looked for on every director."""
+    """The changes of an operator, different in each round. Each change is looked for on every director."""
 
     def __init__(self, lab: Lab) -> None:
         self._lab = lab
         self._round = 0
         self._hosts: dict[str, dict[str, object]] = {}
-        """Backend -> what it has to be like."""
+        """The expected attributes of each host."""
         self._users: dict[str, str] = {}
-        """User -> where he was pinned or moved to."""
+        """The host to which each user was pinned or moved."""
 
     def make(self) -> None:
-        """Weight, tag, down, pin and move, at director 1. Raises CommandFailed."""
+        """Change weight, tag and state of hosts, pin a user and move a user, at director 1. Raises
+        CommandFailed."""
         self._round += 1
         number, lab = self._round, self._lab
         weight, tag, up = 50 + number, f"spare{number}", number % 2 == 0
@@ -40,15 +41,16 @@ class Changes:
             self._users[user] = home
 
     def lost(self) -> list[str]:
-        """Every change that some director does not know, or no more, in words."""
+        """Return all changes that a director does not have, in words."""
         return [reason for number in range(1, self._lab.proxies + 1) for reason in self._lost_at(number)]
 
     def rebalanced(self) -> None:
-        """Users were put where the hash puts them: those who were moved by hand, too."""
+        """Note that users were moved to the hosts that the hash selects, also users who were moved by
+        hand."""
         self._users = {user: home for user, home in self._users.items() if user.startswith("user15")}
 
     def undo(self) -> None:
-        """Leave the lab as it was, but for who is where."""
+        """Restore the lab, except the assignments."""
         lab = self._lab
         lab.director(1, "update", WEIGHED, "100")
         lab.director(1, "tag", SPARE, "")
@@ -66,7 +68,12 @@ class Changes:
 
 
 def differences(wanted: Mapping[str, Mapping[str, object]], hosts: Mapping[str, Any]) -> list[str]:
-    """What the hosts are not like, in words. wanted, hosts: name of a backend -> its attributes."""
+    """Return the differences of the hosts in words.
+
+    Args:
+        wanted: the expected attributes of each host, by its name.
+        hosts: the attributes of each host, by its name.
+    """
     return [
         f"{name} has {key} {hosts.get(name, {}).get(key)!r}, not {value!r}"
         for name, attributes in wanted.items()

@@ -1,4 +1,4 @@
-"""The lab's containers: Compose, of version 2 or 1.29, and the engine. Nothing here decides."""
+"""The lab's containers: Compose, version 2 or 1.29, and the engine. This module makes no decisions."""
 
 from __future__ import annotations
 
@@ -21,19 +21,21 @@ PROJECT = "com.docker.compose.project"
 
 
 class CommandFailed(Exception):
-    """A command of the engine or in a container did not end with 0, or in time."""
+    """A command of the engine or in a container did not end with 0, or not in time."""
 
     def __init__(self, command: Sequence[str], output: str) -> None:
         super().__init__(f"{' '.join(command)}: {output.strip()[-500:] or 'no output'}")
 
 
 class Compose:
-    """The project that the environment and the file .env name. Services are called by their names there."""
+    """The project that the environment and the file .env name. Services have their names there."""
 
     def __init__(self, dovecot: str | None = None) -> None:
-        """dovecot: `2.3` or `2.4`, for everything that is started from here; None: what .env says.
+        """Find Compose and the project. `dovecot`: `2.3` or `2.4`, for everything that is started; None: as
+        .env says.
 
-        Raises CommandFailed where no Compose is installed.
+        Raises:
+            CommandFailed: no Compose is installed.
         """
         self._environment = os.environ | ({"DOVECOT": dovecot} if dovecot else {})
         self._compose = find_compose()
@@ -43,15 +45,15 @@ class Compose:
         self._published: dict[tuple[str, int], str] = {}
 
     def run(self, *arguments: str) -> str:
-        """What `docker compose ARGUMENTS` prints. This and all below raise CommandFailed."""
+        """Return the output of `docker compose ARGUMENTS`. This and all methods below raise CommandFailed."""
         return self._run([*self._compose, *arguments], UP_TIMEOUT)
 
     def docker(self, *arguments: str, given: str = "", timeout: float = COMMAND_TIMEOUT) -> str:
-        """What `docker ARGUMENTS` prints; `given` is its input."""
+        """Return the output of `docker ARGUMENTS`; `given` is its input."""
         return self._run(["docker", *arguments], timeout, given)
 
     def container(self, service: str) -> str:
-        """Id of the service's container, running or not."""
+        """Return the id of the service's container, running or not."""
         found = self.docker(
             "ps",
             "-aq",
@@ -65,7 +67,8 @@ class Compose:
         return found[0]
 
     def services(self) -> dict[str, str]:
-        """Every service with a container -> its state in the engine's words, as `Up 5 seconds (healthy)`."""
+        """Return the state of every service with a container, in the engine's words: `Up 5 seconds
+        (healthy)`."""
         form = f'{{{{.Label "{SERVICE}"}}}} {{{{.Status}}}}'
         lines = self.docker(
             "ps", "-a", "--filter", f"label={PROJECT}={self.project}", "--format", form
@@ -73,17 +76,17 @@ class Compose:
         return dict(line.split(" ", 1) for line in lines)
 
     def exec(self, service: str, *command: str, timeout: float = COMMAND_TIMEOUT) -> str:
-        """What `command` prints in the service's container."""
+        """Return the output of `command` in the service's container."""
         return self.docker("exec", self.container(service), *command, timeout=timeout)
 
     def logs(self, service: str, since: str) -> list[str]:
-        """Both outputs of the service since an engine's time stamp, which each line has at its beginning."""
+        """Return both outputs of the service since an engine's time stamp, which begins each line."""
         command = ["docker", "logs", "--timestamps", "--since", since, self.container(service)]
-        # stderr is where Dovecot logs to; the order between the two does not matter
+        # Dovecot logs to stderr; the order between the two outputs does not matter
         return self._run(command, COMMAND_TIMEOUT, both=True).splitlines()
 
     def kill(self, *services: str) -> None:
-        """SIGKILL, all at once; the engine leaves them dead."""
+        """Kill all these services at once. The engine does not restart them."""
         self.docker("kill", *map(self.container, services))
         self._noted(services)
 
@@ -95,7 +98,7 @@ class Compose:
         self.docker("start", *map(self.container, services))
 
     def recreate(self, *services: str) -> None:
-        """Make their containers anew where image or settings have changed, or start what is missing."""
+        """Make the containers again if image or settings have changed, or start what is missing."""
         self.run("up", "-d", "--no-deps", "--no-build", *services)
 
     def remove(self, *services: str, volumes: Sequence[str] = ()) -> None:
@@ -106,18 +109,18 @@ class Compose:
             self.docker("volume", "rm", *(f"{self.project}_{volume}" for volume in volumes))
 
     def inspect(self, service: str) -> Any:
-        """All that the engine knows of the service's container."""
+        """Return all that the engine knows of the service's container."""
         return json.loads(self.docker("inspect", self.container(service)))[0]
 
     def address(self, service: str, network: str) -> str:
-        """Its address there; empty where it has none."""
+        """Return the service's address in a network; empty: it has none."""
         networks = self.inspect(service)["NetworkSettings"]["Networks"]
         address = networks.get(f"{self.project}_{network}", {}).get("IPAddress", "")
         assert isinstance(address, str)
         return address
 
     def published(self, service: str, port: int) -> str:
-        """`ADDRESS:PORT` on this machine that leads to the service's port."""
+        """Return `ADDRESS:PORT` on this machine for the service's port."""
         key = service, port
         if key not in self._published:
             self._published[key] = self.docker("port", self.container(service), f"{port}/tcp").split()[0]
@@ -125,7 +128,7 @@ class Compose:
 
     @contextmanager
     def disconnected(self, service: str, network: str) -> Iterator[None]:
-        """The service is cut off from a network while the block runs; afterwards it has its aliases again."""
+        """Disconnect the service from a network while the block runs. Afterwards it has its aliases again."""
         container, full = self.container(service), f"{self.project}_{network}"
         aliases = self.inspect(service)["NetworkSettings"]["Networks"][full]["Aliases"]
         self.docker("network", "disconnect", full, container)
@@ -137,19 +140,21 @@ class Compose:
 
     @contextmanager
     def elsewhere(self, service: str, network: str) -> Iterator[None]:
-        """Stop the service, and give its address to others while the block runs: it starts at another one."""
+        """Stop the service, and give its address to other containers while the block runs, so that it gets
+        another address."""
         image = self.inspect(service)["Config"]["Image"]
         before = self.address(service, network)
         self.stop(service)
         fillers: list[str] = []
         try:
-            # the engine gives out the lowest free address, or the next one: until it is this
+            # The engine gives out the lowest free address, or the next: repeat until it is the service's
+            # address.
             while before not in map(self._only_address, fillers):
                 if len(fillers) == 16:
                     raise CommandFailed(
                         ["docker", "run"], f"the engine does not give {before} to another one"
                     )
-                # Compose v2 labels its images, too: these are no containers of the service
+                # Compose v2 labels its images too: these are no containers of the service.
                 labels = ("--label", f"{PROJECT}=", "--label", f"{SERVICE}=")
                 command = ("run", "-d", *labels, "--network", f"{self.project}_{network}")
                 fillers.append(self.docker(*command, "--entrypoint", "sleep", image, "600").strip())
@@ -159,13 +164,13 @@ class Compose:
                 self.docker("rm", "-f", *fillers)
 
     def new_image(self, image: str) -> None:
-        """Give a name another image: with the same content, but, to the engine and Compose, a new build."""
+        """Make a new build of an image, with the same content, for the engine and Compose."""
         self.docker(
             "build", "-q", "-t", image, "-", given=f"FROM {image}\nLABEL lab.built={time.time():.0f}\n"
         )
 
     def image_sizes(self) -> list[str]:
-        """The lab's own images, each with its size in the engine's words, as `lb 90MB`."""
+        """Return the lab's own images, each with its size in the engine's words: `lb 90MB`."""
         form = "{{.Repository}} {{.Size}}"
         lines = self.docker("images", "--filter", "label=director-lab", "--format", form).splitlines()
         return sorted({line.partition("/")[2] for line in lines if line.startswith("director-lab/")})
@@ -210,7 +215,8 @@ class Compose:
 
 
 def find_compose() -> list[str]:
-    """`docker compose`, or `docker-compose`. Raises CommandFailed where neither is there."""
+    """Return the words `docker compose`, or `docker-compose`. Raises CommandFailed if neither is
+    installed."""
     for command in (["docker", "compose"], ["docker-compose"]):
         there = shutil.which(command[0])
         if there and subprocess.run([*command, "version"], capture_output=True).returncode == 0:

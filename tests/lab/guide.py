@@ -1,7 +1,7 @@
-"""Does what deploy/README.md says, word by word, in the lab that runs: `python -m tests.lab.guide [-v]`.
+"""Runs the commands of deploy/README.md, word for word, in the running lab: `python -m tests.lab.guide [-v]`.
 
-Its blocks marked ```sh are run in their order, each as a script that stops at the first error. Where only
-Compose 1.29 is installed, `docker compose` is read as `docker-compose`. Exit code 1 where a command fails.
+Its blocks marked ```sh run in order, each as a script that stops at the first error. If only Compose 1.29 is
+installed, `docker compose` is read as `docker-compose`. Exit code 1 if a command fails.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What of a scenario was right: the clients' events and the backends' sessions against what it allows."""
+"""The verdict on a scenario: the clients' events and the backends' sessions, compared with what it allows."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ closed: long sessions, by the server; two: users on two backends at once
 lost: changes of the operator
 """
 LOGIN, CUT = "login", "cut"
-"""What can be allowed: that a login or delivery fails; that a session which the server let in is cut."""
+"""What can be allowed: a login or delivery fails; a session that the server accepted is cut."""
 
 
 class Allowed(NamedTuple):
-    """Failures that are right. Times are Unix seconds."""
+    """Failures that are allowed. Times are Unix seconds."""
 
     why: str
     what: str
@@ -41,14 +41,14 @@ class Allowed(NamedTuple):
     began: float
     ended: float
     proxy: str = ""
-    """Only what went through it, or whose proxy the client did not get to know."""
+    """Only events through this proxy, or whose proxy the client did not learn; empty: all."""
     users: frozenset[str] | None = None
-    """Only theirs."""
+    """Only events of these users; None: all."""
     protocol: str = ""
-    """Only this one's."""
+    """Only events of this protocol; empty: all."""
 
     def covers(self, event: Event) -> bool:
-        """Whether it is of this kind, and under way, or for a cut: ended, between the two times."""
+        """Whether an event is of this kind and in progress (for a cut: ended) between the two times."""
         what = CUT if event.served else LOGIN
         began = event.ended if what == CUT else event.began
         return (
@@ -63,15 +63,15 @@ class Allowed(NamedTuple):
 
 @dataclass
 class Verdict:
-    """Numbers of one scenario, and everything that was wrong."""
+    """The numbers of one scenario, and everything that was wrong."""
 
     scenario: str
     seconds: float = 0.0
     done: int = 0
     allowed: int = 0
-    """Logins and deliveries that failed, or sessions that were cut, as the scenario says they may."""
+    """Logins and deliveries that failed, or sessions that were cut, as the scenario allows."""
     failed: int = 0
-    """Others."""
+    """Logins, deliveries and sessions that failed without being allowed."""
     slowest: float = 0.0
     reopened: int = 0
     on_two_backends: int = 0
@@ -86,7 +86,7 @@ class Verdict:
 
 
 def failures(events: Iterable[Event], allowed: Sequence[Allowed]) -> tuple[list[Event], list[Event]]:
-    """Failed logins and deliveries, and cut sessions: those that are allowed, those that are not."""
+    """Return the failed logins and deliveries, and the cut sessions: the allowed ones, and the others."""
     bad = [event for event in events if event.result != OK]
     right = [event for event in bad if any(one.covers(event) for one in allowed)]
     return right, [event for event in bad if event not in right]
@@ -103,11 +103,14 @@ def judge(
     held: int,
     lost: Sequence[str],
 ) -> Verdict:
-    """The verdict on what happened in `period`: logins that began in it, sessions that ended in it.
+    """Return the verdict on a period: on logins that began in it, and sessions that ended in it.
 
-    events: at least up to 30 s behind the period, so that all its logins have ended. found: every session by
-    the backends' logs, those from before too. bound: seconds for which a user may be on two backends. held:
-    long sessions open when it began. lost: the operator's changes that are gone.
+    Args:
+        events: events up to at least 30 s after the period, so that all its logins have ended.
+        found: every session in the backends' logs, also earlier ones.
+        bound: seconds for which a user may be on two backends.
+        held: the number of long sessions open when the period began.
+        lost: the operator's changes that are lost.
     """
     began, ended = period
     here = [event for event in events if began < moment(event) <= ended]
@@ -142,12 +145,13 @@ def judge(
 
 
 def moment(event: Event) -> float:
-    """The time that counts. A login belongs to the scenario in which it began; it may end in the next one."""
+    """Return the time of an event that counts. A login belongs to the scenario in which it began; it may
+    end in the next."""
     return event.ended if event.protocol == SESSION else event.began
 
 
 def table(verdicts: Sequence[Verdict]) -> str:
-    """A line for each, and the verdict."""
+    """Return a line for each verdict, and the total verdict."""
     widest = max(len("scenario"), *(len(one.scenario) for one in verdicts))
     lines = [f"{'scenario':<{widest}} " + " ".join(f"{title:>{width}}" for title, width in COLUMNS)]
     for one in verdicts:
@@ -174,7 +178,8 @@ def table(verdicts: Sequence[Verdict]) -> str:
 
 
 def _unseen(here: Iterable[Event], found: Iterable[Session], period: tuple[float, float]) -> int:
-    """How many sessions more the clients know of than the logs: then these are not what they should be."""
+    """Return how many more sessions the clients know of than the logs. If there are any, the logs are
+    incomplete."""
     began, ended = period
     known = sum(
         began + EDGE < event.served < ended - EDGE
@@ -194,6 +199,6 @@ def _told(event: Event) -> str:
 
 
 def _some(lines: Sequence[str]) -> list[str]:
-    """The first few, and how many there are more."""
+    """Return the first few lines, and how many more there are."""
     more = len(lines) - MOST_TOLD
     return [*lines[:MOST_TOLD], *([f"and {more} more like that"] if more > 0 else [])]

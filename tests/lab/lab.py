@@ -24,7 +24,7 @@ from tests.lab.sessions import Session, sessions
 BACKENDS = ("backend1", "backend2", "backend3", "backend4")
 EVENTS = "/results/events.jsonl"
 CALM = 3.0
-"""Seconds without a failure of any client, for the lab to be called well."""
+"""Seconds without a failure of any client after which the lab counts as well."""
 HEALTHY_WITHIN = 90.0
 SEEN_WITHIN = 40.0
 ANSWER_WITHIN = 5.0
@@ -33,17 +33,17 @@ TOKEN = "/run/secrets-of-lab/api.token"
 
 
 class NotAsItShould(Exception):
-    """A scenario did not go as it should: the fault did not happen, or the lab did not recover from it."""
+    """A scenario failed: the fault did not happen, or the lab did not recover from it."""
 
 
 class Lab:
     """The lab, with what has been seen of it so far."""
 
     def __init__(self, compose: Compose, say: Callable[[str], None]) -> None:
-        """say: called with a line for each step."""
+        """Begin. `say` is called with a line for each step."""
         self.compose, self.say = compose, say
         self.proxies = 4 if "proxy4" in compose.services() else 3
-        """How many proxies with directors there are: 1, 2, ..."""
+        """The number of proxies with directors. They are numbered 1, 2, ..."""
         self.allowed: list[Allowed] = []
         self._events: list[Event] = []
         self._logs: dict[str, list[str]] = {}
@@ -62,18 +62,18 @@ class Lab:
         protocol: str = "",
         longer: float = 0.0,
     ) -> None:
-        """From `began` until now, and `longer`, such failures are right."""
+        """Allow such failures from `began` until now, and `longer` seconds more."""
         who = None if users is None else frozenset(users)
         self.allowed.append(Allowed(why, what, began, time.time() + longer, proxy, who, protocol))
 
     def director(self, number: int, *arguments: str) -> str:
-        """What `director ARGUMENTS` prints in that director's container. Raises CommandFailed."""
+        """Return the output of `director ARGUMENTS` in that director's container. Raises CommandFailed."""
         return self.compose.exec(f"director{number}", "director", *arguments)
 
     def ask(self, number: int, path: str) -> Any:
-        """What GET `path` of that director's API answers. Raises CommandFailed where it does not.
+        """Return the answer to GET `path` of that director's API. Raises CommandFailed if there is none.
 
-        Not through the command line: to ask every half second would be half of the machine's work.
+        The command line is not used: a call every half second would be half of the machine's work.
         """
         place = self.compose.published(f"director{number}", 9092)
         request = urllib.request.Request(
@@ -82,32 +82,33 @@ class Lab:
         return json.loads(_fetch(request))
 
     def hosts(self, number: int = 1) -> dict[str, Any]:
-        """Name -> what director `number` says of that backend."""
+        """Return what director `number` says of each host, by name."""
         return {host["hostname"]: host for host in self.ask(number, "/v1/status")["hosts"]}
 
     def home(self, number: int, user: str) -> str:
-        """Name of the backend where that director has the user; empty where it has him nowhere."""
+        """Return the name of the user's host on that director; empty: the user is unassigned."""
         address = self.ask(number, f"/v1/users/{user}")["current"]
         return next((name for name, host in self.hosts(number).items() if host["address"] == address), "")
 
     def homes(self) -> dict[str, str]:
-        """Where director 1 has each user who has logged in: name -> address of his backend, or nothing.
+        """Return the host's address of each user who has logged in, from director 1; empty: unassigned.
 
-        One by one: a listing has the names of those only who logged in since the directors lost them.
+        Each user is looked up alone: a listing lacks the names of users who have not logged in since the
+        directors lost them.
         """
         users = sorted({event.user for event in self.events()})
         return {user: self.ask(1, f"/v1/users/{user}")["current"] or "" for user in users}
 
     def users_of(self, backend: str) -> frozenset[str]:
-        """Those whom director 1 has there."""
+        """Return the users whom director 1 has on this host."""
         address = self.hosts()[backend]["address"]
         return frozenset(user for user, home in self.homes().items() if home == address)
 
     @contextmanager
     def moving(self) -> Iterator[None]:
-        """Allow what becomes of users who are on another backend behind the block than before it.
+        """Allow failures of users whose host after the block is another than before it.
 
-        Their sessions are ended; with Dovecot 2.3 also one that is being let in, before its client is told.
+        Their sessions are ended; with Dovecot 2.3 also a session that is just being accepted.
         """
         began, before = time.time() - 1.0, self.homes()
         yield
@@ -116,23 +117,23 @@ class Lab:
             self.allow("an operator moved them", began, what=what, users=moved)
 
     def balancer(self, *command: str) -> str:
-        """What the load balancer answers to a command of its own."""
+        """Return the load balancer's answer to one of its commands."""
         return self.compose.exec("lb", "/lab/ctl", " ".join(command))
 
     def balanced(self, number: int) -> bool:
         """Whether the load balancer gives connections to that proxy."""
-        # "UP 1/2", after one failed check of two, is still given some
+        # a server in state "UP 1/2", after one failed check of two, still gets some
         return any(
             (service, server) == ("imap", f"proxy{number}") and state.startswith("UP")
             for service, server, state in self._servers()
         )
 
     def through(self, number: int) -> list[Event]:
-        """Logins, the newest last, whose session through that proxy is held still."""
+        """Return the logins, the newest last, whose session through that proxy is open."""
         return [event for event in still_open(self.events()) if event.proxy == f"proxy{number}"]
 
     def events(self) -> list[Event]:
-        """All that the clients noted, from before the runner began, too."""
+        """Return all events of the clients, also those from before the start of this program."""
         text = self.compose.exec("client", "tail", "-c", f"+{self._read + 1}", EVENTS)
         whole = text[: text.rfind("\n") + 1]
         self._read += len(whole.encode())
@@ -141,11 +142,11 @@ class Lab:
         return self._events
 
     def held(self) -> int:
-        """How many long sessions are open."""
+        """Return how many long sessions are open."""
         return len(still_open(self.events()))
 
     def sessions(self, until: float) -> list[Session]:
-        """Every session, those from before the runner began too, by the backends' logs."""
+        """Return every session in the backends' logs, also those from before the start of this program."""
         found = []
         for backend in BACKENDS:
             log = self._logs.setdefault(backend, [])
@@ -155,7 +156,7 @@ class Lab:
         return found
 
     def mend(self) -> None:
-        """Start whatever is not there, and let everybody be used again: for after a scenario that failed."""
+        """Start everything that is missing, and let all hosts be used again, after a scenario that failed."""
         self.say("mending what is left")
         if self.proxies == 3:
             self.compose.remove(*self.compose.services().keys() & {"proxy4", "director4"})
@@ -166,9 +167,10 @@ class Lab:
         self.director(1, "up", "backend3")
 
     def until(self, what: str, condition: Callable[[], object], within: float = SEEN_WITHIN) -> None:
-        """Return as soon as `condition` holds; a command in it that fails is tried again.
+        """Return as soon as `condition` holds. A command in it that fails is retried.
 
-        Raises NotAsItShould that names `what` where it never does.
+        Raises:
+            NotAsItShould: the condition did not hold in time. The message names `what`.
         """
         deadline, why = time.monotonic() + within, ""
         while True:
@@ -183,7 +185,7 @@ class Lab:
         self.say(what)
 
     def until_well(self) -> None:
-        """Return as soon as nothing is wrong with the lab. Raises NotAsItShould that says what is wrong."""
+        """Return as soon as the lab is well. Raises NotAsItShould, which says what is wrong."""
         deadline = time.monotonic() + HEALTHY_WITHIN
         while wrong := self.what_is_wrong():
             if time.monotonic() > deadline:
@@ -192,7 +194,7 @@ class Lab:
         self.say("all is well")
 
     def what_is_wrong(self) -> list[str]:
-        """Every reason for which the lab is not healthy; nothing where it is."""
+        """Return every reason why the lab is not well; empty: it is."""
         states = self.compose.services()
         wrong = [
             f"{service}: {state}"
@@ -229,7 +231,7 @@ class Lab:
         since = time.time() - CALM
         recent = [event for event in events if event.ended > since]
         _, bad = failures(recent, [one for one in self.allowed if one.what == CUT])
-        # A login that hung in an allowed time is not a sign of anything now.
+        # A login that hung in an allowed time shows nothing about the present.
         late = [event for event in bad if event.began > since]
         if late:
             return [f"clients fail: {late[-1].protocol} {late[-1].text}"]
@@ -239,7 +241,7 @@ class Lab:
         return [] if held == self._sessions else [f"{held} of {self._sessions} long sessions are open"]
 
     def _servers(self) -> Iterator[tuple[str, str, str]]:
-        """Group, server and state, by the load balancer's page."""
+        """Yield group, server and state from the load balancer's page."""
         page = _fetch(urllib.request.Request(f"http://{self.compose.published('lb', 8404)}/;csv"))
         for row in csv.DictReader(page.lstrip("# ").splitlines()):
             yield row["pxname"], row["svname"], row["status"]

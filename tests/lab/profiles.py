@@ -1,8 +1,8 @@
 """The lab with the other kinds of Redis, and with Prometheus: `python -m tests.lab.profiles`.
 
-For each: a lab of its own from nothing; users log in; an operator's change; all directors killed and started;
-nothing is lost. Where Prometheus runs it sees every director. At the end there is the lab of .env again, from
-nothing. Exit code 1 where anything was wrong.
+For each kind a new lab is started; users log in; an operator makes a change; all directors are killed and
+started; nothing may be lost. If Prometheus runs, it must see every director. At the end the lab of .env is
+started again, empty. Exit code 1 if anything was wrong.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ DIRECTORS = ("director1", "director2", "director3")
 class Profile(NamedTuple):
     name: str
     store: str
-    """What the URL of the directors' store begins with."""
+    """The beginning of the URL of the directors' store."""
 
     @property
     def metrics(self) -> bool:
@@ -59,7 +59,7 @@ def main() -> int:
 
 
 def attempt(profile: Profile) -> int:
-    """How many logins were done. Raises CommandFailed, NotAsItShould."""
+    """Try a profile, and return how many logins were made. Raises CommandFailed, NotAsItShould."""
     os.environ["COMPOSE_PROFILES"] = EVERY
     Compose().run("down", "--volumes", "--remove-orphans")
     os.environ["COMPOSE_PROFILES"] = profile.name

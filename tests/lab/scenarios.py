@@ -1,7 +1,8 @@
-"""What is done to the lab, one function each. What may fail meanwhile, and why, is said where it is done.
+"""The faults of the lab, one function each. Failures that are allowed meanwhile, and the reasons, are in the
+function.
 
-Unless a scenario says otherwise no login or delivery may fail, no session may be cut, and nobody may be on
-two backends, not for a moment: docs/operating.md, "What fails, and what is seen".
+Unless a scenario says otherwise no login or delivery may fail, no session may be cut, and no user may be on
+two backends, not even for a moment: docs/operating.md, "What fails, and what is seen".
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ from tests.lab.judge import CUT
 from tests.lab.lab import Lab, NotAsItShould
 
 CHECKED = 3.0
-"""Seconds within which the load balancer notices: two checks, a second apart, and what they take."""
+"""Seconds within which the load balancer notices: two checks, a second apart, and their duration."""
 GREETING = 1.0
-"""Seconds a login may have been under way before what hit it."""
+"""Seconds for which a login may have been in progress before the fault that hit it."""
 STRAGGLERS = 35.0
-"""Seconds for which a director looks, every 5 s, for sessions that have come to be on a former backend."""
+"""Seconds in which a director checks, every 5 s, for sessions that have begun on a former backend."""
 IDLE_LMTP = 70.0
-"""Seconds within which an LMTP process has had something to do, or been ended by Dovecot (after 60 s)."""
+"""Seconds in which an LMTP process gets work, or is ended by Dovecot (after 60 s)."""
 REDIS = ("redis1", "redis2", "sentinel1", "sentinel2", "sentinel3")
 
 
@@ -30,7 +31,7 @@ class Scenario(NamedTuple):
     bound: float = 0.0
     """Seconds for which a user may be on two backends."""
     tidy: Sequence[Sequence[str]] = ()
-    """Commands of an operator at the end, once his changes have been looked for."""
+    """Commands of an operator at the end, after the changes were looked for."""
 
     @property
     def about(self) -> str:
@@ -42,13 +43,13 @@ def director(lab: Lab) -> None:
     began = time.time()
     lab.compose.kill("director2")
     lab.until("the load balancer leaves proxy2 out", lambda: not lab.balanced(2))
-    # Until then it was given connections: its login processes have nobody to ask, and those who are there
-    # already hang until the director is back.
+    # Until then proxy2 got connections. Its login processes have no director to ask, and their clients wait
+    # until the director is back.
     lab.allow("proxy2 without its director", began - GREETING, proxy="proxy2")
     _two_do_the_work(lab)
     began = time.time()
     lab.compose.start("director2")
-    # The load balancer trusts a name that has an address again until its first check.
+    # The load balancer uses a server whose name resolves again until its first check.
     lab.until("director2 answers", lambda: lab.ask(2, "/v1/ring"))
     lab.until("proxy2 is back", lambda: lab.balanced(2))
     lab.allow("director2 is starting", began, proxy="proxy2")
@@ -111,8 +112,8 @@ def backend(lab: Lab) -> None:
     lab.compose.stop("backend3")
     lab.director(1, "down", "backend3", "--reason", "it has stopped")
     lab.director(1, "drain", "backend3", "--reason", "it has stopped")
-    # "its users' logins fail until they are moved"; and a login process that has begun to connect to a
-    # backend goes on for 30 s: where it succeeds late, the session is ended once it is seen.
+    # The logins of these users fail until the users are moved. A login process that has begun to connect to a
+    # backend continues for 30 s: if it succeeds late, the session is ended when a director sees it.
     lab.allow("their backend was stopped", began - GREETING, users=users)
     lab.allow("their backend was stopped", began - GREETING, users=users, what=CUT, longer=STRAGGLERS)
     if left := lab.users_of("backend3"):
@@ -130,7 +131,7 @@ def fourth(lab: Lab) -> None:
     lab.until("director4 answers", lambda: lab.ask(4, "/v1/ring"))
     lab.director(1, "ring", "add", "director4.ring")
     lab.proxies = 4
-    # Last: the load balancer trusts a name that has an address until its first check.
+    # Last, because the load balancer uses a server whose name resolves until its first check.
     lab.compose.recreate("proxy4")
     began = time.time()
     lab.until("the load balancer uses proxy4", lambda: lab.balanced(4), within=60)
@@ -226,11 +227,12 @@ ALL = (
     Scenario("directors", directors),
     Scenario("redis-primary", redis_primary),
     Scenario("redis-lost", redis_lost),
-    # A cut-off director learns of a move from the store, which it reads every 500 ms; a kick takes 4 s at
-    # most, and the user is let in elsewhere after the kick delay of 2 s.
+    # A partitioned-off director learns of a move from the store, which it reads every 500 ms. A kick takes 4
+    # s at most, and the user's logins continue on another host after the kick delay of 2 s.
     Scenario("cut-from-ring", cut_from_ring, bound=2.5),
     Scenario("cut-from-redis", cut_from_redis),
-    # Who was on the way to it when it stopped is let in when it is back, and found within 5 s.
+    # A login in flight to the backend when it stopped succeeds when it is back, and the session is found
+    # within 5 s.
     Scenario("backend", backend, bound=6.0, tidy=[("rebalance",)]),
     Scenario("fourth", fourth),
     Scenario("remove", remove),
@@ -242,7 +244,7 @@ ALL = (
 
 
 def _two_do_the_work(lab: Lab) -> None:
-    """Let the clients go on for a while with what is left."""
+    """Let the clients continue for a while with the directors that are left."""
     began = time.time()
     lab.until(
         "the clients went on for 5 s",
@@ -251,23 +253,24 @@ def _two_do_the_work(lab: Lab) -> None:
 
 
 def _idle_deliverers(lab: Lab, proxy: str = "") -> None:
-    """Allow what a director meets when it starts: an LMTP process that was idle finds its connection to the
-    former one dead only when it uses it. That delivery gets 451, and a mail server sends it again."""
+    """Allow a failed delivery after a director's start: an LMTP process that was idle notices only at its
+    next use that its connection to the former director is dead. That delivery gets 451, and a mail
+    server sends it again."""
     lab.allow("an idle LMTP process", time.time(), proxy=proxy, protocol="lmtp", longer=IDLE_LMTP)
 
 
 def _primary(lab: Lab) -> str:
-    """Whom the sentinels name; empty where none answers."""
+    """Return the primary that the sentinels name; empty: no sentinel answers."""
     return lab.compose.exec("sentinel1", "sh", "-c", ". /lab/lib.sh; primary_says_sentinel").strip()
 
 
 def _stores(lab: Lab) -> int:
-    """How many directors have their store."""
+    """Return how many directors reach their store."""
     return sum(lab.ask(number, "/v1/status")["store"]["up"] for number in range(1, lab.proxies + 1))
 
 
 def _out_of_the_balancer(lab: Lab, number: int) -> None:
-    """No new connections to that proxy, and wait until those that are no long sessions have ended."""
+    """Stop new connections to that proxy, and wait until all sessions but the long ones have ended."""
     lab.balancer("set", "server", f"directors/director{number}", "state", "drain")
     lab.until(f"the load balancer leaves proxy{number} out", lambda: not lab.balanced(number))
     since = time.time()
@@ -275,7 +278,7 @@ def _out_of_the_balancer(lab: Lab, number: int) -> None:
 
 
 def _into_the_balancer(lab: Lab, number: int) -> None:
-    """Connections again, once it is ready and the load balancer knows where it is."""
+    """Allow connections again, once the proxy is ready and the load balancer knows its address."""
     mine = (f"director{number}", f"proxy{number}")
     lab.until(
         f"{' and '.join(mine)} are healthy",

@@ -1,4 +1,4 @@
-"""Who had a session on which backend when, by the backends' own logs, and who had two at once."""
+"""The sessions on each backend, from the backends' own logs, and the users who had two at the same time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 DELIVERY = "lmtp"
 INSTANT = 0.001
-"""Seconds a delivery is taken to last: the log says when it is done."""
+"""Seconds that a delivery is assumed to last: the log shows only its end."""
 
 STAMPED = re.compile(r"^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+)Z ")
 LOGGED_IN = re.compile(
@@ -26,26 +26,26 @@ STARTED = re.compile(r"\bmaster: Info: Dovecot v\S+ \(\w+\) starting up")
 
 
 class Session(NamedTuple):
-    """One session, or delivery. Times are Unix seconds."""
+    """A session or delivery. Times are Unix seconds."""
 
     user: str
     backend: str
     protocol: str
     """`imap`, `pop3`, `managesieve`, `submission`, or `lmtp` for a delivery."""
     session: str
-    """Dovecot's id of it."""
+    """Dovecot's id of the session."""
     began: float
     ended: float
 
 
 class Overlap(NamedTuple):
-    """A time during which one user had sessions on more than one backend."""
+    """A time during which a user had sessions on more than one backend."""
 
     user: str
     began: float
     ended: float
     sessions: tuple[Session, ...]
-    """Those that were open then, in the order in which they began."""
+    """The sessions that were open then, in the order in which they began."""
 
     @property
     def seconds(self) -> float:
@@ -63,11 +63,14 @@ class _Start(NamedTuple):
 
 
 def sessions(backend: str, log: Iterable[str], stopped: Sequence[float], until: float) -> list[Session]:
-    """Every session of one backend, in no order.
+    """Return every session of one backend, in no order. Lines without a session are skipped.
 
-    log: its lines, of Dovecot 2.3 or 2.4, each behind the engine's time stamp (`docker logs --timestamps`).
-    stopped: Unix times at which its container ended; every session ended then. until: when the log was read;
-    a session without an end is open until then. Lines that are about no session are passed over.
+    Args:
+        backend: the name of the backend.
+        log: its lines, of Dovecot 2.3 or 2.4, each after the engine's time stamp (`docker logs
+            --timestamps`).
+        stopped: Unix times at which its container ended, and with it every session.
+        until: when the log was read. A session without an end is open until then.
     """
     starts: dict[str, _Start] = {}
     ends: dict[str, float] = {}
@@ -82,7 +85,7 @@ def sessions(backend: str, log: Iterable[str], stopped: Sequence[float], until: 
             protocol, user, session = match.groups()
             starts[session] = _Start(at, user, protocol)
         elif match := ENDED.search(line):
-            # may stand before the line of its login: two processes write them
+            # may come before the line of its login: two processes write them
             ends[match.group(1)] = at
         elif match := DELIVERED.search(line):
             user, session = match.groups()
@@ -99,9 +102,9 @@ def sessions(backend: str, log: Iterable[str], stopped: Sequence[float], until: 
 
 
 def overlaps(found: Iterable[Session]) -> list[Overlap]:
-    """Every time during which a user had sessions on more than one backend, in the order of their beginning.
+    """Return every time during which a user had sessions on more than one backend, sorted by the beginning.
 
-    A session that ends in the moment another begins does not overlap it.
+    A session that ends at the moment when another begins does not overlap it.
     """
     by_user: dict[str, list[Session]] = {}
     for session in found:
@@ -112,7 +115,7 @@ def overlaps(found: Iterable[Session]) -> list[Overlap]:
 
 
 def _of_user(of_user: Sequence[Session]) -> Iterable[Overlap]:
-    # ends before beginnings of the same moment; what has no length overlaps nothing
+    # Ends come before beginnings of the same moment. A session without length overlaps nothing.
     moments = sorted(
         (at, begins, session)
         for session in of_user

@@ -30,7 +30,7 @@ def url(shared_service: Service) -> Iterator[str]:
 
 @pytest.fixture(autouse=True)
 def steady_surroundings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The same environment on every machine: no variables of the director, and the time zone UTC."""
+    """Give every machine the same environment: no variables of the director, and the time zone UTC."""
     for name in ("DIRECTOR_CONFIG", "DIRECTOR_TOKEN", "NO_COLOR", "PYTHONUNBUFFERED"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TZ", "UTC")

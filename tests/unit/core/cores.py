@@ -1,4 +1,4 @@
-"""Cores for unit tests: one director, played to by hand. Whole rings are in `tests/simulation`."""
+"""Cores for unit tests: one director whose peers the test plays. Whole rings are in `tests/simulation`."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def identity(member: MemberId, **fields: Any) -> Identity:
 
 
 class Played:
-    """One real core, and what it has wanted so far."""
+    """One real core, and its effects so far."""
 
     made_of: ClassVar[tuple[type[UserTable], type[Assigner]]] = UserTable, Assigner
     names_of: ClassVar[type[NameTable]] = NameTable
@@ -75,10 +75,10 @@ class Played:
         return self.core.handle(event, at(mono))
 
     def until(self, mono: float) -> list[Effect]:
-        """Let time pass, in steps; the neighbours give signs of life. Gives all that was wanted."""
+        """Let time pass, in steps, while the neighbours send pings. Returns all effects."""
         effects: list[Effect] = []
         while self.mono < mono or self.core.next_deadline() == 0.0:
-            if self.core.next_deadline() != 0.0:  # else something is left over for the next turn of the loop
+            if self.core.next_deadline() != 0.0:  # else some work is left for the next turn of the loop
                 self.mono = min(mono, self.mono + 0.25)
             for link in list(self.core.ring.links):
                 effects += self.hear(link, Ping(0), mono=self.mono)
@@ -122,12 +122,12 @@ class Played:
 
 
 def in_ring(**settings: Any) -> Played:
-    """d1 between d3 (left, link 2) and d2 (right, link 1), in sync."""
+    """Return d1 between d3 (left, link 2) and d2 (right, link 1), in sync."""
     return put_in_ring(Played(D2, D3, **settings))
 
 
 def put_in_ring(played: Core) -> Core:
-    """The same, with a core of one's own that knows D2 and D3."""
+    """Put a core that knows D2 and D3 into the same ring."""
     played.link(1, D2, dialled=True)
     played.link(2, D3, dialled=False)
     digest = played.core.hosts.digest()
@@ -143,12 +143,12 @@ def user(name: bytes, host: Address, *, decided: int = START, seen: int = START,
 
 
 def plain(*frame: RingMessage) -> bytes:
-    """The bytes of a frame that is not sealed."""
+    """Return the bytes of a frame that is not sealed."""
     return ring_native.encode(frame)[4:]
 
 
 def messages(effects: Sequence[Effect], link: int | None = None) -> list[RingMessage]:
-    """What is sent (over one link), in order."""
+    """Return the messages that are sent (over one link), in order."""
     sends = [effect for effect in effects if isinstance(effect, Send)]
     return [message for send in sends if link in (None, send.link) for message in send.messages]
 

@@ -1,4 +1,4 @@
-"""`take_over` on texts, for the tests of it."""
+"""`take_over` on texts, for its tests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def taken(
     environ: Mapping[str, str] | None = None,
     names: Mapping[str, Sequence[str]] | None = None,
 ) -> TakenOver:
-    """The result of importing a text. names: the names that can be resolved."""
+    """Return the result of importing a text. `names`: the names that can be resolved."""
 
     def resolve(name: str) -> Sequence[str]:
         if names is None or name not in names:
@@ -35,7 +35,7 @@ def minimal(
     names: Mapping[str, Sequence[str]] | None = None,
     dovecot: str = "2.3",
 ) -> TakenOver:
-    """The result of importing a director with one mail server and `more`."""
+    """Return the result of importing a director with one mail server and `more`."""
     text = f"# {version} (0123abc): /etc/dovecot/dovecot.conf\ndirector_mail_servers = {mail_servers}\n{more}"
     return taken(text, dovecot, names=names)
 
@@ -45,5 +45,5 @@ def values(result: TakenOver) -> dict[str, Any]:
 
 
 def noted(notes: Sequence[str], *words: str) -> bool:
-    """Whether one of the notes has all these words."""
+    """Whether one of the notes contains all these words."""
     return any(all(word in note for word in words) for note in notes)

@@ -1,4 +1,4 @@
-"""What can become of operators' commands, between the operations and the core."""
+"""Faults of operators' commands, between the operations and the core."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from director.service.pendingoperations import PendingOperations
 
 
 class Faults(PendingOperations):
-    """Notes each command. Without a fault the core carries it out."""
+    """Records each command. Without a fault the core runs it."""
 
     def __init__(self, handle: Callable[[Event], None]) -> None:
         super().__init__(handle)
         self.asked: list[Any] = []
         """The commands, as events without a number."""
         self.hold: anyio.Event | None = None
-        """Commands wait for it, as for a ring that is not in sync."""
+        """Commands wait for this event, as for a ring that is not in sync."""
         self.errors: dict[type, OperationError] = {}
-        """What commands fail with, by the class of the event."""
+        """The errors with which commands fail, by the class of the event."""
         self.counts: dict[str, object] = {}
-        """What other directors add to the counts of a change of users."""
+        """The counts that other directors add to a change of users."""
 
     async def _operate(self, change: Any, number: int) -> Any:
         self.asked.append(change)

@@ -1,4 +1,5 @@
-"""A director of real parts, in this process: core, driver, store; no sockets but those a test opens."""
+"""A director of real parts in this process: core, driver, store. It has only the sockets that a test
+opens."""
 
 from __future__ import annotations
 
@@ -49,13 +50,13 @@ from tests.waiting import until
 ME, OTHER = MemberId("127.0.2.31:9090"), MemberId("127.0.2.32:9090")
 HOSTS = ["127.0.3.1", "127.0.3.2", "127.0.3.3"]
 EXPIRE = 86_400
-"""Far longer than a run of all tests: the files here take their NOW when they are collected."""
+"""Far longer than a run of all tests: the test files take their NOW when they are collected."""
 HASH = UserHash()
 DEFAULTS = Settings(remember_names=True)
 
 
 class Reloads:
-    """In the place of what reads the file again, and replaces the program: that of the tests it must not."""
+    """Stands in for the part that reads the file again and replaces the program, which a test must not do."""
 
     def __init__(self) -> None:
         self.last = ReloadInfo(state="never", version=VERSION)
@@ -70,7 +71,7 @@ class Reloads:
 
 
 class Node:
-    """One director. Nothing runs until a test runs it."""
+    """A director. Nothing runs until a test runs it."""
 
     def __init__(
         self,
@@ -91,8 +92,12 @@ class Node:
         proxied: Sequence[str] | None = None,
         lookup_timeout: float = 20.0,
     ) -> None:
-        """between: what stands between the director and its store. proxied: users with a session here;
-        None: there is no kick channel."""
+        """Prepare a director.
+
+        Args:
+            between: makes the object between the director and its store.
+            proxied: users with a session here; None: there is no kick channel.
+        """
         self.lines: list[str] = []
         self.log = Log(write=self.lines.append, level="debug")
         assigner = hotpath.Assigner(hotpath.UserTable(expire), HASH)
@@ -141,7 +146,7 @@ class Node:
             store=self.persistence,
         )
         self.store_fault = Fault.NONE
-        """For a FaultyStore in between."""
+        """The fault of a FaultyStore in between."""
         self.audited: list[AuditEntry] = []
         audit = self.persistence.audit
         self.persistence.audit = lambda entry: (self.audited.append(entry), audit(entry))  # type: ignore
@@ -172,7 +177,7 @@ class Node:
     def put(
         self, name: str, host: str = HOSTS[0], *, decided: int = 0, seen: int = 0, flags: int = 0
     ) -> UserKey:
-        """A local decision about this user, as of now."""
+        """Enter a decision of this director about a user, as of now."""
         now = int(time.time())
         record = user(name, host, decided=decided or now, seen=seen or now)
         self.director.users.put(record._replace(flags=flags))
@@ -188,15 +193,15 @@ class Node:
 
 
 class Proxied:
-    """The kick channel of a Dovecot with sessions of these users; it says so often that they are ended."""
+    """The kick channel of a Dovecot with sessions of these users. Kicks return their numbers."""
 
     def __init__(self, handle: Callable[[Event], None], users: Sequence[str] | None) -> None:
         self.users = users
-        """Each once for each session; None: there is no channel."""
+        """The users, once for each session; None: there is no channel."""
         self._handle, self._ends = handle, KickEnds(handle)
         self._waiting: list[tuple[int, KickWhat]] = []
         self.ends = True
-        """Whether kicks are answered; else they wait for `end_all`."""
+        """Whether kicks are answered. If not, they wait for `end_all`."""
 
     def kick(self, number: int, what: KickWhat) -> None:
         if self.ends:
@@ -245,13 +250,13 @@ def address_of(host: HostId) -> str | None:
 
 
 async def carried_out(node: Node, procedure: Procedure[Any]) -> Any:
-    """What comes of a procedure of the persistence core that is carried out beside everything else."""
+    """Run a procedure of the persistence core beside everything else, and return its result."""
     return await node.persistence._driver._caller.carried_out(procedure)
 
 
 @asynccontextmanager
 async def in_background(*running: tuple[Node, Procedure[None]]) -> AsyncIterator[None]:
-    """These procedures of persistence cores run in the block, and nothing else of these cores."""
+    """Run these procedures of persistence cores in the block, and nothing else of these cores."""
     async with AsyncExitStack() as stack:
         for node, procedure in running:
             await stack.enter_async_context(node.persistence._driver.carrying_out())
@@ -262,14 +267,14 @@ async def in_background(*running: tuple[Node, Procedure[None]]) -> AsyncIterator
 
 
 async def stored_users(store: StateStore) -> dict[UserKey, User]:
-    """All users in a store that is open."""
+    """Return all users in an open store."""
     blobs = [bucket.blob async for batch in store.load_buckets("users") for bucket in batch]
     return {record.key: record for blob in blobs for record in unpack(blob)}
 
 
 @asynccontextmanager
 async def running(node: Node) -> AsyncIterator[Node]:
-    """A node that has loaded, writes behind and carries out commands; it is stopped at the end."""
+    """Run a node that loads, stores its changes and runs commands. It is stopped at the end."""
     await node.persistence.open()
     node.start()
     try:
@@ -286,7 +291,7 @@ async def running(node: Node) -> AsyncIterator[Node]:
 
 @asynccontextmanager
 async def opened(url: str) -> AsyncIterator[StateStore]:
-    """A second look at the store; with SQLite only when nobody else uses it."""
+    """Open the store a second time; with SQLite only while no other process uses it."""
     store = open_store(url, base_dir=Path("/"))
     await store.open()
     try:
@@ -296,9 +301,9 @@ async def opened(url: str) -> AsyncIterator[StateStore]:
 
 
 async def swap(store: StateStore, number: int, blob: bytes) -> None:
-    """Write a bucket, whatever was there."""
+    """Write a bucket, whatever it contained."""
     result: Swapped | Lost | None = None
-    while not isinstance(result, Swapped):  # a director may write it in the same moment
+    while not isinstance(result, Swapped):  # a director may write it at the same moment
         (bucket,) = await store.read_buckets("users", [number])
         (result,) = await store.swap_buckets([Swap("users", number, bucket.version, blob)])
 

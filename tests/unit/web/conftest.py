@@ -42,17 +42,17 @@ def token_tcp_server(shared_service: Service) -> Iterator[tuple[str, int]]:
 
 @pytest.fixture
 def ask(unix_server: str, service: Service) -> Caller:
-    """Over the unix socket."""
+    """Requests over the unix socket."""
     return Caller(unix_server)
 
 
 @pytest.fixture
 def ask_open(open_tcp_server: tuple[str, int], service: Service) -> Caller:
-    """Over TCP, where no token is configured."""
+    """Requests over TCP, without a configured token."""
     return Caller(open_tcp_server)
 
 
 @pytest.fixture
 def ask_token(token_tcp_server: tuple[str, int], service: Service) -> Caller:
-    """Over TCP, where changes need a token."""
+    """Requests over TCP, where changes need a token."""
     return Caller(token_tcp_server)

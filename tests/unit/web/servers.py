@@ -1,4 +1,4 @@
-"""A real server of the API, in a thread of its own."""
+"""A real server of the API, in its own thread."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class Answer(NamedTuple):
 
 
 class Caller:
-    """Asks the server at `address` (a path, or host and port), one connection a request."""
+    """Sends requests to the server at `address` (a path, or host and port), each on its own connection."""
 
     def __init__(self, address: Any) -> None:
         self.address = address

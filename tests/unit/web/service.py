@@ -1,4 +1,4 @@
-"""A director of real parts, with a few hosts and users: for tests of the API and of the command line."""
+"""A director of real parts, with a few hosts and users, for tests of the API and of the command line."""
 
 from __future__ import annotations
 
@@ -27,14 +27,15 @@ ME = MemberId("127.0.0.11:9090")
 ONE, TWO, GOLD, FOUR = (Address(f"127.0.1.{number}") for number in (1, 2, 3, 4))
 SEEN, EXPIRE = 1_700_000_000, 2_300_000_000
 EXPIRES = "2096-10-02 07:06:40"
-"""When assignments expire that were not renewed since SEEN."""
+"""The time when assignments expire that were not renewed since SEEN."""
 DOWN_SINCE = "2023-11-14 22:13:20"
-"""Of the host TWO: SEEN, too."""
+"""The time since when the host TWO is down: SEEN, too."""
 
 
 def small_node() -> Node:
-    """dave and zoe are on ONE, bob is on TWO, which is down; the hash puts dave and zoe on FOUR, bob on ONE.
-    The name of zoe is not known. GOLD is in another pool. Each user has two sessions."""
+    """Return a node. dave and zoe are on ONE, bob is on TWO, which is down. The hash selects FOUR for dave
+    and zoe, ONE for bob. The name of zoe is not known. GOLD is in another pool. Each user has two
+    sessions."""
     node = Node(
         me=ME,
         hosts=[
@@ -60,7 +61,8 @@ def assign(node: Node, name: str, host: str, *, named: bool = True, pinned: bool
 
 
 class Service:
-    """The node is another one for each test; `operations`, which servers are started with, are always its."""
+    """A service with a new node for each test. `operations`, which servers are started with, always belong
+    to the node."""
 
     def __init__(self, portal: BlockingPortal) -> None:
         self.portal = portal
@@ -88,7 +90,7 @@ class Service:
             node.store_fault = Fault.NONE
 
     def call(self, function: Any, *arguments: Any, **options: Any) -> Any:
-        """Call it in the loop of the director, and wait for it where it is a coroutine."""
+        """Call a function in the loop of the director, and await the result of a coroutine."""
 
         async def called() -> Any:
             result = function(*arguments, **options)
@@ -131,7 +133,7 @@ class Service:
         self.call(assign, self.node, name, host, **options)
 
     def hold_sessions(self, until: str = "") -> None:
-        """Kicks are not answered before the jobs are asked for this, `info` or `interrupt`."""
+        """Leave kicks unanswered until the jobs get this call, `info` or `interrupt`."""
         jobs, real = self.node.operations.jobs, getattr(self.node.operations.jobs, until, None)
         self.node.sessions.ends = False
 
@@ -143,26 +145,26 @@ class Service:
             setattr(jobs, until, asked)
 
     def end_sessions(self) -> None:
-        """Kicks that waited are answered, and all later ones at once."""
+        """Answer the kicks that wait, and all later ones at once."""
         self.call(self.node.sessions.end_all)
 
     def forget_all(self) -> None:
-        """Begin without users."""
+        """Remove all users."""
         self.call(self.node.operations.users.forget, None, reason="")
         self.asked.clear()
         self.node.audited.clear()
 
     def alter(self, query: str, **fields: object) -> None:
-        """The answer of this query has other fields, which a test cannot bring about in a moment; what it is
-        asked is in `queried`."""
+        """Change fields in the answer of this query, which a test cannot change otherwise. Its arguments
+        are in `queried`."""
         self._alter(self.node.operations.queries, query, fields)
 
     def alter_store(self, **fields: object) -> None:
-        """The same of what is said of the store."""
+        """Change fields in the description of the store."""
         self._alter(self.node.persistence, "info", fields)
 
     def alter_host(self, address: str, **fields: object) -> None:
-        """The same of one host, wherever it is listed. A function gives another value each time."""
+        """Change fields of a host wherever it is listed. A function gives another value each time."""
         infos = self.node.operations.queries._infos
         real = infos._info
 
@@ -187,7 +189,7 @@ class Service:
 
 @contextmanager
 def served() -> Iterator[Service]:
-    """A service in a loop of its own."""
+    """Run a service in its own loop."""
     with start_blocking_portal("asyncio", {"use_uvloop": True}) as portal:
         service = Service(portal)
         try:
