@@ -24,8 +24,8 @@ from state.base import EMPTY_VERSION, VERSION_SIZE, Document, Lost, Swapped, ver
 GUARD = 520
 """The number of zero bytes before and after a piece."""
 PIECE = 2400
-"""The most bytes of a document in a piece. With its guards a piece fills a page of 4096 bytes, without
-room for other rows."""
+"""The most bytes of a document in a piece. With its guards a piece
+fits into a page of 4096 bytes, but two full pieces do not."""
 MAGIC = b"director: a copy of a document\n\0"
 LENGTH, DIGEST = 2, 16
 SPACE = "copy:"

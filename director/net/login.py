@@ -3,8 +3,8 @@ together.
 
 Bytes from the login process go to auth unchanged. Bytes from auth go line by line to the owner, which passes
 lines on at once or keeps those that have to wait. While auth is unreachable the login process's connection is
-kept open: a login process whose connection is closed would stall permanently (docs/dovecot.md, "While no
-director runs").
+kept open: after a refused or closed connection a login process stalls until its next client comes, or for
+30 s (docs/dovecot.md, "While no director runs").
 
 Connections can be handed to a successor, the program that replaces this one in place, without either end
 noticing.

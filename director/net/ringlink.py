@@ -42,7 +42,7 @@ class LinkOwner(Protocol):
         """The link is connected; with TLS, both certificates are valid."""
 
     def link_refused(self, link: RingLink, reason: str) -> None:
-        """TLS failed before the link was opened. The owner may log why, and closes the link."""
+        """TLS failed before the link was opened. The owner may tell the peer why, and closes the link."""
 
     def link_received(self, link: LinkId, messages: Sequence[object], plain: bytes) -> None:
         """A frame was received. `plain`: the bytes of a frame that is not sealed."""

@@ -1,5 +1,4 @@
-"""The files of deploy/, used as their comments say: Dovecot's package defaults with our file, and sockets
-from our units."""
+"""The files of deploy/, used as their comments say: with Dovecot's package defaults, and as socket units."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ HOMES = ("backend1", "backend2")
 
 
 class Changes:
-    """The changes of an operator, different in each round. Each change is looked for on every director."""
+    """The changes of an operator, different in each round. `lost` searches all directors for them."""
 
     def __init__(self, lab: Lab) -> None:
         self._lab = lab

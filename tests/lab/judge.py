@@ -29,7 +29,7 @@ closed: long sessions, by the server; two: users on two backends at once
 lost: changes of the operator
 """
 LOGIN, CUT = "login", "cut"
-"""What can be allowed: a login or delivery fails; a session that the server accepted is cut."""
+"""The failures that can be allowed: a failed login or delivery; an accepted session that is cut."""
 
 
 class Allowed(NamedTuple):
@@ -48,7 +48,7 @@ class Allowed(NamedTuple):
     """Only events of this protocol; empty: all."""
 
     def covers(self, event: Event) -> bool:
-        """Whether an event is of this kind and in progress (for a cut: ended) between the two times."""
+        """Whether an event is of this kind and in progress (a cut session: ended) between the two times."""
         what = CUT if event.served else LOGIN
         began = event.ended if what == CUT else event.began
         return (

@@ -100,7 +100,7 @@ class Lab:
         return {user: self.ask(1, f"/v1/users/{user}")["current"] or "" for user in users}
 
     def users_of(self, backend: str) -> frozenset[str]:
-        """Return the users whom director 1 has on this host."""
+        """Return the users that director 1 has on this host."""
         address = self.hosts()[backend]["address"]
         return frozenset(user for user, home in self.homes().items() if home == address)
 
