@@ -82,8 +82,10 @@ class Swapped(msgspec.Struct, frozen=True, gc=False):
 
 
 class Lost(msgspec.Struct, frozen=True, gc=False):
-    """Another process's blob is stored; nothing was written. Merge the two and swap again with this
-    version."""
+    """Another process's blob is stored; nothing was written.
+
+    Merge the two and swap again with this version.
+    """
 
     version: bytes
     blob: bytes
@@ -188,8 +190,10 @@ class SchemaTooNew(StoreError):
 
 
 class StoreBusy(StoreError):
-    """Another process uses the file, which cannot be shared. Callers stop, or wait for that process to
-    end."""
+    """Another process uses the file, which cannot be shared.
+
+    Callers stop, or wait for that process to end.
+    """
 
     def __init__(self, store: str, file: Path, holder: str) -> None:
         self.store, self.file, self.holder = store, file, holder
@@ -329,8 +333,10 @@ class StateStore(Protocol):
         """
 
     async def versions(self, space: Space) -> dict[int, bytes]:
-        """Return the version of every bucket that `load_buckets` would yield, by number. Much cheaper than
-        that."""
+        """Return the version of every bucket that `load_buckets` would yield, by number.
+
+        Much cheaper than that.
+        """
 
     async def read_document(self, name: str) -> Document | None:
         """Read a document.
@@ -385,8 +391,9 @@ class StateStore(Protocol):
         """
 
     def hold(self, task: str) -> AbstractAsyncContextManager[HeldLock | None]:
-        """Hold the lock for a task while the block runs. Of all processes that share the store only one holds
-        it.
+        """Hold the lock for a task while the block runs.
+
+        Of all processes that share the store only one holds it.
 
         The lock is renewed in the background. If its holder dies, the lock stays held for some seconds more.
 

@@ -87,8 +87,10 @@ class ClusterLink(Link):
     async def _send_once(
         self, commands: Sequence[Command], waiting: Mapping[int, tuple[Node, bool]]
     ) -> dict[int, Any]:
-        """Send the commands, with one pipeline for each node. Returns each reply under the index of its
-        command."""
+        """Send the commands, with one pipeline for each node.
+
+        Returns each reply under the index of its command.
+        """
         lists: dict[tuple[Node, bool], list[int]] = {}
         for i, where in waiting.items():
             lists.setdefault(where, []).append(i)
@@ -117,8 +119,10 @@ class ClusterLink(Link):
         return [self._pool(node) for node in sorted(set(self._slots_at.values()))]
 
     async def _refresh(self) -> None:
-        """Read which node keeps which slots. The order of nodes is random, as a node that is partitioned
-        off may have old data."""
+        """Read which node keeps which slots.
+
+        The order of nodes is random, as a node that is partitioned off may have old data.
+        """
         nodes = list(self._known | set(self._seeds))
         random.shuffle(nodes)
         failure: RedisError | OSError = redis.ConnectionError("no node knows the slots")
@@ -179,8 +183,10 @@ def _keys(command: Command) -> Sequence[str]:
 
 
 def _for_each_key(command: Command) -> list[Command]:
-    """Split a command into one command for each key. A script has the same number of arguments for each
-    key."""
+    """Split a command into one command for each key.
+
+    A script has the same number of arguments for each key.
+    """
     keys = _keys(command)
     if command[0] != "EVALSHA":
         return [(command[0], key) for key in keys]

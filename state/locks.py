@@ -52,8 +52,10 @@ _UNKNOWN = (RedisError, RedisClusterException, OSError)
 
 
 class RedisLock:
-    """A lock and, from `take` to `let_go`, a holding of it. Its methods block: call them in worker
-    threads."""
+    """A lock and, from `take` to `let_go`, a holding of it.
+
+    Its methods block: call them in worker threads.
+    """
 
     def __init__(self, server: Client, prefix: str, task: str, store: str, *, expire: int = EXPIRE) -> None:
         """Name a lock, without taking it.

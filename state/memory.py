@@ -45,8 +45,10 @@ BATCH = 256
 
 
 class MemoryStore:
-    """A store made of dictionaries. Like other stores it yields to other tasks, and refuses calls before
-    `open`."""
+    """A store made of dictionaries.
+
+    Like other stores it yields to other tasks, and refuses calls before `open`.
+    """
 
     def __init__(self) -> None:
         self.url = "memory:"

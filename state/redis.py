@@ -449,8 +449,10 @@ class RedisStore:
         return f"{'+'.join(runs)}:{(identity or b'').decode()}"
 
     async def _wanted(self, link: Link, found: int) -> int:
-        """Return the newest schema that all members with a lease know. A member that does not know the
-        schema of the store could no longer use the store."""
+        """Return the newest schema that all members with a lease know.
+
+        A member that does not know the schema of the store could no longer use the store.
+        """
         leases = await self._members(link)
         known = min(map(_known_schema, leases), default=len(self._steps))
         if time.monotonic() < self._held_until:

@@ -48,8 +48,9 @@ class RedisAddress(msgspec.Struct, frozen=True, kw_only=True):
         return f"{type(self).__name__}({self.url!r})"
 
     def client(self, timeout: float) -> Client:
-        """Make a synchronous client. Make it and use it in a worker thread. It does not repeat a command that
-        may have run.
+        """Make a synchronous client.
+
+        Make it and use it in a worker thread. It does not repeat a command that may have run.
 
         Raises:
             RedisError, RedisClusterException: the server cannot be found.

@@ -1,5 +1,7 @@
-"""Connection pools and calls of a Redis store. This module has the link to a single server; `sentinel` and
-`cluster` have the other links, and `redis_clients` makes the connections.
+"""Connection pools and calls of a Redis store.
+
+This module has the link to a single server; `sentinel` and `cluster` have the other links, and
+`redis_clients` makes the connections.
 
 Each call is one pipelined round trip to each server, under one deadline that includes connecting. A
 connection that failed in any way, or whose caller was cancelled, is dropped; the next call makes a new one. A
@@ -286,8 +288,10 @@ class RedisLink(Link):
 
 
 async def exchange(connection: AbstractConnection, commands: Sequence[Command]) -> list[Any]:
-    """Send all commands, then read all replies. Error replies are among the results; other errors are
-    raised."""
+    """Send all commands, then read all replies.
+
+    Error replies are among the results; other errors are raised.
+    """
     await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
     replies: list[Any] = []
     for _ in commands:

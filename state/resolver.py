@@ -1,5 +1,6 @@
-"""Looks up host names. All look-ups of the director in the system's resolver are here; the command line makes
-its own.
+"""Looks up host names.
+
+All look-ups of the director in the system's resolver are here; the command line makes its own.
 
 A look-up cannot be ended. If no name server answers, it takes as long as the system's resolver waits, 20 s by
 default. The threads of an event loop are few and shared. Look-ups that were given up and started again would
@@ -46,8 +47,10 @@ class Resolver:
         return name in self._begun
 
     async def addresses(self, name: str) -> Sequence[str]:
-        """Return the present addresses of `name`. An address is its own only address. Raises OSError if
-        there is none."""
+        """Return the present addresses of `name`.
+
+        An address is its own only address. Raises OSError if there is none.
+        """
         if (address := _address(name)) is not None:
             return [address]
         lookup = self._begun.get(name)

@@ -209,8 +209,10 @@ class SqliteStore:
         return self._thread
 
     async def _run(self, operation: str, job: Callable[[sqlite3.Connection], T]) -> T:
-        """Run `job` in the thread and return its result. A job that hangs is left to itself, and no job
-        queues behind it."""
+        """Run `job` in the thread and return its result.
+
+        A job that hangs is left to itself, and no job queues behind it.
+        """
         try:
             with anyio.fail_after(self._timeout):
                 await self._turn.acquire()
@@ -368,8 +370,10 @@ def _check_writable(db: sqlite3.Connection) -> None:
 
 
 class _Transaction:
-    """A context manager: all statements of the block take effect, or none. If `durable`, they and all
-    earlier ones are on the disk after the block."""
+    """A context manager: all statements of the block take effect, or none.
+
+    If `durable`, they and all earlier ones are on the disk after the block.
+    """
 
     def __init__(self, db: sqlite3.Connection, *, durable: bool) -> None:
         self._db, self._durable = db, durable

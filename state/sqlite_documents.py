@@ -1,5 +1,7 @@
-"""Documents in a SQLite file. Each is stored twice: as a row of the table `document`, and as a second copy in
-pieces, in rows of the table `bucket` under a space for copies.
+"""Documents in a SQLite file.
+
+Each is stored twice: as a row of the table `document`, and as a second copy in pieces, in rows of the table
+`bucket` under a space for copies.
 
 The document and its copy are never in the same page of the file. A piece lies within one page, with a guard
 before and after it, and can be recognized without SQLite. So if any 500 consecutive bytes of the file are
@@ -50,8 +52,10 @@ def read_document(db: sqlite3.Connection, name: str) -> Document | None:
 
 
 def swap_document(db: sqlite3.Connection, name: str, version: bytes, data: bytes) -> Swapped | Lost:
-    """Write a document and its second copy, unless another version is stored. Call it within a
-    transaction."""
+    """Write a document and its second copy, unless another version is stored.
+
+    Call it within a transaction.
+    """
     new = version_of(data)
     stored = read_document(db, name) or Document(EMPTY_VERSION, b"")
     if stored.version not in (version, new):
@@ -95,8 +99,10 @@ def copies_in(*contents: bytes | mmap.mmap) -> dict[str, bytes]:
 
 
 def sound(version: bytes, data: bytes = b"") -> tuple[bytes, bytes]:
-    """Return the arguments if their types are right. SQLite may read other types than it wrote from a
-    damaged file."""
+    """Return the arguments if their types are right.
+
+    SQLite may read other types than it wrote from a damaged file.
+    """
     if not isinstance(version, bytes) or len(version) != VERSION_SIZE or not isinstance(data, bytes):
         raise damage("a row whose version or data is damaged")
     return version, data

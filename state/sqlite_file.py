@@ -1,5 +1,7 @@
-"""The file of a SQLite store: its lock, its layout, and what happens if it is damaged. All of it runs in
-the store's thread."""
+"""The file of a SQLite store: its lock, its layout, and what happens if it is damaged.
+
+All of it runs in the store's thread.
+"""
 
 from __future__ import annotations
 
@@ -64,8 +66,10 @@ class DatabaseFile:
 
     @property
     def connection(self) -> sqlite3.Connection:
-        """The connection, in autocommit mode. It is opened again if `begin_anew` failed before it had
-        opened the new file."""
+        """The connection, in autocommit mode.
+
+        It is opened again if `begin_anew` failed before it had opened the new file.
+        """
         if self._connection is None:
             self._connect()
         assert self._connection is not None
@@ -235,8 +239,11 @@ class DatabaseFile:
             self._watch.note_written()
 
     def _is_sound(self, db: sqlite3.Connection) -> bool:
-        """Whether all that is stored can be read from the files. If so, it is in the main file afterwards,
-        because the log may be damaged in a part that only the next start would read."""
+        """Whether all that is stored can be read from the files.
+
+        If so, it is in the main file afterwards, because the log may be damaged in a part that only the next
+        start would read.
+        """
         db.execute("PRAGMA shrink_memory")
         with messages_are_text():
             (verdict,) = db.execute("PRAGMA integrity_check(1)").fetchone()
@@ -250,8 +257,10 @@ class DatabaseFile:
         return not busy
 
     def let_go(self) -> None:
-        """Close a file that was replaced, but keep the lock. The next use opens the file that has the name
-        then."""
+        """Close a file that was replaced, but keep the lock.
+
+        The next use opens the file that has the name then.
+        """
         self._disconnect()
         for suffix in LOGS:  # logs of the old file: SQLite would apply them to the new one
             self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
@@ -314,8 +323,10 @@ class DatabaseFile:
         return found
 
     def _check_columns(self, db: sqlite3.Connection, found: int) -> None:
-        """Compare the columns with those of an empty database of this schema. SQLite itself checks no
-        names."""
+        """Compare the columns with those of an empty database of this schema.
+
+        SQLite itself checks no names.
+        """
         if found > len(self._steps):
             return  # a newer schema, whose columns this program does not know
         columns = _columns(db)

@@ -1,5 +1,7 @@
-"""The owner of a SQLite file. A program that runs as another system user usually cannot use the file, and
-should not be allowed to."""
+"""The owner of a SQLite file.
+
+A program that runs as another system user usually cannot use the file, and should not be allowed to.
+"""
 
 from __future__ import annotations
 

@@ -32,8 +32,10 @@ Value = int | float | str | bytes | None
 
 
 def rows_in(content: Content, log: bytes = b"") -> Iterator[tuple[int, list[Value]]]:
-    """Yield number and values of every readable row of all tables. `log` is the write-ahead log beside the
-    file."""
+    """Yield number and values of every readable row of all tables.
+
+    `log` is the write-ahead log beside the file.
+    """
     newer = pages_in_log(log)
     for number in range(1, max([len(content) // PAGE, *newer]) + 1):
         page = _page(content, newer, number)

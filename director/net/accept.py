@@ -98,8 +98,10 @@ class Room:
             self._spare = _probe()
 
     def use(self) -> bool:
-        """Close the spare descriptor, so that another connection can be accepted. False: it is closed
-        already."""
+        """Close the spare descriptor, so that another connection can be accepted.
+
+        False: it is closed already.
+        """
         if self._spare < 0:
             return False
         os.close(self._spare)
@@ -342,8 +344,10 @@ class Acceptor:
         self._admit(sock, host if counted else None, host, peer)
 
     def _admit(self, sock: socket.socket, counted: str | None, host: str, peer: str) -> None:
-        """Count a connection and start to serve it. `counted` is the address; None: the connection does
-        not count."""
+        """Count a connection and start to serve it.
+
+        `counted` is the address; None: the connection does not count.
+        """
         self.connections += 1
         if counted is not None:
             self._counted += 1
@@ -413,16 +417,20 @@ class Acceptor:
                 raise
 
     def _ends_program(self, failure: Exception) -> bool:
-        """Report a handler's exception, which ends only its own connection. Returns whether it has to end
-        the program."""
+        """Report a handler's exception, which ends only its own connection.
+
+        Returns whether it has to end the program.
+        """
         if self._room.report.is_fatal(failure):
             return True
         self._room.report.client_failed(self.name, failure)
         return False
 
     def given_back(self, counted: str | None) -> None:
-        """Count a connection whose descriptor was closed. `counted` is its address; None: it was not
-        counted."""
+        """Count a connection whose descriptor was closed.
+
+        `counted` is its address; None: it was not counted.
+        """
         self.connections -= 1
         self._leaving = max(0, self._leaving - 1)
         self._room.restore()
@@ -461,8 +469,10 @@ class _Accepted(socket.socket):
 
 
 class _Beginning(asyncio.Protocol):
-    """The protocol until the connection is made. If the real protocol fails then, the loop alone would
-    leave the connection open."""
+    """The protocol until the connection is made.
+
+    If the real protocol fails then, the loop alone would leave the connection open.
+    """
 
     def __init__(self, factory: Callable[[], asyncio.BaseProtocol]) -> None:
         self.error: Exception | None = None

@@ -191,8 +191,10 @@ class _Conversation:
         self._tell()
 
     def _end(self, problem: str) -> None:
-        """Note that no more lines come. `problem`: what is wrong with the bytes after the last line;
-        empty: nothing."""
+        """Note that no more lines come.
+
+        `problem`: what is wrong with the bytes after the last line; empty: nothing.
+        """
         self._ended = True
         self._refused = AdminSyntaxError(problem) if problem else None
         self._tell()

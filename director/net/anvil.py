@@ -7,8 +7,10 @@ from director.wire import anvil
 
 
 class AnvilConnection(KickConnection):
-    """A connection to anvil. A kick is answered with a number, a listing with rows, which `ask` passes to
-    its `row`."""
+    """A connection to anvil.
+
+    A kick is answered with a number, a listing with rows, which `ask` passes to its `row`.
+    """
 
     _hello = anvil.HELLO
     _greeting = anvil.GREETING

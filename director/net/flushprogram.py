@@ -34,8 +34,9 @@ Resolve = Callable[[str], Awaitable[Sequence[str]]]
 
 
 async def run_flush(setting: str, request: FlushRequest, timeout: float, resolve: Resolve) -> FlushResult:
-    """Run the program that `setting` names, for at most `timeout` seconds, and return its result. Raises
-    nothing.
+    """Run the program that `setting` names, for at most `timeout` seconds, and return its result.
+
+    Raises nothing.
 
     Cancelling it closes the connection, or kills the program and all processes that it started.
     """
@@ -61,8 +62,10 @@ async def run_flush(setting: str, request: FlushRequest, timeout: float, resolve
 async def _ask(
     name: str, connecting: Coroutine[Any, Any, Connection], request: FlushRequest, output: Output
 ) -> None:
-    """Send the request to a script service. Raises OSError; raises TimeoutError only if the time of the
-    whole run is up."""
+    """Send the request to a script service.
+
+    Raises OSError; raises TimeoutError only if the time of the whole run is up.
+    """
     connection = None
     with anyio.move_on_after(CONNECT_TIMEOUT):
         try:
@@ -93,8 +96,10 @@ async def _open_connection(host: str, port: int, resolve: Resolve) -> Connection
 
 
 async def _run(words: list[str], output: Output) -> int:
-    """Run the program to its end, with both its outputs as one. Returns its exit status as subprocess
-    gives it."""
+    """Run the program to its end, with both its outputs as one.
+
+    Returns its exit status as subprocess gives it.
+    """
     try:
         with anyio.CancelScope(shield=True):  # a program that has only half started could not be killed
             process = await anyio.open_process(

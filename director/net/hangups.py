@@ -32,8 +32,10 @@ class HangUps:
         self._descriptors[transport] = descriptor
 
     def forget(self, transport: asyncio.Transport) -> None:
-        """Stop watching a transport. Its descriptor may be closed already, and belong to another
-        connection."""
+        """Stop watching a transport.
+
+        Its descriptor may be closed already, and belong to another connection.
+        """
         descriptor = self._descriptors.pop(transport, None)
         if descriptor is not None and self._watched[descriptor][0] is transport:
             del self._watched[descriptor]

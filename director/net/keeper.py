@@ -239,8 +239,10 @@ class Keeper:
             end.close()
 
     def turn(self, wait: float | None = None) -> None:
-        """Handle messages, and whatever is due. `wait`: seconds to wait for a message; None: until there
-        is work."""
+        """Handle messages, and whatever is due.
+
+        `wait`: seconds to wait for a message; None: until there is work.
+        """
         # While a director serves, it checks the control socket itself, and the keeper need not wake up.
         if wait is None and (self._director is None or self._peers or self._standalone):
             wait = CHECK_EVERY
@@ -375,8 +377,10 @@ class Keeper:
             self._missing_since = None
 
     def _replace_control_socket(self, now: float) -> None:
-        """Make the control socket again after it was missing for MISSING_FOR seconds. Its folder may be
-        about to be removed."""
+        """Make the control socket again after it was missing for MISSING_FOR seconds.
+
+        Its folder may be about to be removed.
+        """
         if self._missing_since is None:
             self._missing_since = now
         elif now > self._missing_since + MISSING_FOR:

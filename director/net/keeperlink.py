@@ -258,8 +258,10 @@ def command(path: str) -> list[str]:
 
 
 def _environment() -> dict[str, str]:
-    """Return the variables that the interpreter itself may need. The others may hold secrets of the
-    configuration."""
+    """Return the variables that the interpreter itself may need.
+
+    The others may hold secrets of the configuration.
+    """
     return {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
 
 

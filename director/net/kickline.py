@@ -100,8 +100,10 @@ class KickConnection(asyncio.Protocol):
             self.close(self._lost)
 
     def _read_on(self) -> None:
-        """Handle the next lines, and the rest in the next turns. Nothing more is read from the socket
-        before."""
+        """Handle the next lines, and the rest in the next turns.
+
+        Nothing more is read from the socket before.
+        """
         try:
             for _ in range(min(LINES, len(self._lines))):
                 self._line(self._lines.popleft())

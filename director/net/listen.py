@@ -263,8 +263,10 @@ def adopt_fifo(name: str, fd: int, where: str = "", *, owns_file: bool = False) 
 
 
 def to_keep(opened: Listener | Fifo) -> Kept | None:
-    """Return the entry for a keeper; the descriptor stays that of `opened`. None: no file of the director
-    belongs to it."""
+    """Return the entry for a keeper; the descriptor stays that of `opened`.
+
+    None: no file of the director belongs to it.
+    """
     if opened.identity is None:
         return None
     descriptor = opened.fd if isinstance(opened, Fifo) else opened.socket.fileno()

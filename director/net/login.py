@@ -303,8 +303,10 @@ class Client(asyncio.Protocol):
             self._to_auth.write(lines)
 
     def hand_over(self, held_lines: list[bytes]) -> Connection | None:
-        """Return the state that a successor needs; None: the connection has ended. After this nothing is
-        read or written here."""
+        """Return the state that a successor needs; None: the connection has ended.
+
+        After this nothing is read or written here.
+        """
         assert self._outlet is not None, "only a client who is there is given away"
         if self._transport is not None and self._paused:
             self.relay.hang_ups.forget(self._transport)

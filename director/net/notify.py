@@ -66,8 +66,9 @@ class NotifyReader(asyncio.Protocol):
 
 
 async def read_fifo(fifo: Fifo, reader: NotifyReader, reopen: Callable[[], Fifo], log: EventLog) -> None:
-    """Read until cancelled. If the file is removed or replaced, continue with the file that is at its path
-    then.
+    """Read until cancelled.
+
+    If the file is removed or replaced, continue with the file that is at its path then.
 
     Login processes open the FIFO by its path, and stall if nothing reads it. The login processes that have
     the former FIFO open notice its end, and open the new one.

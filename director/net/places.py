@@ -93,8 +93,10 @@ class Places:
 
 
 class StreamPlace(Place):
-    """The place of a client whose handler is a coroutine. Enter it inside the block that closes the
-    stream."""
+    """The place of a client whose handler is a coroutine.
+
+    Enter it inside the block that closes the stream.
+    """
 
     def __init__(self, address: str = "") -> None:
         self._scope = anyio.CancelScope(deadline=anyio.current_time() + FIRST_WITHIN)
@@ -113,8 +115,10 @@ class StreamPlace(Place):
         return self._scope.__exit__(kind, error, traceback)
 
     def begin(self) -> bool:
-        """Note that a complete line or request is about to be run. False: do not run it, the connection is
-        being closed."""
+        """Note that a complete line or request is about to be run.
+
+        False: do not run it, the connection is being closed.
+        """
         self._scope.deadline = math.inf
         self.set_busy()
         return not self._scope.cancel_called

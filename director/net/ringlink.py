@@ -1,5 +1,7 @@
-"""A TCP link with another director: bytes to frames and back. Which directors may link is decided in
-director/core."""
+"""A TCP link with another director: bytes to frames and back.
+
+Which directors may link is decided in director/core.
+"""
 
 from __future__ import annotations
 
@@ -50,8 +52,10 @@ class LinkOwner(Protocol):
     def link_congested(self, link: LinkId, clear: bool) -> None: ...
 
     def link_unreadable(self, link: LinkId, problem: PeerError) -> None:
-        """The received bytes are no frame, or not one of the other end. Nothing more is read; the owner
-        says good-bye and closes the link."""
+        """The received bytes are no frame, or not one of the other end.
+
+        Nothing more is read; the owner says good-bye and closes the link.
+        """
 
     def link_closed(self, link: LinkId, reason: str) -> None: ...
 
@@ -117,8 +121,10 @@ class RingLink(asyncio.Protocol):
             self._take_rest(self._transport, first=first)
 
     def _take_rest(self, transport: asyncio.Transport, *, first: bool = False) -> None:
-        """Handle a part of the received bytes, and the rest in the next turns. More is read only after
-        that."""
+        """Handle a part of the received bytes, and the rest in the next turns.
+
+        More is read only after that.
+        """
         self._planned = False
         data = b""
         if not self._more:
@@ -136,8 +142,10 @@ class RingLink(asyncio.Protocol):
             transport.resume_reading()
 
     def read(self, *, on: bool) -> None:
-        """Continue to read, or leave received bytes in the socket for now. Up to `TURN` more bytes may be
-        handled before it stops."""
+        """Continue to read, or leave received bytes in the socket for now.
+
+        Up to `TURN` more bytes may be handled before it stops.
+        """
         if self._transport is None or self._transport.is_closing():
             return
         self._reading = on
@@ -215,8 +223,11 @@ class RingLink(asyncio.Protocol):
         self._frames.change_key(receiving)
 
     def trust(self, limit: int) -> None:
-        """Note that the other end has proved its identity. Frames up to `limit` bytes are accepted, and
-        frames that were received together are passed on together."""
+        """Note that the other end has proved its identity.
+
+        Frames up to `limit` bytes are accepted, and frames that were received together are passed on
+        together.
+        """
         self._frames.limit = limit
         self._trusted = True
 

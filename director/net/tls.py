@@ -177,8 +177,10 @@ class TlsSession:
         return b"".join(parts)
 
     def _check_address(self) -> None:
-        """Check the address in the other end's certificate. When this end dialled, the library has checked
-        it."""
+        """Check the address in the other end's certificate.
+
+        When this end dialled, the library has checked it.
+        """
         if self._dialled:
             return
         certificate: dict[str, Any] = self._tls.getpeercert() or {}

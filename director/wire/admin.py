@@ -39,8 +39,10 @@ SHOWN = 64
 
 
 class AdminSyntaxError(PeerError):
-    """A line is no command, or no VERSION of this protocol. Log the text, send `reply`, close the
-    connection."""
+    """A line is no command, or no VERSION of this protocol.
+
+    Log the text, send `reply`, close the connection.
+    """
 
     def __init__(self, text: str, reply: bytes = b"") -> None:
         self.reply = reply
@@ -103,8 +105,10 @@ class HostResetUsers(msgspec.Struct, frozen=True):
 
 
 class UserLookup(msgspec.Struct, frozen=True):
-    """Show which host a user is assigned to, and which host the hash selects. A `user` of digits only may
-    be a hash."""
+    """Show which host a user is assigned to, and which host the hash selects.
+
+    A `user` of digits only may be a hash.
+    """
 
     user: str
     tag: str = ""
@@ -253,8 +257,10 @@ def director_list(members: Iterable[MemberInfo]) -> bytes:
 
 
 def refusal(text: str) -> bytes:
-    """Return a reply that refuses a command. It is one line and never empty; doveadm prints it as its
-    error."""
+    """Return a reply that refuses a command.
+
+    It is one line and never empty; doveadm prints it as its error.
+    """
     return escape(" ".join(text.split()).encode("utf-8", "backslashreplace") or b"refused") + b"\n"
 
 
@@ -358,8 +364,10 @@ def _number(value: bytes, largest: int) -> int:
 
 
 def _text(value: bytes) -> str:
-    """Return a value as text. A user name may contain any bytes; bytes that are not UTF-8 are kept as
-    surrogates."""
+    """Return a value as text.
+
+    A user name may contain any bytes; bytes that are not UTF-8 are kept as surrogates.
+    """
     return value.decode("utf-8", "surrogateescape")
 
 

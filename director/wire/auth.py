@@ -92,8 +92,10 @@ def cancel(id: bytes) -> bytes:
 
 
 def may_say_perhaps(lines: bytes) -> bool:
-    """Whether a line may have the field `director_proxy_maybe`. It is a quick test; the field's name may
-    contain escapes."""
+    """Whether a line may have the field `director_proxy_maybe`.
+
+    It is a quick test; the field's name may contain escapes.
+    """
     return PERHAPS in lines or b"\x01" in lines
 
 

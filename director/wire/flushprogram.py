@@ -86,8 +86,10 @@ def read_setting(setting: str) -> FlushProgram:
 
 
 def program_for(setting: str, request: FlushRequest) -> FlushProgram:
-    """Return the program for a request. `%i` and `%{ip}` are the new host's address, `%h` and `%{host}`
-    its name."""
+    """Return the program for a request.
+
+    `%i` and `%{ip}` are the new host's address, `%h` and `%{host}` its name.
+    """
 
     def filled(text: str) -> str:
         return _VARIABLE.sub(lambda match: _value(match, request.new_host, request.hostname), text)
@@ -121,8 +123,10 @@ def arguments(request: FlushRequest) -> list[str]:
 
 
 def script_request(request: FlushRequest) -> bytes:
-    """Return the arguments as a request of the script protocol. The sender shuts down its sending side
-    after it."""
+    """Return the arguments as a request of the script protocol.
+
+    The sender shuts down its sending side after it.
+    """
     lines = [b"VERSION\tscript\t4\t0", b"-", *(escape(word.encode()) for word in arguments(request)), b""]
     return b"".join(line + b"\n" for line in lines)
 
@@ -152,8 +156,10 @@ class Output:
         return FlushResult(False, output, f"unexpected result code {code!r}")
 
     def of_command(self, exit_status: int) -> FlushResult:
-        """Return the result of a program that printed this output and ended. A negative status is a
-        signal."""
+        """Return the result of a program that printed this output and ended.
+
+        A negative status is a signal.
+        """
         output = _lines(self._kept + self._last)
         if exit_status == 0:
             return FlushResult(True, output, "")

@@ -97,8 +97,11 @@ def read_reply(line: bytes) -> Row | Done | Failed:
 
 
 class ListingRows:
-    """Reads the rows of a listing. Each login process sends its own header before its rows, which names
-    only the fields that its sessions have had."""
+    """Reads the rows of a listing.
+
+    Each login process sends its own header before its rows, which names only the fields that its sessions
+    have had.
+    """
 
     def __init__(self, listing: Listing) -> None:
         self._listing = listing

@@ -123,8 +123,10 @@ class FrameReader:
         self._seals, self._proof_is_due = _Seals(key), True
 
     def change_key(self, key: bytes) -> None:
-        """Use another key for the sealed frames after the proof. Call it when the proof was the last frame
-        yielded."""
+        """Use another key for the sealed frames after the proof.
+
+        Call it when the proof was the last frame yielded.
+        """
         self._seals = _Seals(key)
 
     def feed(self, data: bytes) -> Iterator[list[RingMessage]]:
@@ -172,8 +174,10 @@ class FrameReader:
         return seal.digest()
 
     def _seal_ahead(self, seals: _Seals) -> None:
-        """Add the bytes of a large frame that are here to its seal. Doing it all at its end would take too
-        long for one turn."""
+        """Add the bytes of a large frame that are here to its seal.
+
+        Doing it all at its end would take too long for one turn.
+        """
         (length,) = _LENGTH.unpack_from(self._buffer)
         if self._begun is None:
             self._begun, self._sealed_to = seals.next(length), 0

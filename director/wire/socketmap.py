@@ -29,8 +29,10 @@ class Request(NamedTuple):
 
 
 class Netstrings:
-    """Splits a stream of bytes into netstrings. It holds at most one incomplete netstring, of at most
-    LIMIT bytes."""
+    """Splits a stream of bytes into netstrings.
+
+    It holds at most one incomplete netstring, of at most LIMIT bytes.
+    """
 
     def __init__(self) -> None:
         self._data = b""

@@ -18,8 +18,10 @@ def escape(value: bytes) -> bytes:
 
 
 def unescape(field: bytes) -> bytes:
-    """Return the value of a field. As in Dovecot 2.3, an unknown escape is its second byte, and an escape
-    at the end is nothing."""
+    """Return the value of a field.
+
+    As in Dovecot 2.3, an unknown escape is its second byte, and an escape at the end is nothing.
+    """
     if b"\x01" not in field:
         return field
     return _ESCAPED.sub(lambda match: _UNESCAPES.get(match[1], match[1]), field)
