@@ -40,7 +40,9 @@ class Authority:
         return self._made[address, days]
 
     def tls(self, address: str, *, days: int = 1, believes: Authority | None = None) -> RingTls:
-        """Return the TLS of the director at `address`. `believes`: the authority that it trusts; None:
-        this one."""
+        """Return the TLS of the director at `address`.
+
+        `believes`: the authority that it trusts; None: this one.
+        """
         cert, key, _ = self.pems(address, days=days)
         return RingTls(str(cert), str(key), str((believes or self).ca))

@@ -27,8 +27,10 @@ PACKAGES = (
 
 
 def root() -> Path:
-    """Return its path, after making it if it is missing. If it cannot be made the test is skipped, and in
-    CI it fails."""
+    """Return its path, after making it if it is missing.
+
+    If it cannot be made the test is skipped, and in CI it fails.
+    """
     if not _complete(PLACE):
         needs_root(f"python -m tests.debian13, for Dovecot 2.4 is not in {PLACE}")
         needs("debootstrap", "chroot")

@@ -49,8 +49,10 @@ Choose = Callable[[str], Fault]
 
 
 def by_chance(seed: int, *, spared: float = 0.4) -> Choose:
-    """Return a choice of random faults that end by themselves. `spared`: the share of calls (0 to 1)
-    without a fault."""
+    """Return a choice of random faults that end by themselves.
+
+    `spared`: the share of calls (0 to 1) without a fault.
+    """
     chance = random.Random(seed)
     faults = [Fault.DELAY, Fault.BEFORE, Fault.AFTER, Fault.HALF, Fault.REPEAT]
     return lambda operation: Fault.NONE if chance.random() < spared else chance.choice(faults)

@@ -1,4 +1,5 @@
 """Runs the commands of guides, word for word, on machines made for this: `python -m tests.guides GUIDE...
+
 BASE [-v]`.
 
 A GUIDE is a page of docs/. Its blocks marked ```sh are run in order, each on the machine that its heading

@@ -1,5 +1,7 @@
-"""Login processes that log in at a steady rate and record the result of each login. They share one asyncio
-loop, which makes thousands of logins a second."""
+"""Login processes that log in at a steady rate and record the result of each login.
+
+They share one asyncio loop, which makes thousands of logins a second.
+"""
 
 from __future__ import annotations
 

@@ -23,8 +23,10 @@ FAILURES = (RedisError, RedisClusterException, OSError, StoreError)
 
 
 class LostAnswers:
-    """A proxy between clients and one server. After `lose` the answer to the next request that names KEY
-    is lost."""
+    """A proxy between clients and one server.
+
+    After `lose` the answer to the next request that names KEY is lost.
+    """
 
     def __init__(self, target: int) -> None:
         self.port, self._target, self._how = 0, target, ""

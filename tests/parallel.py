@@ -1,5 +1,8 @@
-"""Lets several pytest processes (`pytest -n`, of xdist) run at once. Each has its own network, so that
-ports never conflict, and tests that share something run in one process, in their order."""
+"""Lets several pytest processes (`pytest -n`, of xdist) run at once.
+
+Each has its own network, so that ports never conflict, and tests that share something run in one process, in
+their order.
+"""
 
 from __future__ import annotations
 
@@ -39,8 +42,10 @@ def shorter(base: str) -> str:
 
 
 def group_of(item: pytest.Item) -> str:
-    """Return the group of a test. The tests of a group run in one process. Empty: the test is its own
-    group."""
+    """Return the group of a test.
+
+    The tests of a group run in one process. Empty: the test is its own group.
+    """
     folder, *_ = item.nodeid.removeprefix("tests/").split("/")
     if folder == APART:
         return ""

@@ -148,8 +148,10 @@ class Busy(Played):
         return effects
 
     def run(self, seconds: float) -> None:
-        """Run all turns until all events are handled, and then the turns of `seconds`. The neighbours send
-        pings meanwhile."""
+        """Run all turns until all events are handled, and then the turns of `seconds`.
+
+        The neighbours send pings meanwhile.
+        """
         while self._events:
             self._step()
         until = self.mono + seconds

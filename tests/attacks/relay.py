@@ -123,8 +123,10 @@ class Relay:
 
 
 class TlsRelay:
-    """A relay that ends the dialler's TLS, and uses its own TLS with the acceptor. Use it as a context
-    manager."""
+    """A relay that ends the dialler's TLS, and uses its own TLS with the acceptor.
+
+    Use it as a context manager.
+    """
 
     def __init__(self, member: str, source: str, authority: Authority) -> None:
         """Begin. The relay has a certificate for each of both directors, of the ring's own CA.

@@ -28,8 +28,10 @@ class Doveadm:
     """`doveadm` with its own configuration."""
 
     def __init__(self, folder: Path, names: Sequence[str] = (), configuration: Path | None = None) -> None:
-        """Prepare to run. `names`: the users of `map -f <names>`. `configuration`: that of a running
-        Dovecot."""
+        """Prepare to run.
+
+        `names`: the users of `map -f <names>`. `configuration`: that of a running Dovecot.
+        """
         self._configuration = configuration or folder / "doveadm.conf"
         if configuration is None:
             self._configuration.write_text(CONFIGURATION.format(folder=folder))

@@ -44,8 +44,10 @@ async def real_node(
 
 @asynccontextmanager
 async def played_node(recording: Recording) -> AsyncIterator[Node]:
-    """Run a director in the state in which a recording begins. It lists the recorded directors, though it
-    runs alone."""
+    """Run a director in the state in which a recording begins.
+
+    It lists the recorded directors, though it runs alone.
+    """
     async with real_node(recording.hosts, recording.users, kick_delay=2.0) as node:
         if recording.members:
             queries = node.operations.queries

@@ -31,8 +31,10 @@ class Writer:
         self._chance = random.Random(seed)
 
     async def run(self) -> None:
-        """Write until cancelled. After a failure compare all versions, as after any time in which the
-        store was unreachable."""
+        """Write until cancelled.
+
+        After a failure compare all versions, as after any time in which the store was unreachable.
+        """
         while True:
             chosen = self._chance.sample(NUMBERS, AT_ONCE)
             for number in chosen:

@@ -1,5 +1,7 @@
-"""Fixtures with real Dovecot as proxies and backends. Each case also runs with a plain proxy, to show that
-the case is right."""
+"""Fixtures with real Dovecot as proxies and backends.
+
+Each case also runs with a plain proxy, to show that the case is right.
+"""
 
 from __future__ import annotations
 

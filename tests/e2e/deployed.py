@@ -237,8 +237,10 @@ def python_for_anybody() -> str:
 
 
 def path_for_anybody(place: Path) -> list[str]:
-    """Return the folders of this program and its libraries. They are copied to `place` if other users may
-    not read them."""
+    """Return the folders of this program and its libraries.
+
+    They are copied to `place` if other users may not read them.
+    """
     checkout, libraries = DEPLOY.parent, Path(msgspec.__file__).parents[1]
     if _is_open(checkout) and _is_open(libraries):
         return [str(checkout), str(libraries)]

@@ -80,8 +80,10 @@ class HalvedRing:
         return sum(float(found) for page in pages for found in re.findall(rf"^{metric} (\S+)$", page, re.M))
 
     def set_weight(self, weight: int) -> None:
-        """Change the weight of the first host, as an operator of the first side. The other side reads it
-        from the store."""
+        """Change the weight of the first host, as an operator of the first side.
+
+        The other side reads it from the store.
+        """
         address = self.directors[0].hosts()[0][0]
         self.directors[0].change("PATCH", f"/v1/hosts/{address}", {"weight": weight})
 
@@ -107,8 +109,10 @@ class HalvedRing:
 
 
 async def log_in(directors: Sequence[DirectorProcess], users: Sequence[str], window: int) -> list[Login]:
-    """Log in every user at every one of these directors, `window` logins at a time at each. Every second
-    director gets the users in reverse order."""
+    """Log in every user at every one of these directors, `window` logins at a time at each.
+
+    Every second director gets the users in reverse order.
+    """
     processes = [LoginProcess(director.member, director.login) for director in directors]
     running = [asyncio.create_task(process.run()) for process in processes]
     try:

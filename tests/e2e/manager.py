@@ -1,5 +1,8 @@
-"""A stand-in for systemd. It opens and keeps the sockets of a director, starts the director, receives its
-notifications, and starts it again if it has ended without being stopped."""
+"""A stand-in for systemd.
+
+It opens and keeps the sockets of a director, starts the director, receives its notifications, and starts it
+again if it has ended without being stopped.
+"""
 
 from __future__ import annotations
 

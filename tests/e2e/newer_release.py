@@ -20,8 +20,10 @@ ROWS_OF = {5, 17}
 
 
 class NewerHello(messages.Hello, frozen=True, array_like=True, tag=1):
-    """A greeting with a new field. The proofs cover a greeting as it is sent, so the field belongs to the
-    message itself."""
+    """A greeting with a new field.
+
+    The proofs cover a greeting as it is sent, so the field belongs to the message itself.
+    """
 
     added: Any = msgspec.field(default_factory=lambda: UNKNOWN_FIELD)
 

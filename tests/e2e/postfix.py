@@ -42,8 +42,10 @@ def make_configuration(folder: Path, queue: Path, transport_maps: str = "") -> N
 
 @contextmanager
 def postfix(folder: Path, queue: Path, address: str, port: int, transport_maps: str) -> Iterator[Path]:
-    """Run Postfix for mail to example.com, and give its log. Needs root: its processes run as several
-    users."""
+    """Run Postfix for mail to example.com, and give its log.
+
+    Needs root: its processes run as several users.
+    """
     needs("postfix")
     needs_root("start Postfix")
     make_configuration(folder, queue, transport_maps)

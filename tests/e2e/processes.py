@@ -36,8 +36,10 @@ GREETING = b"VERSION\t1\t2\nMECH\tPLAIN\tplaintext\nSPID\t4711\nCUID\t1\nCOOKIE\
 
 
 def until(condition: Callable[[], Any], *, within: float = 30.0, what: str = "") -> Any:
-    """Return the result of `condition` as soon as it is true. It is called every 10 ms; fails after
-    `within` seconds."""
+    """Return the result of `condition` as soon as it is true.
+
+    It is called every 10 ms; fails after `within` seconds.
+    """
     deadline = time.monotonic() + within
     while True:
         found = condition()

@@ -38,8 +38,10 @@ _REQUEST, _REPLY = re.compile(rb"(?m)^(?:AUTH|PASS)\t"), re.compile(rb"(?m)^(?:O
 
 
 class SlowAuth:
-    """A relay between the director and Dovecot's auth that delays replies, used as a context manager. It
-    records how many requests were waiting at each time."""
+    """A relay between the director and Dovecot's auth that delays replies, used as a context manager.
+
+    It records how many requests were waiting at each time.
+    """
 
     def __init__(self, path: Path, auth: Path, delay: float) -> None:
         self.path, self.auth, self.delay = path, auth, delay

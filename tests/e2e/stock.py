@@ -11,8 +11,10 @@ from director.demo.dovecot import Programs, Proxy
 def doveadm_director(
     proxy: Proxy, *arguments: str, options: Sequence[str] = ()
 ) -> subprocess.CompletedProcess[str]:
-    """Run `doveadm director ARGUMENTS` at the director of this proxy. `options` are those of doveadm
-    itself."""
+    """Run `doveadm director ARGUMENTS` at the director of this proxy.
+
+    `options` are those of doveadm itself.
+    """
     command, *rest = arguments
     head = [command, rest.pop(0)] if command == "ring" else [command]
     words = [*options, "director", *head, "-a", str(proxy.run / "director-admin"), *rest]

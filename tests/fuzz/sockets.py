@@ -45,8 +45,10 @@ def forgiving(line: bytes) -> bytes:
 
 
 class Live:
-    """A director with all listeners, and an auth service behind it. It is started again if a case ended
-    it."""
+    """A director with all listeners, and an auth service behind it.
+
+    It is started again if a case ended it.
+    """
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="fuzz"))

@@ -26,8 +26,10 @@ class Changes:
         """The host to which each user was pinned or moved."""
 
     def make(self) -> None:
-        """Change weight, tag and state of hosts, pin a user and move a user, at director 1. Raises
-        CommandFailed."""
+        """Change weight, tag and state of hosts, pin a user and move a user, at director 1.
+
+        Raises CommandFailed.
+        """
         self._round += 1
         number, lab = self._round, self._lab
         weight, tag, up = 50 + number, f"spare{number}", number % 2 == 0

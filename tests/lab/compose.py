@@ -31,8 +31,9 @@ class Compose:
     """The project that the environment and the file .env name. Services have their names there."""
 
     def __init__(self, dovecot: str | None = None) -> None:
-        """Find Compose and the project. `dovecot`: `2.3` or `2.4`, for everything that is started; None: as
-        .env says.
+        """Find Compose and the project.
+
+        `dovecot`: `2.3` or `2.4`, for everything that is started; None: as .env says.
 
         Raises:
             CommandFailed: no Compose is installed.
@@ -215,8 +216,10 @@ class Compose:
 
 
 def find_compose() -> list[str]:
-    """Return the words `docker compose`, or `docker-compose`. Raises CommandFailed if neither is
-    installed."""
+    """Return the words `docker compose`, or `docker-compose`.
+
+    Raises CommandFailed if neither is installed.
+    """
     for command in (["docker", "compose"], ["docker-compose"]):
         there = shutil.which(command[0])
         if there and subprocess.run([*command, "version"], capture_output=True).returncode == 0:

@@ -145,8 +145,10 @@ def judge(
 
 
 def moment(event: Event) -> float:
-    """Return the time of an event that counts. A login belongs to the scenario in which it began; it may
-    end in the next."""
+    """Return the time of an event that counts.
+
+    A login belongs to the scenario in which it began; it may end in the next.
+    """
     return event.ended if event.protocol == SESSION else event.began
 
 
@@ -178,8 +180,10 @@ def table(verdicts: Sequence[Verdict]) -> str:
 
 
 def _unseen(here: Iterable[Event], found: Iterable[Session], period: tuple[float, float]) -> int:
-    """Return how many more sessions the clients know of than the logs. If there are any, the logs are
-    incomplete."""
+    """Return how many more sessions the clients know of than the logs.
+
+    If there are any, the logs are incomplete.
+    """
     began, ended = period
     known = sum(
         began + EDGE < event.served < ended - EDGE

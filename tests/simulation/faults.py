@@ -443,8 +443,10 @@ class Player:
     def lapse(
         self, first: str, second: str, users: Sequence[Sequence[str]], address: str, change: Sequence[Any]
     ) -> None:
-        """Suspend the last director beyond its lease. Another director starts, moves users or changes a
-        host, and stops; then the first director continues."""
+        """Suspend the last director beyond its lease.
+
+        Another director starts, moves users or changes a host, and stops; then the first director continues.
+        """
         node, other = self.world.node(first), self.world.node(second)
         if not node.up or node.frozen or not node.store.shared or not node.store.up:
             return

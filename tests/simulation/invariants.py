@@ -241,9 +241,11 @@ class Watch:
         self._check_behind(node, reply)
 
     def _excuse(self, node: Node, host: Address, machine: Node, session: Session) -> str:
-        """Return why a user may be answered with another host than that of this session. The removal of a
-        host makes no user wait: it ends sessions, including a session to a host whose removal the
-        director had not heard of."""
+        """Return why a user may be answered with another host than that of this session.
+
+        The removal of a host makes no user wait: it ends sessions, including a session to a host whose
+        removal the director had not heard of.
+        """
         now, user = self.world.now, (session.user, session.tag)
         trouble_at = now if self.out_of_reach(machine) else self.trouble_at.get(machine, 0.0)
         rows = node.core.hosts.rows.get(Address(session.host)), machine.core.hosts.rows.get(host)
@@ -543,9 +545,11 @@ class Watch:
                     raise Violation("nobody ends it", f"{user} is being moved, says {node.member}, by nobody")
 
     def _check_size(self) -> None:
-        """Check the size of tables. Each side of a partition holds as many users as the limit, and
-        operators add what they want. Some users that a side has dropped early may return from the
-        other side, or from a store."""
+        """Check the size of tables.
+
+        Each side of a partition holds as many users as the limit, and operators add what they want. Some
+        users that a side has dropped early may return from the other side, or from a store.
+        """
         most = 2 * self.plan.max_users * self.plan.directors + len(self.hand_at)
         for node in self.world.ups() if self.plan.max_users else ():
             if len(node.users) > most:

@@ -241,8 +241,10 @@ def _token_again(liar: Liar) -> list[RingMessage]:
 
 
 def _users_limit(liar: Liar) -> list[RingMessage]:
-    """Laps that state a high `users.max` of the ring. A low one would drop users, as an operator's change
-    does."""
+    """Laps that state a high `users.max` of the ring.
+
+    A low one would drop users, as an operator's change does.
+    """
     return [replace(token, limit=10**9) for token in _laps(liar) if isinstance(token, Token)]
 
 

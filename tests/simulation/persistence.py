@@ -66,8 +66,10 @@ class Persistence:
     # ---- the life
 
     def begin(self, memory: Sequence[Event] | None) -> None:
-        """Begin before the director starts. `memory`: what a predecessor has left; None: there is no
-        predecessor."""
+        """Begin before the director starts.
+
+        `memory`: what a predecessor has left; None: there is no predecessor.
+        """
         if memory is None:
             self._at_once = True
             self.feed(Open())

@@ -306,9 +306,11 @@ class _Draw:
         return [self._director(), what, self._user()[0], self._address()]
 
     def _near(self) -> list[Any]:
-        """A login a little before or after the assignment expires, at all directors. Perhaps a director
-        has set the weight of the user's host to 0 just before, so that the hash would select another
-        host."""
+        """A login a little before or after the assignment expires, at all directors.
+
+        Perhaps a director has set the weight of the user's host to 0 just before, so that the hash would
+        select another host.
+        """
         offset = self.chance.choice([-6.5, -5.9, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 3.0, 5.9])
         waits = [round(self.chance.choice([0.0, 0.0, 0.001, 0.02, 0.7]), 4) for _ in self.names]
         elsewhere = self._director() if self.chance.random() < 0.7 else None

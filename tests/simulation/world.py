@@ -504,8 +504,10 @@ class World:
     def __init__(
         self, directors: int = 3, hosts: int = 4, store: str = "own", seed: int = 1, weight: int = 100
     ) -> None:
-        """Make a world. `store`: `own` (one for each director, as with SQLite) or `shared` (as with
-        Redis)."""
+        """Make a world.
+
+        `store`: `own` (one for each director, as with SQLite) or `shared` (as with Redis).
+        """
         self.seed = seed
         self.random = random.Random(seed)
         self.now = 100.0

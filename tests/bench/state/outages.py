@@ -44,8 +44,10 @@ class Trouble:
 
 
 class SlowProxy:
-    """A port in front of a Redis server, in its own thread. While `delay` is set, replies are delayed by
-    so many seconds."""
+    """A port in front of a Redis server, in its own thread.
+
+    While `delay` is set, replies are delayed by so many seconds.
+    """
 
     def __init__(self, target: int) -> None:
         self.port, self.delay = free_port(), 0.0

@@ -50,8 +50,10 @@ class Bench:
     def director(
         self, state: str, *, names: bool = True, address: str = "", port: int = 0, **more: Any
     ) -> DirectorProcess:
-        """Return a director with an auth service. It is not started, and runs alone unless `more` has
-        `servers`."""
+        """Return a director with an auth service.
+
+        It is not started, and runs alone unless `more` has `servers`.
+        """
         self.directors += 1
         director = DirectorProcess(
             self.folder / f"d{self.directors}",
@@ -91,8 +93,10 @@ class Load:
 
 
 class Watch:
-    """Reads some changing values again and again, and keeps the largest of each. Use it as a context
-    manager."""
+    """Reads some changing values again and again, and keeps the largest of each.
+
+    Use it as a context manager.
+    """
 
     EVERY = 0.5
 
@@ -129,8 +133,10 @@ def resident(pid: int) -> int:
 
 
 def random_blobs(users: int) -> Iterator[tuple[int, bytes]]:
-    """Yield the packed records of `users` random users, seen now, bucket by bucket. The probes are among
-    them."""
+    """Yield the packed records of `users` random users, seen now, bucket by bucket.
+
+    The probes are among them.
+    """
     now = int(time.time())
     ids = [host_id(Address(host)) for host in HOSTS]
     probes: dict[int, list[UserKey]] = {}
@@ -193,8 +199,10 @@ def table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> Non
 
 @contextmanager
 def sampled(pids: dict[str, int]) -> Iterator[dict[str, float]]:
-    """Give a dictionary of the CPU seconds that processes use inside the block. It is filled at the end of
-    the block."""
+    """Give a dictionary of the CPU seconds that processes use inside the block.
+
+    It is filled at the end of the block.
+    """
     before = {name: cpu_seconds(pid) for name, pid in pids.items()}
     used: dict[str, float] = {}
     yield used

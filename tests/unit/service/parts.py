@@ -1,5 +1,7 @@
-"""A director of real parts in this process: core, driver, store. It has only the sockets that a test
-opens."""
+"""A director of real parts in this process: core, driver, store.
+
+It has only the sockets that a test opens.
+"""
 
 from __future__ import annotations
 

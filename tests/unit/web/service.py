@@ -33,9 +33,11 @@ DOWN_SINCE = "2023-11-14 22:13:20"
 
 
 def small_node() -> Node:
-    """Return a node. dave and zoe are on ONE, bob is on TWO, which is down. The hash selects FOUR for dave
-    and zoe, ONE for bob. The name of zoe is not known. GOLD is in another pool. Each user has two
-    sessions."""
+    """Return a node. dave and zoe are on ONE, bob is on TWO, which is down.
+
+    The hash selects FOUR for dave and zoe, ONE for bob. The name of zoe is not known. GOLD is in another
+    pool. Each user has two sessions.
+    """
     node = Node(
         me=ME,
         hosts=[
@@ -61,8 +63,10 @@ def assign(node: Node, name: str, host: str, *, named: bool = True, pinned: bool
 
 
 class Service:
-    """A service with a new node for each test. `operations`, which servers are started with, always belong
-    to the node."""
+    """A service with a new node for each test.
+
+    `operations`, which servers are started with, always belong to the node.
+    """
 
     def __init__(self, portal: BlockingPortal) -> None:
         self.portal = portal
@@ -155,8 +159,10 @@ class Service:
         self.node.audited.clear()
 
     def alter(self, query: str, **fields: object) -> None:
-        """Change fields in the answer of this query, which a test cannot change otherwise. Its arguments
-        are in `queried`."""
+        """Change fields in the answer of this query, which a test cannot change otherwise.
+
+        Its arguments are in `queried`.
+        """
         self._alter(self.node.operations.queries, query, fields)
 
     def alter_store(self, **fields: object) -> None:
