@@ -1,4 +1,5 @@
-"""Logins that the hot path could not answer: they wait, are claimed in the store, are answered or refused."""
+"""Logins that the hot path cannot answer: they wait, and are then answered, claimed in the store, or
+refused."""
 
 from __future__ import annotations
 
@@ -18,14 +19,16 @@ from director.types import Now, Stamp, UserKey
 SLICE = 200
 """Waiting logins tried again, or refused, in one turn of the loop."""
 CLAIM_AGAIN = 0.5
-"""Seconds after which a claim that settled nothing is made again."""
+"""Seconds until a claim that brought no host is repeated."""
 REMOVED = "this director was removed from the ring"
 FULL = f"{WAITING_LIMIT} logins wait already"
 
 
 class Logins:
-    """Answers come back as effects. Whatever they put into the user table is the caller's to announce
-    first."""
+    """Decides about every login that the hot path passed on, and returns the answers as effects.
+
+    An answer may write to the user table. The caller announces those changes before it sends the answer.
+    """
 
     def __init__(
         self,
@@ -36,24 +39,30 @@ class Logins:
         counters: Counters,
     ) -> None:
         self.claiming = False
-        """New users are settled in the shared store (docs/ring.md, rule 12)."""
+        """Whether new users are claimed through the shared store (docs/ring.md, rule 12)."""
         self._assigner, self._users = assigner, assigner.users
         self._hosts, self._pending, self._moved_hosts = hosts, pending, moved_hosts
         self._counters = counters
         self.removed = False
-        """An operator has taken this director out of the ring: it answers nobody."""
+        """Whether an operator has removed this director from the ring. It then refuses every login."""
         self.near: dict[UserKey, bytes] = {}
-        """Users (and their tags) that the ring is to be asked about, for the director to take."""
+        """Users near expiry, with their tags: the director takes them from here and asks the ring."""
         self.retagged: dict[UserKey, bytes] = {}
-        """Users on a host that has another tag now: they are to be moved, for the director to take."""
+        """Users whose host has another tag now, with their own tags: the director takes them from here and
+        moves them."""
         self.unread: list[UserKey] = []
-        """Users whose buckets have not been read from the store yet, for the director to take."""
+        """Users whose buckets have not been read from the store: the director takes them from here and reads
+        them."""
         self._asked: set[UserKey] = set()
-        """Users whom the store is settling."""
+        """Users whose claims the store has not answered yet."""
         self._again_at: float | None = None
 
     def lookup(self, event: Lookup, now: Now) -> list[Effect]:
-        """A login the hot path could not answer: try once more with the state as it is, else let it wait."""
+        """Answer a login that the hot path could not answer; if it still cannot be answered, let it wait.
+
+        Returns:
+            The answer, the refusal, or the claim that the login now waits for.
+        """
         if self.removed:
             self._counters.refused += 1
             return [Refuse(event.request, REMOVED)]
@@ -69,7 +78,7 @@ class Logins:
         return self._claims([(event.key, event.tag, answer)])
 
     def turn(self, now: Now) -> list[Effect]:
-        """This turn's share of those who were woken, and those whose time is over."""
+        """Try up to SLICE woken logins again, and refuse up to SLICE overdue logins."""
         if self._again_at is not None and now.mono >= self._again_at:
             self._again_at = None
             self._pending.wake()
@@ -77,10 +86,12 @@ class Logins:
         return effects + self._refuse(now)
 
     def claimed(self, key: UserKey, now: Now) -> list[Effect]:
-        """The store has settled a user; what it says is in the table."""
+        """Answer the waiting logins of a user after a claim. The result of the claim is in the user table
+        already."""
         user = self._users.get(key)
         if user is not None and user.host and is_alive(user, self._assigner.unix, self._users.expire):
-            self._users.touch(key, self._assigner.unix)  # near expiry too: the store has been asked
+            # no question near expiry either: the store has just answered
+            self._users.touch(key, self._assigner.unix)
         answers, waiting = self._answer(self._pending.of(key))
         if user is None and self._assigner.full:
             by_hash, waiting = self._by_hash(waiting)
@@ -96,16 +107,22 @@ class Logins:
         self._again_at = now.mono + CLAIM_AGAIN
 
     def binds(self, key: UserKey, now: float) -> bool:
-        """Whether what is remembered of a user must be kept by a claim: he is alive, and his host was not
+        """Whether a claim must keep the record of a user: the assignment has not expired and its host was not
         removed.
 
-        A host we have not heard of may be known to those who settled the user: their host table is on its
-        way, so the user waits for it, but not for ever. now: monotonic."""
+        The host may be unknown here, but known to the directors that assigned the user: their host table is
+        on its way. The user waits for it, but at most CLAIM_AFTER seconds.
+
+        Args:
+            key: of the user.
+            now: monotonic seconds.
+        """
         user = self._users.get(key)
         if user is None or not is_alive(user, self._assigner.unix, self._users.expire):
             return False
         if user.host == 0:
-            return bool(user.flags & MOVING)  # forgotten: he is placed afresh, once his old sessions are gone
+            # host 0: the assignment was deleted; the user is assigned anew once the old sessions have ended
+            return bool(user.flags & MOVING)
         if self._hosts.knows(user.host):
             return not self._hosts.host_removed(user)
         waiting = self._pending.of(key)
@@ -113,7 +130,7 @@ class Logins:
 
     @property
     def has_work(self) -> bool:
-        """Whether something is left over for the next turn."""
+        """Whether the next turn of the loop has something to do."""
         return bool(self.near or self.retagged or self.unread or (self.removed and len(self._pending)))
 
     def next_deadline(self) -> float | None:
@@ -126,10 +143,11 @@ class Logins:
             return answer
         user = self._users.get(key)
         if user is not None and user.flags & MOVING:
-            return Wait.MOVING  # his move follows the host
+            return Wait.MOVING  # the move itself follows the host to its new address
         if self._moved_hosts.follow(key):
             return self._assigner.assign(key, tag)
-        # Its backend has no address now. Who is to be there for good waits for it, others go elsewhere.
+        # The backend has no address now. A pinned user waits for it; other users are assigned to another
+        # host.
         return answer if user is not None and user.flags & PINNED else self._assigner.choose(key, tag)
 
     def _try(self, waiting: Iterable[WaitingLogin]) -> list[Effect]:
@@ -137,7 +155,7 @@ class Logins:
         return [*self._claims((login.key, login.tag, login.wait) for login in unanswered), *answers]
 
     def _answer(self, waiting: Iterable[WaitingLogin]) -> tuple[list[Effect], list[WaitingLogin]]:
-        """The answers that can be given, and those who go on waiting."""
+        """Try to answer these logins. Returns the answers, and the logins that still wait."""
         answers: list[Effect] = []
         unanswered = []
         for login in waiting:
@@ -153,7 +171,11 @@ class Logins:
         return answers, unanswered
 
     def _by_hash(self, waiting: Iterable[WaitingLogin]) -> tuple[list[Effect], list[WaitingLogin]]:
-        """Answers for users who are known nowhere and cannot be remembered, and those who go on waiting."""
+        """Answer by the hash alone: the store has no record of the user, and the user table is full.
+
+        Returns:
+            The answers, and the logins that still wait.
+        """
         answers: list[Effect] = []
         unanswered = []
         for login in waiting:
@@ -168,7 +190,8 @@ class Logins:
         return answers, unanswered
 
     def _note(self, key: UserKey, tag: bytes, answer: Wait) -> None:
-        """Somebody has to be asked, or moved, before this user can be answered."""
+        """Remember what the director must do before this user can be answered: ask the ring, move the user,
+        or read the store."""
         if answer is Wait.NEAR:
             self.near[key] = tag
         elif answer is Wait.RETAGGED:
@@ -177,7 +200,7 @@ class Logins:
             self.unread.append(key)
 
     def _claims(self, waiting: Iterable[tuple[UserKey, bytes, Wait]]) -> list[Effect]:
-        """New users in a partial ring: ask the store, once for each user."""
+        """Return the claims for those of these logins whose users are new: one claim for each user."""
         if not self.claiming:
             return []
         effects: list[Effect] = []

@@ -1,5 +1,7 @@
-"""Logins that wait: for the ring, for a usable host, for the first exchange. Each has its own 30 seconds
-(the original's timer made later ones wait up to 60, defect I-16)."""
+"""Logins that wait: for the ring, for a usable host, for the first exchange.
+
+Each login has its own 30 seconds. In Dovecot 2.3's director a login that came later could wait up to 60 s.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +15,9 @@ from director.core.placement.assign import Wait
 from director.types import RequestId, UserKey
 
 PENDING_TIMEOUT = 30.0
-"""Seconds a login may wait before it gets a temporary failure."""
+"""Seconds that a login may wait before it fails temporarily."""
 WAITING_LIMIT = 100_000
-"""Logins that may wait, in all; 600 bytes each, and their lines (`service.heldlogins`)."""
+"""Logins that may wait at the same time. Each takes 600 bytes, and its line (`service.heldlogins`)."""
 
 
 class WaitingLogin(msgspec.Struct, gc=False):
@@ -25,27 +27,30 @@ class WaitingLogin(msgspec.Struct, gc=False):
     since: float
     wait: Wait
     tried: int = 0
-    """The last wake of everybody that it was tried for, or that came before it."""
+    """The number of the last wake of all logins before this login arrived or was tried."""
 
 
 SHARES = 64
-"""Tables that those who wait are in by user: of one alone, a turn of the loop in which it grows would be
-long."""
+"""Number of dicts that hold the waiting logins by user. A single dict would make the turn of the loop in
+which it grows too long."""
 
 
 class Pending:
-    """In order of arrival. Those who are woken are looked at again in slices, in the order in which they
-    were woken: a wake that comes meanwhile puts nobody back."""
+    """The waiting logins, in the order in which they came.
+
+    Woken logins are tried again in slices, in the order in which they were woken. A second wake meanwhile
+    does not put a login back to the end.
+    """
 
     def __init__(self) -> None:
         self._waiting: dict[RequestId, WaitingLogin] = {}
         self._by_key: list[dict[UserKey, dict[RequestId, None]]] = [{} for _ in range(SHARES)]
         self._again: dict[RequestId, None] = {}
-        """Those who were woken by what happened to their users."""
+        """Logins that were woken because something happened to their users."""
         self._wakes = self._walked = 0
-        """How often everybody was woken, and for which of these wakes `_walk` was begun."""
+        """How often all logins were woken; the number of the wake at which the current walk began."""
         self._walk: deque[WaitingLogin] = deque()
-        """Of everybody that was woken, those who are not tried yet; some have gone since."""
+        """The logins that the current walk has not tried yet. Some may have been answered meanwhile."""
         self._reasons: dict[Wait, int] = {}
 
     def __len__(self) -> int:
@@ -57,13 +62,13 @@ class Pending:
         self._reasons[wait] = self._reasons.get(wait, 0) + 1
 
     def goes_on(self, waiting: WaitingLogin, wait: Wait) -> None:
-        """A login goes on waiting, now for another reason."""
+        """Change the reason why a login waits."""
         self._reasons[waiting.wait] -= 1
         self._reasons[wait] = self._reasons.get(wait, 0) + 1
         waiting.wait = wait
 
     def reasons(self) -> dict[Wait, int]:
-        """How many logins wait, by what they wait for."""
+        """Return how many logins wait for each reason."""
         return {wait: count for wait, count in self._reasons.items() if count}
 
     def remove(self, request: RequestId) -> None:
@@ -82,25 +87,25 @@ class Pending:
             self.remove(request)
 
     def wake(self) -> None:
-        """Something has changed: everybody who waits is to be tried again."""
+        """Have every waiting login tried again: something has changed for all."""
         self._wakes += 1
         if not self._walk:
             self._begin()
 
     def wake_users(self, keys: Iterable[UserKey]) -> None:
-        """Something has changed for these users."""
+        """Have the waiting logins of these users tried again."""
         for key in keys:
             self._again.update(dict.fromkeys(self._requests(key)))
 
     def calm(self, key: UserKey) -> None:
-        """This user's logins have just been tried."""
+        """Take this user's logins out of those to be tried: they have just been tried."""
         for request in self._requests(key):
             self._again.pop(request, None)
             self._waiting[request].tried = self._wakes
 
     @property
     def full(self) -> bool:
-        """Whether no more may wait."""
+        """Whether no further login may wait."""
         return len(self._waiting) >= WAITING_LIMIT
 
     @property
@@ -108,8 +113,11 @@ class Pending:
         return bool(self._again or self._walk)
 
     def to_try(self, limit: int) -> list[WaitingLogin]:
-        """The next of those to be tried again: of those whose users something happened to `limit`, and of
-        everybody the rest of it, but half at least."""
+        """Return the logins to be tried next.
+
+        Logins of woken users come first, up to `limit`. Logins of a wake of all fill the rest, and have at
+        least half of `limit` for themselves, so that neither kind keeps the other waiting.
+        """
         part = [self._waiting[request] for request in islice(self._again, limit)]
         for login in part:
             del self._again[login.request]
@@ -128,7 +136,7 @@ class Pending:
         return part
 
     def of(self, key: UserKey) -> list[WaitingLogin]:
-        """All logins of one user, the oldest first."""
+        """Return all logins of one user, the oldest first."""
         return [self._waiting[request] for request in self._requests(key)]
 
     def next_deadline(self) -> float | None:
@@ -137,11 +145,11 @@ class Pending:
         return None
 
     def first(self, limit: int) -> list[WaitingLogin]:
-        """The oldest of those that wait."""
+        """Return the oldest waiting logins, at most `limit`."""
         return list(islice(self._waiting.values(), limit))
 
     def overdue(self, now: float, limit: int) -> Iterator[WaitingLogin]:
-        """Take out those whose time is over, `limit` at most."""
+        """Remove the logins whose time-out has passed, at most `limit`, and yield them."""
         for waiting in self.first(limit):
             if waiting.since + PENDING_TIMEOUT > now:
                 return

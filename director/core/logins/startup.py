@@ -1,8 +1,9 @@
-"""The store being read, bucket by bucket, while logins are answered already (docs/state.md, "What a start
-finds").
+"""The start: the store is read bucket by bucket while logins are answered already (docs/state.md, "What a
+start finds").
 
-Whoever is in memory is answered. A user who is not may be in the store: his login waits until his bucket has
-been read, which is asked for at once. What compares or walks through all users waits until all has been read.
+A user whose record is in memory is answered. The record of any other user may still be in the store: the
+login waits until the user's bucket has been read, and the bucket is requested at once. Everything that
+compares or walks through all users waits until all buckets have been read.
 """
 
 from __future__ import annotations
@@ -20,18 +21,19 @@ class Startup:
     def __init__(self, assigner: Assigner, pending: Pending) -> None:
         self._assigner, self._pending = assigner, pending
         self._waiting: dict[int, list[UserKey]] = {}
-        """Users whose logins wait, by bucket; each bucket has been asked for."""
+        """Users whose logins wait, by bucket. Each of these buckets has been requested."""
 
     @property
     def under_way(self) -> bool:
         return self._assigner.unread > 0
 
     def begin(self) -> None:
-        """The store is going to be read: nothing of it is in memory yet."""
+        """Mark all buckets as not read: the store is about to be read."""
         self._assigner.await_store(range(BUCKETS))
 
     def want(self, keys: Iterable[UserKey]) -> list[Effect]:
-        """Logins of these users wait for their buckets."""
+        """Let these users wait for their buckets. Returns the requests for buckets that were not requested
+        before."""
         asked = []
         for key in keys:
             bucket = key >> BUCKET_SHIFT
@@ -41,7 +43,11 @@ class Startup:
         return [ReadBuckets(tuple(asked))] if asked else []
 
     def have_read(self, buckets: Sequence[int] | None) -> None:
-        """What the store knows of these buckets (None: of all, or it will not say) is in memory."""
+        """Wake the users of these buckets: the records of the store are in memory.
+
+        Args:
+            buckets: the buckets that were read; None: all, or the store will not be read.
+        """
         if buckets is None:
             buckets = range(BUCKETS)
         self._assigner.have_read(buckets)
