@@ -1,6 +1,6 @@
-"""User -> backend: known, new, or somebody who has to wait, and why.
+"""Assigns users to backends, or says what a login has to wait for.
 
-This is the readable reference; `wire/_fast.pyx` holds the same in C. Both pass the same tests.
+This is the readable reference; `wire/_fast.pyx` does the same in C. Both pass the same tests.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from director.core.placement.vhosts import Circle
 from director.types import Address, HostId, Stamp, UserKey
 
 NO_LIMIT = 1 << 62
-"""More users than any table can hold."""
+"""A limit that no table reaches."""
 
 
 class Gate(IntEnum):
-    """Who is answered from memory."""
+    """Which users are answered from memory."""
 
     CLOSED = 0
-    """Nobody: what is in memory is only a hint."""
+    """None: what is in memory has to be compared first."""
     KNOWN = 1
-    """Known users; new ones wait for the ring."""
+    """Assigned users. New users wait for the ring."""
     OPEN = 2
-    """Everybody."""
+    """All users."""
 
 
 class Wait(Enum):
-    """Why a user is not answered at once."""
+    """Why a login waits."""
 
     HINT = "memory is not compared with the ring or the store yet"
     RING = "ring not synced"
@@ -54,7 +54,8 @@ class Wait(Enum):
 
 
 class Backend(NamedTuple):
-    """A host that users can be on. Down, or with weight 0, it gets no new ones and keeps the old ones."""
+    """A host that users can be assigned to. A host that is down or has weight 0 gets no new users and keeps
+    its users."""
 
     id: HostId
     address: str
@@ -63,28 +64,28 @@ class Backend(NamedTuple):
     weight: int
     up: bool
     since: int
-    """Stamp of its last appearance in the table; what was decided before it is not used."""
+    """Stamp of its last appearance in the host table. Assignments with an earlier stamp do not count."""
     retagged: int = 0
-    """Stamp of the last change of its tag after it appeared, 0 for never; who was put there before it, and is
-    still alive, has to be moved."""
+    """Stamp of the last change of its tag after it appeared; 0: the tag never changed. A user who was
+    assigned before has to be moved, if the assignment has not expired."""
     readdressed: bool = False
-    """What was decided before `since` is used all the same: it goes on at another address."""
+    """The host continues at another address: assignments from before `since` count all the same."""
 
 
 class Assigner:
-    """Answers who is to be sent where, from the user table and the circle of the user's tag."""
+    """Answers logins, from the user table and from the circle of the user's tag."""
 
     def __init__(self, users: UserTable, user_hash: UserHash) -> None:
         self.users = users
         self.user_hash = user_hash
         self.gate = Gate.CLOSED
         self.unix = 0
-        """Unix seconds of this turn of the loop, set by its driver."""
+        """Unix seconds of this turn of the loop. The driver sets it."""
         self.remember_names = False
         self.limit = NO_LIMIT
-        """Records in the table from which on unknown users are answered by the hash and not remembered."""
+        """Records in the table from which on a new user is answered by the hash and gets no record."""
         self.not_remembered = 0
-        """How often that has been so."""
+        """How many users were answered without a record."""
         users.at_home = self._at_home
         self._backends: dict[HostId, Backend] = {}
         self._by_address: dict[str, Backend] = {}
@@ -95,7 +96,7 @@ class Assigner:
         self._refreshed = bytearray()
 
     def set_backends(self, backends: Iterable[Backend]) -> None:
-        """Replace the table of hosts. Circles of tags in which nothing changed are kept as they are."""
+        """Replace the table of hosts. The circle of a tag is kept if nothing changed in its pool."""
         backends = list(backends)
         self._backends = {backend.id: backend for backend in backends}
         self._by_address = {backend.address: backend for backend in backends}
@@ -111,15 +112,14 @@ class Assigner:
         self._circles = circles
 
     def place(self, hash32: int, tag: bytes) -> Backend | None:
-        """Return where the circle of a tag puts a hash, whatever the user table says; None: the pool has no
-        host.
-        """
+        """Return the host on which the circle of a tag puts a hash, whatever the user table says; None: the
+        pool has no usable host."""
         circle = self._circles.get(tag)
         address = circle[1].host(hash32) if circle else None
         return None if address is None else self._by_address[address]
 
     def assign(self, key: UserKey, tag: bytes) -> Backend | Wait:
-        """Answer a login. What that decides or refreshes is put into the user table.
+        """Answer a login, and write what that decides or refreshes into the user table.
 
         Args:
             key: of the user.
@@ -133,8 +133,8 @@ class Assigner:
     def assign_named(self, key: UserKey, tag: bytes, name: bytes) -> Backend | Wait:
         """Answer a login as `assign` does, and keep the user's name.
 
-        The name is kept where the user was placed anew or the refresh is announced, if names are remembered
-        and it is not too long. `take_names` and `take_refreshed` give it.
+        The name is kept if names are remembered, the name is not too long, and the user was assigned anew or
+        the refresh is announced. `take_names` and `take_refreshed` return the names.
         """
         answer, names = self._assign(key, tag)
         if names is not None and self.remember_names and len(name) <= LONGEST_NAME:
@@ -142,10 +142,10 @@ class Assigner:
         return answer
 
     def choose(self, key: UserKey, tag: bytes) -> Backend | Wait:
-        """Place a user afresh, whatever the record says, held or not.
+        """Assign a user anew, whatever the record says, and even if the user is held.
 
-        An unknown user is not remembered while the table is full, and is a ONE_LOGIN while it is half full
-        (docs/ring.md, rules 48 and 49).
+        While the table is full, a new user gets no record. While it is more than half full, the record is a
+        ONE_LOGIN (docs/ring.md, rules 48 and 49).
 
         Returns:
             The backend; or what the login waits for: `Wait.RING` or `Wait.NO_HOST`.
@@ -161,61 +161,71 @@ class Assigner:
             return backend
         decided, seen = (old.decided + 1, old.seen) if old else (0, 0)
         flags = ONE_LOGIN if old is None and 2 * (len(self.users) + 1) > self.limit else 0
-        # Never before the host appeared or got its tag, by whatever clock: such a choice would not count.
+        # Never before the host appeared or got its tag, whatever the clock says: such an assignment would not
+        # count.
         stamp = Stamp(min(max(self.unix, decided, backend.since, backend.retagged), LATEST))
         self.users.put(User(key, backend.id, stamp, max(self.unix, seen), flags))
         return backend
 
     def hold(self, key: UserKey) -> None:
-        """Answer this user no more, known or not, until he is released."""
+        """Let the logins of this user wait until `release`, whether the user is assigned or not."""
         self._held_users.add(key)
 
     def release(self, key: UserKey) -> None:
-        """Answer this user again; nothing changes where he is not held."""
+        """Answer the logins of this user again. Does nothing if the user is not held."""
         self._held_users.discard(key)
 
     @property
     def users_held(self) -> int:
-        """How many users are held."""
+        """Return how many users are held."""
         return len(self._held_users)
 
     @property
     def full(self) -> bool:
-        """Whether unknown users are not remembered."""
+        """Whether new users get no record."""
         return len(self.users) >= self.limit
 
     def await_store(self, buckets: Iterable[int]) -> None:
-        """The store may know users of these buckets: nobody unknown is placed before they have been read."""
+        """Let unassigned users of these buckets wait: the store may have their records."""
         self._unread.update(buckets)
 
     def have_read(self, buckets: Iterable[int]) -> None:
-        """What the store knows of these buckets is in the table."""
+        """Stop waiting for these buckets: what the store has of them is in the table."""
         self._unread.difference_update(buckets)
 
     @property
     def unread(self) -> int:
-        """How many buckets have not been read yet."""
+        """Return how many buckets have not been read yet."""
         return len(self._unread)
 
     def take_names(self) -> bytes:
-        """Names of the users placed anew since the last call: key (8 bytes), length (2 bytes), name each."""
+        """Return the names of the users who were assigned anew since the last call.
+
+        Returns:
+            For each user: key (8 bytes), length (2 bytes), name.
+        """
         names, self._names = bytes(self._names), bytearray()
         return names
 
     def take_refreshed(self) -> bytes:
-        """The same of known users, once in a third of the expiry: a name that was lost comes back."""
+        """Return the names of the users whose refresh was announced since the last call, as `take_names`
+        does.
+
+        Each user is among them once in a third of the expiry, so that a lost name is known again.
+        """
         names, self._refreshed = bytes(self._refreshed), bytearray()
         return names
 
     def suffix(self, backend: Backend, key: UserKey) -> bytes:
-        """What is appended to the line of a user who goes to `backend`."""
-        # 2.3 says half of the expiry; a third lets one refresh be lost (docs/ring.md, rule 17)
+        """Return what is appended to the answer's line for a user on `backend`."""
+        # Dovecot 2.3 refreshes at half of the expiry. At a third, one lost refresh does no harm
+        # (docs/ring.md, rule 17).
         host = f"{backend.hostname}\thostip={backend.address}" if backend.hostname else backend.address
         refresh = self.users.expire // 3
         return f"\tproxy_refresh={refresh}\thost={host}\tuser_dirkey={key >> 32}@{backend.address}".encode()
 
     def _assign(self, key: UserKey, tag: bytes) -> tuple[Backend | Wait, bytearray | None]:
-        """The answer, and where the user's name belongs, if anywhere."""
+        """Return the answer, and the buffer that takes the user's name; None: the name is not needed."""
         if self.gate == Gate.CLOSED:
             return Wait.HINT, None
         if key in self._held_users:
@@ -235,7 +245,7 @@ class Assigner:
         return chosen, self._names if remembered else None
 
     def _at_home(self, user: User) -> bool:
-        """Whether the hash would put a user on the host of this record."""
+        """Whether the hash would put the user on the host of this record."""
         backend = self._backends.get(user.host)
         if backend is None or user.decided < max(backend.since, backend.retagged):
             return False
@@ -243,14 +253,14 @@ class Assigner:
         return placed is not None and placed.id == user.host
 
     def _known(self, old: User, tag: bytes) -> Backend | Wait | None:
-        """What a record says about its user; None where he is to be placed anew."""
+        """Return what the record says about its user; None: the user is assigned anew."""
         backend = self._backends.get(old.host)
         if backend is not None and old.decided < backend.since:
             if backend.readdressed:
                 return Wait.READDRESSED
             backend = None
         if old.flags & MOVING:
-            return Wait.MOVING  # also where the target was removed: the old sessions are being ended
+            return Wait.MOVING  # even if the target was removed: the old sessions have not ended yet
         if backend is None:
             return None
         alive = is_alive(old, self.unix, self.users.expire)
@@ -262,4 +272,4 @@ class Assigner:
                 return Wait.NEAR if self.gate == Gate.OPEN else Wait.RING
         if not alive:
             return None
-        return backend  # as 2.3 does, even when it is down or has no weight
+        return backend  # even if the host is down or has weight 0, as in Dovecot 2.3

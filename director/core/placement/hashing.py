@@ -1,7 +1,7 @@
-"""Which number a user has: expansion of `username_hash`, user hashes and keys.
+"""User hashes and keys: the expansion of `username_hash`, and the arithmetic of Dovecot 2.3's director.
 
-This is the original's arithmetic, bit for bit (tests/data/hash-vectors.json): an upgrade moves nobody.
-User names are bytes and stay bytes; upper and lower case is ASCII only.
+The arithmetic is the same bit for bit (tests/data/hash-vectors.json), so that an upgrade moves no user. User
+names are bytes and stay bytes. Upper and lower case is ASCII only.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _PIECE = re.compile(
 
 
 class HashFormatError(ValueError):
-    """`username_hash` names a variable that does not exist: no name can be hashed with it."""
+    """`username_hash` names a variable that does not exist, so no name can be hashed with it."""
 
     def __init__(self, variable: str) -> None:
         self.variable = variable
@@ -38,14 +38,16 @@ class HashFormatError(ValueError):
 
 
 class UserHash:
-    """The compiled setting `username_hash`, with the master-user separator that is cut off first."""
+    """The compiled setting `username_hash`, with the separator behind which the master user's name is
+    removed."""
 
     def __init__(self, format: str = FORMAT_LOWER, separator: str = "") -> None:
         """Compile the setting.
 
         Args:
             format: a string with %u, %n, %d.
-            separator: only its first byte counts; empty: names are not cut.
+            separator: its first byte separates the user's name from the master user's; empty: names are not
+                split.
 
         Raises:
             HashFormatError: `format` has any other variable.
@@ -56,11 +58,11 @@ class UserHash:
         self._pieces = list(_compiled(format.encode()))
 
     def cut(self, name: bytes) -> bytes:
-        """The name without the master user's part."""
+        """Return the name without the master user's part."""
         return name.split(self.separator, 1)[0] if self.separator else name
 
     def expand(self, name: bytes) -> bytes:
-        """What is hashed for `name` (already cut)."""
+        """Return the bytes that are hashed for `name`, which has no master user's part any more."""
         return b"".join(piece.expand(name) for piece in self._pieces)
 
     def hash(self, name: bytes) -> int:
@@ -70,7 +72,8 @@ class UserHash:
     def key(self, name: bytes, tag: bytes = b"") -> UserKey:
         """Return the user's key: 64 bits.
 
-        The upper 32 bits are the hash. The lower 32 bits tell users of one hash, or of two tags, apart.
+        The upper 32 bits are the hash. The lower 32 bits distinguish users with the same hash, and users of
+        two tags.
 
         Args:
             name: as it came, with the master user's part.
@@ -85,7 +88,7 @@ class UserHash:
 
 
 class _Piece(NamedTuple):
-    """A literal, or one variable with what is done to it."""
+    """A literal, or a variable with the changes to be made to its value."""
 
     literal: bytes
     variable: str = ""
@@ -101,7 +104,8 @@ class _Piece(NamedTuple):
         offset, width = self.offset, self.width
         for modifier in self.modifiers.decode():
             if modifier in "HN":
-                # 2.3 takes the width as modulus and the offset as number of digits, and uses them up
+                # Dovecot 2.3 takes the width as modulus and the offset as number of digits, and uses both up
+                # here.
                 value = _hashed(modifier, value, width).rjust(offset, b"0")
                 offset = width = 0
             else:
@@ -116,7 +120,7 @@ def _compiled(format: bytes) -> Iterable[_Piece]:
             yield _Piece(format[end : match.start()])
         end = match.end()
         shown = match["variable"]
-        if not shown:  # the format ends in the middle of a variable: 2.3 ignores that
+        if not shown:  # the format ends within a variable: Dovecot 2.3 ignores that
             return
         variable = _VARIABLES.get(shown) or _LONG_VARIABLES.get(shown)
         if variable is None:
@@ -139,7 +143,14 @@ def _value(variable: str, name: bytes) -> bytes:
 
 
 def _substring(value: bytes, offset: int, width: int, zero: bool) -> bytes:
-    """offset: from the end where negative. width: 0 = all, negative = so many less at the end."""
+    """Return a part of a value.
+
+    Args:
+        value: the bytes.
+        offset: where the part begins; negative: counted from the end.
+        width: its length; 0: all; negative: so many bytes fewer at the end.
+        zero: whether a shorter value is filled with zeros from the left.
+    """
     if offset >= 0 or len(value) > -offset:
         value = value[offset:]
     if width == 0:
@@ -162,7 +173,7 @@ def _hashed(modifier: str, value: bytes, modulus: int) -> bytes:
 
 
 DIGITS_64 = 20
-"""Digits of the largest number of 64 bits."""
+"""Digits of the largest 64-bit number."""
 
 
 def _hex_of_number(value: bytes) -> bytes:

@@ -1,8 +1,9 @@
-"""The names behind the keys, for listings. Never needed to route: what is missing is shown as a hash.
+"""The names of users by key, for listings. Routing never needs them: a user without a name is shown by the
+hash.
 
-An entry is a key (8 bytes), a length (2 bytes) and the name as auth gave it. Buckets are those of the
-user table. A name of more than LONGEST_NAME bytes is not kept, wherever it comes from: its user has a record
-like any other, and is listed by the hash.
+An entry is a key (8 bytes), a length (2 bytes) and the name as Dovecot's auth gave it. The buckets are those
+of the user table. A name of more than LONGEST_NAME bytes is not kept, wherever it comes from. The record of
+its user is kept like any other.
 """
 
 from __future__ import annotations
@@ -14,18 +15,20 @@ from director.core.placement.users import BUCKET_SHIFT, BUCKETS, RECORD
 from director.types import UserKey
 
 HEAD = Struct(">QH")
-"""Key and length."""
+"""Head of an entry: key and length."""
 
 LONGEST_NAME = 255
-"""Bytes of a name that is kept. With a static passdb anybody can log in under any name, and every director
-would keep it."""
+"""Bytes of the longest name that is kept. With a static passdb a client can log in under any name, and every
+director would keep it."""
 
 SLACK = 1024
-"""Bytes that a bucket may have beyond twice its last size without repetitions, before they are taken out."""
+"""Bytes by which a bucket may exceed twice its last size without repetitions, before repetitions are
+removed."""
 
 
 class NameTable:
-    """Names by bucket. Additions are appended; repetitions go when a bucket is read or has doubled."""
+    """Names by bucket. New names are appended. Repetitions are removed when a bucket is read or has
+    doubled."""
 
     def __init__(self) -> None:
         self._buckets: list[bytearray] = [bytearray() for _ in range(BUCKETS)]
@@ -34,17 +37,17 @@ class NameTable:
         self._looked_at = 0
 
     def __len__(self) -> int:
-        """Bytes of all entries, some repetitions included."""
+        """Return the bytes of all entries. Some repetitions are included."""
         return sum(map(len, self._buckets))
 
     def add(self, entries: bytes) -> None:
-        """Take in names of logins here. The last name of a key counts.
+        """Add names of logins on this director. The last name of a key counts.
 
         Args:
             entries: key (8 bytes), length (2 bytes) and name of each.
 
         Raises:
-            ValueError: the last entry is cut off; nothing was taken in.
+            ValueError: the last entry is incomplete; nothing was added.
         """
         for key, name in list(short_entries_in(entries)):
             number = key >> BUCKET_SHIFT
@@ -57,15 +60,15 @@ class NameTable:
                 self._replace(number, known)
 
     def merge(self, entries: bytes) -> bool:
-        """Take in names from elsewhere.
+        """Add names from elsewhere.
 
-        Of two names of a key the greater one stays, so the order of merges does not matter.
+        Of two names of a key the greater is kept, so the order of merges does not matter.
 
         Returns:
-            Whether anything was new.
+            Whether a name was new.
 
         Raises:
-            ValueError: the last entry is cut off; nothing was taken in.
+            ValueError: the last entry is incomplete; nothing was added.
         """
         found: dict[int, dict[UserKey, bytes]] = {}
         for key, name in short_entries_in(entries):
@@ -83,19 +86,19 @@ class NameTable:
         return anything
 
     def take_looked_at(self) -> int:
-        """How many names were looked at for what was taken in since the last call."""
+        """Return how many names `add` and `merge` have read since the last call."""
         looked_at, self._looked_at = self._looked_at, 0
         return looked_at
 
     def missing(self, entries: bytes, most: int) -> bytes:
-        """Return the entries whose key has no name here.
+        """Return the entries whose keys have no names here.
 
         Args:
             entries: as in `add`.
-            most: how many of the entries are looked at, from the first.
+            most: how many of the entries are compared, from the first.
 
         Raises:
-            ValueError: the last entry is cut off.
+            ValueError: the last entry is incomplete.
         """
         return b"".join(
             entry(key, name)
@@ -104,33 +107,38 @@ class NameTable:
         )
 
     def bucket(self, number: int) -> bytes:
-        """The entries of a bucket, by key, one for each."""
+        """Return the entries of a bucket by key, one for each key."""
         self._replace(number, dict(entries_in(self._buckets[number])))
         return bytes(self._buckets[number])
 
     def raw(self, number: int) -> bytes:
-        """The same as they came, repetitions included: as fast as can be."""
+        """Return the entries of a bucket as they came, with repetitions. This is the fastest way."""
         return bytes(self._buckets[number])
 
     def entries_of(self, number: int, records: bytes) -> bytes:
-        """The entries of the users of these records, which are of this bucket and in order; in any order."""
+        """Return the entries of the users of these records, in any order.
+
+        Args:
+            number: of the bucket.
+            records: records of users of the bucket, packed.
+        """
         keys = {key for key, *_ in RECORD.iter_unpack(records)}
         known = dict(entries_in(self._buckets[number]))
         return b"".join(entry(key, name) for key, name in known.items() if key in keys)
 
     def names(self, number: int) -> dict[UserKey, str]:
-        """The names of a bucket for display; bytes that are no UTF-8 become U+FFFD."""
+        """Return the names of a bucket for display. Bytes that are not UTF-8 become U+FFFD."""
         return {key: name.decode(errors="replace") for key, name in entries_in(self._buckets[number])}
 
     def sweep(self, number: int, records: bytes) -> bool:
-        """Drop the names of a bucket that belong to no known user.
+        """Delete the names of a bucket whose keys have no records.
 
         Args:
             number: of the bucket.
-            records: all users of the bucket, packed, by key.
+            records: all records of the bucket, packed, by key.
 
         Returns:
-            Whether names were dropped.
+            Whether names were deleted.
         """
         keys = {key for key, *_ in RECORD.iter_unpack(records)}
         known = list(entries_in(self._buckets[number]))
@@ -146,17 +154,20 @@ class NameTable:
         return len(self._dirty)
 
     def take_dirty(self) -> list[int]:
-        """The buckets to be written since the last call, in order."""
+        """Return the buckets that have to be written since the last call, in order."""
         dirty, self._dirty = self._dirty, set()
         return sorted(dirty)
 
     def mark_dirty(self, number: int) -> None:
-        """Say that a bucket is to be written (again)."""
+        """Have a bucket written (again)."""
         self._dirty.add(number)
 
     def _knows(self, key: UserKey) -> bool:
-        """Whether there is a name. Asked for known users who log in: a bucket is taken apart only where the
-        bytes of the key are in it, which may be those of a name."""
+        """Whether the key has a name.
+
+        This is called for assigned users who log in. So the bucket is parsed only if it contains the bytes of
+        the key, which may also be part of a name.
+        """
         bucket = self._buckets[key >> BUCKET_SHIFT]
         return key.to_bytes(8) in bucket and any(known == key for known, _ in entries_in(bucket))
 
@@ -167,18 +178,19 @@ class NameTable:
 
 
 def entry(key: UserKey, name: bytes) -> bytes:
-    """One name, as it travels; of at most 65535 bytes."""
+    """Return one entry. A name is shortened to 65535 bytes."""
     name = name[:0xFFFF]
     return HEAD.pack(key, len(name)) + name
 
 
 def short_entries_in(data: bytes) -> Iterator[tuple[UserKey, bytes]]:
-    """The entries whose names are kept. Raises ValueError where the last entry is cut off."""
+    """Iterate over the entries whose names are short enough to be kept. Raises ValueError if the last entry
+    is incomplete."""
     return ((key, name) for key, name in entries_in(data) if len(name) <= LONGEST_NAME)
 
 
 def entries_in(data: bytes | bytearray) -> Iterator[tuple[UserKey, bytes]]:
-    """The entries of a bucket, one by one. Raises ValueError where the last one is cut off."""
+    """Iterate over the entries of a bucket. Raises ValueError if the last entry is incomplete."""
     at = 0
     while at < len(data):
         start = at + HEAD.size

@@ -1,8 +1,8 @@
-"""The user table: who is assigned where, since when, and when he was last seen.
+"""The user table: each user's host, the stamp of the assignment, and the user's last login.
 
 A record is (key, host, decided, seen, flags), 22 bytes. Records of one key merge by a rule that does not
-depend on order, grouping or the time. All records whose key has the same upper 12 bits are one bucket, the
-unit in which they are compared with neighbours and stored.
+depend on order, grouping or the time. All records whose key has the same upper 12 bits are one bucket.
+Buckets are compared with neighbours, and stored, as a whole.
 
 This is the readable reference; `wire/_fast.pyx` holds the table in packed blocks. Both pass the same tests.
 """
@@ -17,42 +17,43 @@ from typing import NamedTuple
 from director.types import HostId, Stamp, UserKey
 
 RECORD = Struct(">QIIIH")
-"""key, host, decided, seen, flags. Big endian, so that records sort as bytes."""
+"""key, host, decided, seen, flags. Big endian, so that packed records sort like their keys."""
 
 BUCKETS = 4096
 BUCKET_SHIFT = 52
-"""key >> BUCKET_SHIFT is the number of its bucket."""
+"""key >> BUCKET_SHIFT is the number of the key's bucket."""
 
 MOVING = 1
-"""The old sessions are not confirmed to be gone; nobody is answered from this record."""
+"""Flag: the old sessions have not all ended, as far as is known. Logins wait."""
 BY_HAND = 2
-"""An operator chose the host."""
+"""Flag: an operator chose the host."""
 PINNED = 4
-"""Never expires."""
+"""Flag: the assignment never expires."""
 ONE_LOGIN = 8
-"""Placed by one login while the table was more than half full, and not seen since: once the table is full it
-may be dropped early (docs/ring.md, rule 49)."""
+"""Flag: a login made this record while the table was more than half full, and no login followed. Once the
+table is full, the record may be dropped early (docs/ring.md, rule 49)."""
 EARLIEST_DROP = 60
-"""Seconds after the login within which it is kept."""
+"""Seconds from the login during which a ONE_LOGIN record is kept."""
 BY_HAND_AHEAD = 3
-"""Seconds by which the stamp of a move is ahead: it must be later than that of whoever is placed in the same
-moment, by a clock ahead of ours, on a director that has not heard of the move (docs/ring.md, rules 3, 25)."""
+"""Seconds by which the stamp of a move is ahead of the clock. It must be later than the stamp of an
+assignment made in the same moment, by a clock that is ahead, on a director that has not heard of the move
+(docs/ring.md, rules 3, 25)."""
 
 LATEST = 0xFFFFFFFF
-"""The last second that a record can hold."""
+"""The last Unix second that a record can hold."""
 
 MOST_USERS = 1_000_000_000
 """The highest `users.max`."""
 
 SUMMARY_ENTRY = 6
-"""Bytes that `UserTable.summary` has for each record."""
+"""Bytes of one record in `UserTable.summary`."""
 
 _KEYS = Struct(">Q14x")
 _WORD = 0xFFFFFFFFFFFFFFFF
 
 
 class User(NamedTuple):
-    """One record."""
+    """One record of the user table."""
 
     key: UserKey
     host: HostId
@@ -63,40 +64,44 @@ class User(NamedTuple):
 
 
 def merged(first: User, second: User) -> User:
-    """Merge two records of one key: the later decision, and the later of both `seen`.
+    """Merge two records of one key: the later assignment, with the later `seen`.
 
-    Of two decisions with one stamp the lower host wins, then settled before moving, then the lower flags.
+    Of two assignments with the same stamp the lower host wins, then a record without MOVING, then the lower
+    flags.
     """
     wins = min(first, second, key=lambda user: (-user.decided, user.host, user.flags & MOVING, user.flags))
     return wins._replace(seen=max(first.seen, second.seen))
 
 
 def rounded(seen: int, expire: int) -> int:
-    """`seen` as it is stored and compared: the next multiple of a third of `expire`; a multiple stays."""
+    """Return `seen` as it is stored and compared: rounded up to a multiple of a third of `expire`."""
     step = expire // 3
     return min(-(-seen // step) * step, LATEST)
 
 
 def margin(expire: int) -> int:
-    """Seconds before and after expiry in which directors may differ about whether a user is still alive.
+    """Return the seconds before and after expiry in which directors may disagree whether an assignment has
+    expired.
 
-    The last tenth of `expire`, as in the original, but 30 s at most; and 5 s at least: twice the allowed
-    difference of two clocks and a second for the ring (docs/ring.md, rule 21).
+    The margin is the last tenth of `expire`, as in Dovecot 2.3's director, but at most 30 s and at least 5 s:
+    twice the allowed difference of two clocks, and a second for the ring (docs/ring.md, rule 21).
     """
     return min(30, max(5, expire // 10))
 
 
 def record_hash(user: User) -> int:
-    """48 bits by which directors tell each other which records they have: the upper ones of `record_mix`."""
+    """Return the 48 bits by which directors tell each other which records they have: the upper bits of
+    `record_mix`."""
     return record_mix(user) >> 16
 
 
 def record_mix(user: User) -> int:
-    """64 bits that stand for a record wherever directors compare what they know: the same in every version.
+    """Return the 64 bits that stand for a record wherever directors compare records. They are the same in
+    every version.
 
-    Three words (the key; host and decided; seen and flags) are mixed in one after the other, each time by the
-    last steps of splitmix64. Nobody has to be kept from finding two records that are mixed alike: whoever
-    could send them knows the secret of the ring.
+    Three words (the key; host and decided; seen and flags) are mixed in one after the other, each with the
+    last steps of splitmix64. The hash need not resist an attacker: only the holder of the ring's secret can
+    send records.
     """
     mixed = 0
     for word in (user.key, user.host << 32 | user.decided, user.seen << 16 | user.flags):
@@ -108,7 +113,7 @@ def record_mix(user: User) -> int:
 
 
 def pack(users: Iterable[User]) -> bytes:
-    """Records as they go over the wire and into stores."""
+    """Return records as they are sent to directors and stores."""
     return b"".join(RECORD.pack(*user) for user in users)
 
 
@@ -124,29 +129,29 @@ def unpack(records: bytes | memoryview) -> Iterator[User]:
 
 
 def keys_of(records: bytes) -> Iterator[UserKey]:
-    """Whose records these are. Several times as fast as `unpack`."""
+    """Iterate over the keys of packed records. Several times as fast as `unpack`."""
     return (UserKey(key) for (key,) in _KEYS.iter_unpack(records))
 
 
 def decision_of(record: bytes) -> bytes:
-    """Key, host, stamp and flags of one record: all but when the user was last seen."""
+    """Return the key, host, stamp and flags of one record: everything but `seen`."""
     return record[:16] + record[20:]
 
 
 class UserTable:
-    """All users, in 4096 buckets.
+    """The records of all users, in 4096 buckets.
 
-    Three things are kept beside them: *changes*, what was decided or refreshed here and is not announced yet;
-    *displaced*, what was known of users before a merge changed their host; and *dirty* buckets, whose stored
-    form is no longer what is in memory.
+    The table also keeps three lists. *Changes* are records that were decided or refreshed here and are not
+    announced yet. *Displaced* are the former records of users whose host a merge has changed. *Dirty* are the
+    buckets whose stored form differs from memory.
     """
 
     def __init__(self, expire: int, earliest_drop: int = EARLIEST_DROP) -> None:
         """Make an empty table.
 
         Args:
-            expire: seconds after which an idle user may be placed anew, at least 10.
-            earliest_drop: seconds after which a ONE_LOGIN may be dropped early.
+            expire: seconds after which the assignment of an idle user expires, at least 10.
+            earliest_drop: seconds after which a ONE_LOGIN record may be dropped early.
 
         Raises:
             ValueError: `expire` is below 10.
@@ -160,18 +165,18 @@ class UserTable:
         self._dirty: set[int] = set()
         self._used = 0
         self.at_home: Callable[[User], bool] = lambda user: False
-        """Whether the hash would put a user where the record says; told by the assigner."""
+        """Whether the hash would put a user on the host of the record. The assigner sets this function."""
 
     def __len__(self) -> int:
-        """All records, those of expired users included."""
+        """Return the number of all records, expired assignments included."""
         return self._used
 
     def get(self, key: UserKey) -> User | None:
-        """The record as it is, alive or not."""
+        """Return the record of a user, expired or not."""
         return self._buckets[key >> BUCKET_SHIFT].get(key)
 
     def put(self, user: User) -> None:
-        """Store a decision made here; it replaces whatever was there, and is announced."""
+        """Store an assignment made here. It replaces any other record of the user, and is announced."""
         self._store(user)
         self._changed(user)
 
@@ -179,11 +184,12 @@ class UserTable:
         """Raise `seen` of a user.
 
         Args:
-            key: of the user; an unknown user is left alone.
+            key: of the user. A user without a record gets none.
             seen: Unix seconds.
 
         Returns:
-            Whether that is announced: the first time for a ONE_LOGIN, then once in a third of `expire`.
+            Whether that is announced: the first time for a ONE_LOGIN record, then once in a third of
+            `expire`.
         """
         old = self.get(key)
         if old is None or (seen <= old.seen and not old.flags & ONE_LOGIN):
@@ -196,14 +202,14 @@ class UserTable:
         return True
 
     def merge(self, records: bytes) -> bytes:
-        """Take in records from elsewhere, in any order.
+        """Merge records from elsewhere, in any order.
 
         Returns:
-            The records that said something new, packed, as they are now. New is another host, stamp or flags,
-            or a later rounded `seen`. They are not announced: the caller passes them on.
+            The records that brought something new, packed, as they are now. New is another host, stamp or
+            flags, or a later rounded `seen`. They are not announced: the caller passes them on.
 
         Raises:
-            ValueError: the length is not a whole number of records; nothing was taken in.
+            ValueError: the length is not a whole number of records; nothing was merged.
         """
         news = []
         for user in unpack(records):
@@ -221,12 +227,12 @@ class UserTable:
         return pack(news)
 
     def ahead(self, records: bytes, decided: int, seen: int) -> bytes:
-        """Return those of some records that were decided later than `decided`, or seen later than `seen`.
+        """Return those of some records whose times are too late.
 
         Args:
             records: packed.
-            decided: Unix seconds.
-            seen: Unix seconds.
+            decided: Unix seconds; a later stamp is too late.
+            seen: Unix seconds; a later last login is too late.
         """
         return pack(user for user in unpack(records) if user.decided > decided or user.seen > seen)
 
@@ -237,12 +243,12 @@ class UserTable:
             records: packed.
             decided: Unix seconds; a later stamp is replaced.
             seen: Unix seconds; a later last login is replaced.
-            latest: Unix seconds, in place of both.
+            latest: Unix seconds that replace either.
         """
         return pack(_clipped(user, decided, seen, latest) for user in unpack(records))
 
     def clip(self, number: int, decided: int, seen: int, latest: int) -> bytes:
-        """Replace the times of a bucket that are too late, as `clipped` does.
+        """Replace the times in a bucket that are too late, as `clipped` does.
 
         Returns:
             The records that were changed, packed, as they are now, by key. They are not announced.
@@ -257,41 +263,42 @@ class UserTable:
         return pack(changed)
 
     def bucket(self, number: int) -> bytes:
-        """The records of a bucket, by key."""
+        """Return the records of a bucket, packed, by key."""
         return pack(self._sorted(number))
 
     def with_hash(self, hash32: int) -> bytes:
-        """The records of all users with this hash, the upper half of their keys, by key."""
+        """Return the records of all users with this hash, packed, by key. The hash is the upper half of a
+        key."""
         number = (hash32 << 32) >> BUCKET_SHIFT
         return pack(sorted(user for user in self._buckets[number].values() if user.key >> 32 == hash32))
 
     def stored_bucket(self, number: int) -> bytes:
-        """The same as it is stored and compared: with `seen` rounded up."""
+        """Return a bucket as it is stored and compared: like `bucket`, with `seen` rounded up."""
         return pack(map(self._stored, self._sorted(number)))
 
     def digest(self, number: int, unix: int) -> bytes:
-        """Return the digest of a bucket, equal where two directors know the same of it.
+        """Return the digest of a bucket. It is equal on directors with the same records.
 
-        It is the sum of `record_mix` of the records as they are stored. Records that have expired, or may be
-        dropped early, are not in it: some directors have dropped them.
+        It is the sum of `record_mix` of the stored records. Records that have expired, or that may be dropped
+        early, do not count: some directors have dropped them already.
 
         Args:
             number: of the bucket.
             unix: Unix seconds, by which records have expired.
 
         Returns:
-            8 bytes; zeros where no record counts, and only there.
+            8 bytes. They are zeros if no record counts, and only then.
         """
         kept = [record_mix(self._stored(user)) for user in self._kept(number, unix)]
         total = sum(kept) & _WORD
         return (total or int(bool(kept))).to_bytes(8)
 
     def summary(self, number: int, unix: int) -> bytes:
-        """Return what is known of a bucket, in short.
+        """Return the hashes of the records of a bucket.
 
         Returns:
-            The `record_hash` (6 bytes, big endian) of each record as stored, by key. A record that is not in
-            the digest is not in the summary.
+            The `record_hash` (6 bytes, big endian) of each stored record, by key. A record that does not
+            count in the digest is not in the summary.
         """
         return b"".join(self._hash(user) for user in self._kept(number, unix))
 
@@ -300,7 +307,7 @@ class UserTable:
 
         Args:
             number: of the bucket.
-            summary: what the other director knows of it, in any order.
+            summary: the other director's summary, in any order.
             unix: Unix seconds, by which records have expired.
 
         Returns:
@@ -316,7 +323,10 @@ class UserTable:
         return pack(user for user in self._kept(number, unix) if self._hash(user) not in known)
 
     def digests(self, unix: int) -> bytes:
-        """The digests of all buckets in a row. Takes long with many users: slice it with `digest`."""
+        """Return the digests of all buckets, one after the other.
+
+        With many users this takes long: use `digest` for a range of buckets in each turn of the loop.
+        """
         nobody = bytes(8)
         return b"".join(
             [self.digest(number, unix) if users else nobody for number, users in enumerate(self._buckets)]
@@ -327,7 +337,7 @@ class UserTable:
         return bool(self._changes)
 
     def take_changes(self) -> bytes:
-        """Records to announce since the last call. A user may be in it twice."""
+        """Return the records to announce since the last call. A user may be among them twice."""
         changes, self._changes = self._changes, []
         return pack(changes)
 
@@ -336,11 +346,12 @@ class UserTable:
         return bool(self._displaced)
 
     def take_displaced(self) -> bytes:
-        """Return the former records of users whose host or MOVING flag, or whose move, a merge has changed.
+        """Return the former records of users whose host, MOVING flag or move a merge has changed.
 
         Returns:
-            The records since the last call, packed. A user may be in them twice. A user who was unknown and
-            came in MOVING is in them on host 0, with zeros; other users who were unknown are not in them.
+            The records since the last call, packed. A user may be among them twice. A user who had no record
+            and came in MOVING is among them on host 0, with zeros. Other users who had no record are not
+            among them.
         """
         displaced, self._displaced = self._displaced, []
         return pack(displaced)
@@ -350,29 +361,34 @@ class UserTable:
         return len(self._dirty)
 
     def take_dirty(self) -> list[int]:
-        """The buckets to be written since the last call, in order."""
+        """Return the buckets that have to be written since the last call, in order."""
         dirty, self._dirty = self._dirty, set()
         return sorted(dirty)
 
     def mark_dirty(self, number: int) -> None:
-        """Say that a bucket is to be written (again)."""
+        """Have a bucket written (again)."""
         self._dirty.add(number)
 
     def sweep(self, number: int, unix: int) -> int:
-        """Drop the users of a bucket who are gone; gives how many."""
+        """Delete the records of a bucket that are gone (`is_gone`). Returns how many were deleted."""
         users = self._buckets[number].values()
         if not users:
             return 0
         return self._keep(number, [user for user in users if not self._expired(user, unix)])
 
     def shed(self, number: int, unix: int) -> int:
-        """Drop the users of a bucket who may be dropped early, and who are gone; gives how many."""
+        """Delete the records of a bucket that are gone or may be dropped early. Returns how many were
+        deleted."""
         return self._keep(number, list(self._kept(number, unix)))
 
     def confirm(self, first: int, last: int) -> int:
         """Take ONE_LOGIN off the users in buckets `first` to `last - 1` that the hash would put elsewhere.
 
-        They are announced: directors that have dropped them early know them again. Gives how many."""
+        Their records are announced: directors that have dropped them early need them again.
+
+        Returns:
+            How many users there were.
+        """
         elsewhere = [
             user
             for number in range(first, min(last, BUCKETS))
@@ -385,8 +401,14 @@ class UserTable:
         return len(elsewhere)
 
     def counts(self, first: int, last: int, unix: int, since: Mapping[HostId, int]) -> dict[HostId, int]:
-        """How many users each host has in the buckets `first` to `last - 1`, without expired ones and those
-        who were given a host before the time `since` when it has been there."""
+        """Return how many users each host has in the buckets `first` to `last - 1`.
+
+        Args:
+            first: the first bucket.
+            last: the bucket after the last.
+            unix: Unix seconds. Assignments that have expired by then do not count.
+            since: the stamp of each host's last appearance. Earlier assignments to it do not count.
+        """
         return dict(
             Counter(
                 user.host
@@ -414,7 +436,8 @@ class UserTable:
         return dropped
 
     def _kept(self, number: int, unix: int) -> Iterator[User]:
-        """The users of a bucket who are not gone, and may not be dropped early, by key."""
+        """Iterate over the records of a bucket by key, without those that are gone or may be dropped
+        early."""
         return (
             user
             for user in self._sorted(number)
@@ -437,7 +460,7 @@ class UserTable:
         return is_gone(user, unix, self.expire)
 
     def _idle(self, user: User, unix: int) -> bool:
-        """Whether the record may be dropped early: by what is the same in all directors."""
+        """Whether the record may be dropped early. All directors decide this alike."""
         if user.flags != ONE_LOGIN or user.decided + self._earliest_drop > unix:
             return False
         return self.at_home(user)
@@ -451,25 +474,29 @@ def _clipped(user: User, decided: int, seen: int, latest: int) -> User:
 
 
 def _displaced(before: User, new: User) -> bool:
-    """Whether who was in one record has to leave where he is for what is in the other, or moves once more."""
+    """Whether a merge has changed the user's host or MOVING flag, or has begun another move."""
     same_move = before.decided == new.decided or not new.flags & MOVING
     return before.host != new.host or (before.flags ^ new.flags) & MOVING != 0 or not same_move
 
 
 def is_alive(user: User, unix: int, expire: int) -> bool:
-    """Whether the assignment still binds: pinned, or seen less than `expire` seconds ago."""
+    """Whether the assignment has not expired: it is pinned, or its user was seen less than `expire` seconds
+    ago."""
     return bool(user.flags & PINNED) or user.seen + expire > unix
 
 
 def is_gone(user: User, unix: int, expire: int) -> bool:
-    """Whether nobody is to know the record any more, as a ghost neither (docs/ring.md, rule 18)."""
-    # By the rounded `seen`, the only one that all directors share: otherwise their digests would differ
-    # for a third of `expire` each time a user who was refreshed on one of them goes.
+    """Whether the record is to be deleted, and no longer serves as a ghost either (docs/ring.md, rule 18)."""
+    # Only the rounded `seen` is the same on all directors. By the exact one, digests would differ for a third
+    # of `expire` each time a user who was refreshed on one director goes.
     return not user.flags & PINNED and rounded(user.seen, expire) + 2 * expire <= unix
 
 
 def is_near_expiry(user: User, unix: int, expire: int) -> bool:
-    """Whether another director may say something else about `is_alive`: by its clock, or because it has seen
-    him since, but no later than all know `seen` to be: rounded."""
+    """Whether directors may disagree about `is_alive`, by their clocks or because one of them has seen the
+    user since.
+
+    The latest `seen` that any director may have is the rounded one.
+    """
     first, last = user.seen - margin(expire), rounded(user.seen, expire) + margin(expire)
     return not user.flags & PINNED and first <= unix - expire < last

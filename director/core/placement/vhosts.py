@@ -1,4 +1,4 @@
-"""The consistent-hash circle of one tag: which host a user hash belongs to."""
+"""The consistent-hash circle of one tag: it says which host a user hash belongs to."""
 
 from __future__ import annotations
 
@@ -11,13 +11,17 @@ from director.types import Address
 
 
 class Circle:
-    """`weight` points for each host; a hash belongs to the first point at or after it.
+    """A circle with `weight` points for each host. A hash belongs to the first point at or after it.
 
-    Behind the last point the first one follows.
+    The first point follows the last.
     """
 
     def __init__(self, hosts: Iterable[tuple[Address, int]]) -> None:
-        """hosts: (canonical address, weight) of the hosts that are up and carry the tag."""
+        """Make the circle.
+
+        Args:
+            hosts: canonical address and weight of each host that is up and has the tag.
+        """
         points = []
         for address, weight in hosts:
             order = address_order(address)
@@ -30,14 +34,16 @@ class Circle:
         return len(self._points)
 
     def host(self, hash32: int) -> Address | None:
-        """The owner of the first point >= `hash32`, of equal points the lowest address. None: no host."""
+        """Return the host of the first point at or after `hash32`; of equal points the lowest address; None:
+        no host."""
         if not self._points:
             return None
-        # 2.3 may hit either of two equal points; the lowest address is the same answer on every director
+        # Dovecot 2.3 may take either of two equal points. The lowest address is the same answer on every
+        # director.
         return self._owners[bisect_left(self._points, hash32) % len(self._points)]
 
 
 def point(address: str, number: int) -> int:
-    """Where the `number`-th point (from 0) of a host lies."""
+    """Return the position of the `number`-th point (from 0) of a host."""
     text = f"{address}-{number}".encode()
     return int.from_bytes(hashlib.md5(text, usedforsecurity=False).digest()[:4])
