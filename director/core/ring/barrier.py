@@ -1,11 +1,13 @@
-"""Agreement on the host table: a token that goes round twice (docs/ring.md, rules 8, 9, 11, 14).
+"""The barrier: a token that goes round the ring twice finds out whether all directors have the same table
+(docs/ring.md, rules 8, 9, 11, 14).
 
-    waiting --own token back from lap 2, or somebody's lap 2 passes, digests still equal--> released
+    waiting --own second lap returns, or another second lap passes; digest still equal--> released
     released --the host table changes, a neighbour is lost--> waiting
 
-Lap 1 shows that everybody has the table, lap 2 tells everybody so. The members of a second lap are the ring.
-A second lap counts only where its first lap has passed, with the same table and the same members up to here
-and one farther: a member that makes up laps can say no more than what its own place in the ring allows.
+The first lap finds out that all directors have the table, the second lap tells them so. The directors that a
+second lap names are the ring. A second lap counts only if its first lap has passed here, with the same table,
+the same directors up to here, and the right neighbour behind them. So a director that invents laps can claim
+no more than its own place in the ring lets it claim.
 """
 
 from __future__ import annotations
@@ -20,14 +22,14 @@ from director.core.protocol.ringtimings import TOKEN_AGAIN, TOKEN_AGAIN_LATEST
 from director.types import MemberId, Now
 
 DURATIONS = 1000
-"""Ended waits whose duration is kept for the metrics."""
+"""Ended waits whose durations are kept for the metrics."""
 REMEMBERED = 64
-"""Second laps that are known again when they come again."""
+"""Second laps that are remembered, so that they are recognised when they return."""
 FIRST_LAPS = 256
-"""First laps whose second laps count, the latest ones."""
+"""First laps that are remembered, so that their second laps count."""
 LOOK_EVERY = 5.0
-"""Seconds between two tokens of a member in sync who misses somebody: the ring may have grown without telling
-him."""
+"""Seconds between two tokens of a director that is in sync while another director is missing: the ring may
+have grown, and the second lap may have been lost on the way here."""
 
 
 class _FirstLap(NamedTuple):
@@ -35,54 +37,67 @@ class _FirstLap(NamedTuple):
 
     digest: bytes
     members: int
-    """How many it has passed, this director included."""
+    """How many directors it has passed, including this one."""
     print: int
-    """Of their names. A token may name a thousand."""
+    """Hash of the directors' names. A token may name a thousand, so the names are not kept."""
     right: MemberId | None
-    """To whom it was sent."""
+    """The right neighbour at that time. It got the token."""
     at: float
 
 
 class Barrier:
     def __init__(self, me: MemberId, first_serial: int = 0) -> None:
-        """first_serial: above all that an earlier life of this director may have used."""
+        """Start waiting for the first agreement.
+
+        Args:
+            me: this director.
+            first_serial: higher than every serial that an earlier run of this director may have used.
+        """
         self.me = me
         self.synced = False
         self.ring: tuple[MemberId, ...] = (me,)
-        """The members of the last second lap, in ring order."""
+        """The directors that the last second lap named, in ring order."""
         self.waiting_since: float | None = None
         self.durations: deque[float] = deque(maxlen=DURATIONS)
-        """Seconds of the waits that have ended and were not taken yet by the metrics."""
+        """Seconds of the ended waits that the metrics have not taken yet."""
         self.took_ms = 0
-        """How long the last wait took."""
+        """Milliseconds that the last wait took."""
         self.synced_at: float | None = None
         """Monotonic time of the last release; None: there was none."""
         self._serial = first_serial
         self._oldest = first_serial + 1
-        """Of the tokens of our own that still count, the first."""
+        """The lowest serial of the own tokens that still count."""
         self._due: float | None = None
         self._repeat = TOKEN_AGAIN
         self._look_at: float | None = None
         self.right: MemberId | None = None
-        """The right neighbour: tokens go there."""
+        """The right neighbour. It gets the tokens."""
         self._first_laps: dict[tuple[str, int], _FirstLap] = {}
-        """By origin and serial, the earliest first."""
+        """First laps by origin and serial, in the order in which they came."""
         self._returned: dict[int, tuple[str, ...]] = {}
-        """Own first laps that have come back, by serial: whom they have passed."""
+        """The directors that the own first laps passed, by the serials of those that have returned."""
         self._released_by: deque[tuple[str, int]] = deque(maxlen=REMEMBERED)
         """Origin and serial of the second laps that have passed here."""
         self._agreed = b""
-        """Digest of the last release."""
+        """Digest at the last release."""
         self._own_limit = 0
         self._untold: int | None = None
-        """The others have not confirmed a change of our limit; a token of ours behind this one tells them."""
+        """The serial of the last token before the own limit changed. A later own token tells the ring of the
+        change. None: the ring knows the limit."""
         self.limit = 0
-        """The lowest `users.max` of the members of the ring; 0: none has one."""
+        """The lowest `users.max` of the ring; 0: no director has one."""
         self.held_until = 0.0
-        """Somebody has gone silent: until then no host change is agreed, and no round ends, without him."""
+        """Monotonic time. A director has gone silent: until then no host change is agreed and no round ends
+        without it."""
 
     def wait(self, now: Now, *, at_once: bool) -> None:
-        """Stop answering new users until the ring has agreed. at_once: it is upon us to send the token."""
+        """Let new users wait until the ring has agreed.
+
+        Args:
+            now: the time.
+            at_once: whether this director sends a token immediately; else it gives another director's token
+                time to come.
+        """
         if self.synced or self.waiting_since is None:
             self.synced = False
             self.waiting_since = now.mono
@@ -91,22 +106,30 @@ class Barrier:
         self._due = due if self._due is None else min(self._due, due)
 
     def probe(self, now: Now) -> None:
-        """Send a token although we do not wait: the ring has changed its members."""
+        """Send a token although this director does not wait: the members of the ring have changed."""
         self._due = now.mono
 
     def set_limit(self, limit: int) -> None:
-        """`users.max` of this director is this now. 0: none."""
+        """Set `users.max` of this director; 0: none."""
         if limit == self._own_limit:
             return
         self._own_limit = limit
         if self.ring == (self.me,):
             self.limit = limit
-        else:  # a lower one counts at once; whether the ring's is higher now, a token has to find out
+        # A lower limit counts immediately. Whether the limit of the ring rises, a token has to find out.
+        else:
             self.limit = lowest(limit, self.limit)
             self._untold, self._due = self._serial, 0.0
 
     def look_for(self, now: Now, *, missing: bool) -> None:
-        """missing: some director is not in the ring that should be; a second lap may have been lost on us."""
+        """Send a token every LOOK_EVERY seconds while this director is in sync and another director is
+        missing.
+
+        Args:
+            now: the time.
+            missing: whether a director that should be in the ring is not. The second lap that named it may
+                have been lost.
+        """
         if not missing or not self.synced:
             self._look_at = None
         elif self._look_at is None or now.mono >= self._look_at:
@@ -115,7 +138,7 @@ class Barrier:
             self._look_at = now.mono + LOOK_EVERY
 
     def hold(self, until: float) -> None:
-        """A member went silent: no host change is agreed without him before `until`, when everybody has
+        """Agree on no host change before `until`: a director has gone silent, and by then all others have
         noticed."""
         self.held_until = max(self.held_until, until)
 
@@ -123,7 +146,8 @@ class Barrier:
         return min((at for at in (self._due, self._look_at) if at is not None), default=None)
 
     def due(self, now: Now, digest: bytes) -> Token | None:
-        """The token that is to be sent now. The caller drops it where there is no right neighbour."""
+        """Return the token that is to be sent now; None: none. The caller drops it if there is no right
+        neighbour."""
         if self._due is None or now.mono < self._due:
             return None
         self._due = None if self.synced and self._untold is None else now.mono + self._repeat
@@ -134,7 +158,7 @@ class Barrier:
         return Token(self.me, self._serial, 1, digest, [self.me], self._own_limit)
 
     def pass_on(self, token: Token, now: Now, digest: bytes) -> Token | None:
-        """Take a token from the left. Returns what goes to the right."""
+        """Take a token from the left neighbour. Returns the token for the right neighbour; None: none."""
         if token.digest != digest or self.holds_back(now, digest):
             return None
         members = tuple(MemberId(m) for m in token.passed)
@@ -148,7 +172,7 @@ class Barrier:
                 limit = lowest(token.limit, self._own_limit)
                 return Token(self.me, token.serial, 2, digest, token.passed, limit)
             if self._returned.get(token.serial) != members:
-                return None  # its first lap has not been everywhere
+                return None  # the first lap named other directors, or has not returned
             if self._untold is not None and token.serial > self._untold:
                 self._untold = None
             self.release(members, now, digest, token.limit)
@@ -158,12 +182,13 @@ class Barrier:
                 return None
             if (
                 self._due is not None
-            ):  # this token will tell us, too: in a large ring ours would be one of many
+            ):  # this token informs this director too; in a large ring an own token would be one of many
                 self._due = max(self._due, now.mono + self._repeat)
             passed, limit = [*token.passed, self.me], lowest(token.limit, self._own_limit)
             self._leaves_here(token.origin, token.serial, digest, passed, now)
             return Token(token.origin, token.serial, 1, digest, passed, limit)
-        # A second lap whose origin has died meanwhile would go round for ever: nobody takes it off the ring.
+        # A second lap whose origin has stopped would go round without end, since no other director removes
+        # it. So it passes each director once.
         if (token.origin, token.serial) in self._released_by or not self._follows(token):
             return None
         self._released_by.append((token.origin, token.serial))
@@ -173,15 +198,16 @@ class Barrier:
         return token
 
     def _leaves_here(self, origin: str, serial: int, digest: bytes, passed: Sequence[str], now: Now) -> None:
-        """A first lap goes on to the right: remember what its second lap, or its return, must say."""
+        """Remember a first lap that leaves here to the right: its second lap, or its return, is compared with
+        it."""
         if len(self._first_laps) >= FIRST_LAPS and (origin, serial) not in self._first_laps:
             del self._first_laps[next(iter(self._first_laps))]
         lap = _FirstLap(digest, len(passed), hash(tuple(passed)), self.right, now.mono)
         self._first_laps[origin, serial] = lap
 
     def _follows(self, token: Token) -> bool:
-        """Whether a token is about the members that its first lap had passed when it left here, and about the
-        neighbour that it was sent to."""
+        """Whether a token continues the first lap that left here: it names the same directors up to here, and
+        then the right neighbour that got it."""
         first = self._first_laps.get((token.origin, token.serial))
         if first is None or first.digest != token.digest:
             return False
@@ -191,7 +217,14 @@ class Barrier:
         return first.right is None or first.right == (behind[0] if behind else token.origin)
 
     def release(self, ring: tuple[MemberId, ...], now: Now, digest: bytes, limit: int = 0) -> None:
-        """The ring, as given, has this host table. limit: the lowest of the others."""
+        """Note that the ring has agreed.
+
+        Args:
+            ring: the directors of the ring, in any order.
+            now: the time.
+            digest: of the table that they have agreed on.
+            limit: the lowest `users.max` of the other directors; 0: none.
+        """
         self.limit = lowest(limit, self._own_limit)
         if self.waiting_since is not None:
             self.durations.append(now.mono - self.waiting_since)
@@ -207,10 +240,10 @@ class Barrier:
         self._due = None if self._untold is None else now.mono + self._repeat
 
     def holds_back(self, now: Now, digest: bytes) -> bool:
-        """Whether a host change must not be agreed yet, because somebody has only just gone silent."""
+        """Whether a host change must not be agreed yet, because a director has gone silent only recently."""
         return now.mono < self.held_until and digest != self._agreed and self._agreed != b""
 
 
 def lowest(first: int, second: int) -> int:
-    """The lower of two limits, of which 0 is none."""
+    """Return the lower of two limits. 0 stands for no limit."""
     return min(first, second) if first and second else first or second

@@ -1,6 +1,7 @@
-"""Which directors of the ring differ from this one in what should be the same everywhere.
+"""The directors of the ring that differ from this one in what should be the same everywhere.
 
-Each director sees its neighbours and those that it refuses. Where directors differ, two neighbours do.
+A director can compare itself with its neighbours, and with the directors whose links it refuses. That is
+enough: if any directors differ, then two neighbours do.
 """
 
 from __future__ import annotations
@@ -17,9 +18,16 @@ ALL = (VERSION, BACKENDS, EXPIRE, HASH)
 def differences(
     me: Identity, neighbours: Iterable[Neighbour], refused: Mapping[MemberId, Mapping[str, str]]
 ) -> dict[str, dict[MemberId, str]]:
-    """By what differs: the directors, and what they have; empty where that is not told.
+    """Return the directors that differ.
 
-    refused: directors that may not link, with the settings that differ and their values there."""
+    Args:
+        me: this director.
+        neighbours: all links.
+        refused: directors whose links are refused, each with the settings that differ and their values there.
+
+    Returns:
+        For each of ALL, the directors that differ in it, with their values; empty if the value is not known.
+    """
     found: dict[str, dict[MemberId, str]] = {what: {} for what in ALL}
     for neighbour in neighbours:
         if not neighbour.live or neighbour.peer is None:

@@ -1,10 +1,12 @@
-"""What two neighbours do when they connect: find out what they know differently, send only that
-(docs/ring.md, "What it does").
+"""The exchange: two neighbours that connect find out which records differ, and send only those (docs/ring.md,
+"What it does").
 
-Each end sends the digests of its buckets, range by range; of the buckets that differ, the summary of its
-records; and of the other's buckets what is not in the other's summaries, `ExchangeDone` behind the last of
-it.
-Live changes flow meanwhile. One range is one turn of the loop. Names follow when all that matters is done.
+Each end sends the digests of its buckets, range by range. For the buckets whose digests differ, it sends
+summaries of its records. For each summary that it gets, it sends the records that the summary lacks.
+`ExchangeDone` follows the last of them.
+
+Live changes flow meanwhile. One turn of the loop does one range. Names follow at the end, because routing
+does not need them.
 """
 
 from __future__ import annotations
@@ -19,59 +21,61 @@ from director.core.protocol.messages import Digests, ExchangeDone, Names, RingMe
 from director.types import LinkId, Now
 
 RANGE = 64
-"""Buckets whose records are looked at in one turn of the loop, where the table is large."""
+"""Buckets whose records are compared in one turn of the loop, if the table is large."""
 DIGESTED = 256
-"""Buckets whose digests are sent in one turn of the loop, where the table is large..."""
+"""Buckets whose digests are sent in one turn of the loop, if the table is large …"""
 DIGESTED_USERS = 200_000
-"""...but no more than hold about so many users: 3 ms, where many of them may be dropped early."""
+"""… but no more buckets than hold about this many users. That takes 3 ms if many of the users may be dropped
+early."""
 SMALL = 20_000
-"""Users up to which all are."""
+"""Users up to which a table is small. All buckets of a small table are done in one turn."""
 DIGEST = 8
 """Bytes of one digest."""
 STEP = 64 * DIGEST
 HASH = 6
-"""Bytes of one record's hash in a summary."""
+"""Bytes of one record in a summary."""
 NAMED = 2
 """Buckets whose names are sent in one turn of the loop."""
 QUIET = 0.5
-"""Seconds without a word from the neighbour it is busy with, after which a joiner turns to the next too."""
+"""Seconds of silence after which a joining director no longer waits for the end of its exchange with one
+neighbour, and begins the next exchange too."""
 
 
 class Exchange:
-    """The exchange over one link."""
+    """The exchange with one neighbour."""
 
     def __init__(self, link: LinkId) -> None:
         self._link = link
         self.postponed = False
-        """It waits for that with another neighbour."""
+        """Whether it waits for the exchange with another neighbour."""
         self.settled = False
-        """The other end's memory had been compared with the ring when it ended."""
+        """Whether the other end's memory had been compared with the ring when the other end was done."""
         self._sent_done = self._got_done = False
         self._digest_cursor: int | None = 0
-        """Next bucket whose digest is to be sent; None when all were."""
+        """The next bucket whose digest is to be sent; None: all have been sent."""
         self._compare: deque[Digests] = deque()
-        """Digests of the other end that wait to be compared."""
+        """Digests of the other end that were not compared yet."""
         self._expected_first = 0
         self._summaries: deque[Summaries] = deque()
-        """What the other end knows of buckets that differ; what it lacks is to be sent."""
+        """Summaries of the other end that were not answered yet with the records that they lack."""
         self._summarised: set[int] = set()
-        """Buckets of which the other end has sent its summary."""
+        """Buckets for which the other end has sent its summary."""
         self._names_due: deque[tuple[int, bytes]] = deque()
-        """Buckets, and the records of them that were sent, whose names are to follow."""
+        """Buckets whose names are to follow, each with the records that were sent."""
 
     @property
     def has_begun(self) -> bool:
-        """Digests have been sent."""
+        """Whether digests have been sent."""
         return self._digest_cursor != 0
 
     @property
     def is_over(self) -> bool:
-        """Both ends have sent all that differed. Names may still follow."""
+        """Whether both ends have sent all records that differ. Names may still follow."""
         return self._sent_done and self._got_done
 
     @property
     def has_work(self) -> bool:
-        """Whether there is something to send in a turn of the loop."""
+        """Whether a turn of the loop can send something."""
         if self.postponed:
             return False
         return self._digest_cursor is not None or bool(
@@ -79,7 +83,14 @@ class Exchange:
         )
 
     def work(self, users: UserTable, names: NameTable, settled: bool, now: Now) -> list[Effect]:
-        """One turn's share. settled: our own memory has been compared with the ring."""
+        """Return what one turn of the loop sends.
+
+        Args:
+            users: the user table.
+            names: the names of the users.
+            settled: whether this director's memory has been compared with the ring.
+            now: the time.
+        """
         unix = int(now.unix)
         slice_size = RANGE if len(users) > SMALL else BUCKETS
         if self._digest_cursor is not None:
@@ -96,7 +107,7 @@ class Exchange:
         return self._next_names(names)
 
     def compare_later(self, digests: Digests) -> str | None:
-        """Queue a range of the other end's digests. Returns what is wrong with it, if anything."""
+        """Queue a range of the other end's digests. Returns the text of an error; None: no error."""
         count, rest = divmod(len(digests.digests), DIGEST)
         expected = self._expected_first
         if rest or not count or digests.first != expected or digests.first + count > BUCKETS:
@@ -106,7 +117,7 @@ class Exchange:
         return None
 
     def answer_later(self, summaries: Summaries) -> str | None:
-        """Queue the other end's summaries. Returns what is wrong with them, if anything."""
+        """Queue summaries of the other end. Returns the text of an error; None: no error."""
         if len(summaries.buckets) != len(summaries.hashes) or any(len(h) % HASH for h in summaries.hashes):
             return f"summaries of {len(summaries.buckets)} buckets that do not fit them"
         if not all(0 <= number < BUCKETS for number in summaries.buckets):
@@ -119,11 +130,16 @@ class Exchange:
         return None
 
     def they_are_done(self, settled: bool) -> None:
-        """The other end has sent all that differed. settled: as in `ExchangeDone`."""
+        """Note that the other end has sent all that differs.
+
+        Args:
+            settled: as in `ExchangeDone`.
+        """
         self._got_done, self.settled = True, settled
 
     def _next_summaries(self, users: UserTable, slice_size: int, unix: int) -> Summaries:
-        """What we know of the buckets of one range that differ, for the other end to send what is missing."""
+        """Return the summaries of the buckets in one range that differ, so that the other end sends what they
+        lack."""
         theirs = self._compare.popleft()
         if len(theirs.digests) > slice_size * DIGEST:
             rest = Digests(theirs.first + slice_size, theirs.digests[slice_size * DIGEST :])
@@ -159,7 +175,7 @@ class Exchange:
         return [Send(self._link, batch)] if batch else []
 
     def _next_names(self, names: NameTable) -> list[Effect]:
-        """The names of some of the users that were sent."""
+        """Return the names of some of the users that were sent."""
         entries = []
         for _ in range(min(NAMED, len(self._names_due))):
             number, records = self._names_due.popleft()
@@ -175,7 +191,8 @@ def _digests(users: UserTable, first: int, after: int, unix: int) -> bytes:
 
 
 def _differences(ours: bytes, theirs: bytes) -> Iterator[int]:
-    """Where digests differ; what is equal is skipped in large steps, because that is nearly all."""
+    """Iterate over the offsets of the digests that differ. Equal digests are skipped in large steps, because
+    nearly all are equal."""
     for start in range(0, len(ours), STEP):
         if ours[start : start + STEP] != theirs[start : start + STEP]:
             for at in range(start, min(start + STEP, len(ours)), DIGEST):

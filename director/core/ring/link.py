@@ -1,11 +1,12 @@
-"""One link with another director, from the first byte to the last. Owns no socket and no clock.
+"""One link with another director: its state machine, from the first byte to the last. It uses no socket and
+no clock.
 
     GREETING --Hello fits--> PROVING --Proof fits--> EXCHANGING --both ends sent all that differs--> FULL
         \\________________________\\________________________\\____ anything else, or silence ____> CLOSED
 
-Both ends speak at once: Hello, then Proof as soon as the other's Hello is known. Behind its Proof each end
-seals all that it sends, with a key of this link and direction. Behind the other's Hello it takes exactly one
-plain frame, the other's Proof or a Bye. Live changes flow from EXCHANGING on; tokens only over FULL links
+Both ends begin immediately with Hello. Each sends its Proof as soon as it has the other's Hello. Each end
+seals all frames that follow its Proof, with a key of this link and direction. After the other's Hello, an end
+accepts exactly one plain frame: Proof or Bye. Live changes flow from EXCHANGING on. Tokens need a FULL link
 (docs/ring.md, rule 6).
 """
 
@@ -39,13 +40,13 @@ from director.core.ring.exchange import QUIET, SMALL, Exchange
 from director.types import Address, LinkId, MemberId, Now
 
 NUMBER_LIMIT = 1 << 62
-"""An incarnation is below this, so that it can grow."""
+"""Every incarnation is below this number, so that it can still rise."""
 REASON_LIMIT = 300
-"""Characters that are logged of the reason the other end gives."""
+"""Characters that are logged of the reason that the other end gives."""
 RELEASE_LIMIT = 64
-"""Characters that are kept of what the other end says of its release and settings."""
+"""Characters that are kept of the release and of the settings that the other end names."""
 HANDSHAKE_TIMEOUT = 2.0
-"""Seconds from the TCP connection to the accepted proof."""
+"""Seconds from the TCP connection to the accepted Proof."""
 
 
 class State(Enum):
@@ -66,7 +67,7 @@ TRANSITIONS: Mapping[State, frozenset[State]] = {
 
 
 def hash_setting(theirs: str, mine: str) -> tuple[str, str, str]:
-    """The setting that differs, and both values, where `Identity.username_hash` does."""
+    """Return the setting that differs, and its value there and here, if `Identity.username_hash` differs."""
     (their_format, their_separator), (my_format, my_separator) = _apart(theirs), _apart(mine)
     if their_format == my_format:
         return "users.master_user_separator", their_separator or "none", my_separator or "none"
@@ -80,37 +81,38 @@ def _apart(setting: str) -> tuple[str, str]:
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """What this director says of itself, and what it demands of others."""
+    """The values that this director tells other directors, and its demands on theirs."""
 
     member: MemberId
     incarnation: int
     username_hash: str
-    """The setting, and after a blank the separator of master users, if there is one."""
+    """`users.username_hash`; if there is a separator of master users, a blank and the separator follow."""
     expire: int
     secret: bytes
     ping_interval: float
     ping_timeout: float
     max_clock_skew: float
     name: str = ""
-    """`name:port`, where it is listed by its name; not told to anybody."""
+    """`name:port` if the director is listed by its name. It is not sent."""
     release: str = ""
-    """Of the program."""
+    """The program's release."""
     backends: int = 0
-    """A digest of the backends in the configuration, which should be the same on all directors; 0: none."""
+    """A digest of the backends in the configuration, which should be the same on all directors; 0: there are
+    none."""
     second_secret: bytes = b""
-    """While the secret is being changed: accepted like `secret`, which is offered; empty: none."""
+    """The other accepted secret while the secret is being changed; only `secret` is offered; empty: none."""
 
     def __repr__(self) -> str:
-        return f"Identity({self.member}, {self.incarnation})"  # never the secret
+        return f"Identity({self.member}, {self.incarnation})"  # without the secrets
 
     @property
     def secrets(self) -> tuple[bytes, ...]:
-        """Those that are accepted; the first is offered."""
+        """The accepted secrets. The first is offered."""
         return (self.secret, self.second_secret) if self.second_secret else (self.secret,)
 
 
 class Neighbour:
-    """The state machine of one link. `handle` takes what is the link's own; the rest is the ring's."""
+    """The state machine of one link. `handle` answers the link's own messages; the ring takes all others."""
 
     def __init__(
         self,
@@ -134,9 +136,10 @@ class Neighbour:
             dialled: the director that was dialled; None: the other end has dialled.
             nonce: random bytes of this link.
             now: when it was opened.
-            leftwards: this director has dialled to its left, because no director there could reach it.
+            leftwards: whether this director has dialled to its left, because no director there could reach
+                it.
             certificates: as in `LinkOpened`.
-            suspended: seconds by which the other end may have greeted before this process could see it.
+            suspended: seconds that this process may have been suspended since the other end sent its Hello.
         """
         self.link, self.me, self.remote, self.dialled = link, me, remote, dialled
         self.leftwards = leftwards
@@ -151,42 +154,44 @@ class Neighbour:
         self.deadline = now.mono + HANDSHAKE_TIMEOUT
         self.ping_ms: int | None = None
         self.inbox: deque[RingMessage] = deque()
-        """Messages that are not dealt with yet, because so much came at once."""
+        """Messages that were not handled yet, because too many came in one turn."""
         self.read_at = now.mono
-        """When the messages that were left over were last dealt with."""
+        """Monotonic time at which messages of the inbox were last handled."""
         self.reading = True
-        """More is read from the link."""
+        """Whether more is read from the socket."""
         self.congested = False
         self.was_live = False
         self.leaves = False
-        """The other end has said that it is about to stop."""
+        """Whether the other end has said that it is about to stop."""
         self.linked = False
-        """The other end can carry tokens."""
+        """Whether the other end can carry tokens."""
         self.silent = False
-        """It was closed because nothing was heard any more."""
+        """Whether the link was closed because nothing came any more."""
         self.routine = False
-        """It was closed because it was not needed: nothing was wrong with the other end."""
+        """Whether the link was closed because it was not needed. Nothing was wrong with the other end."""
         self.disproved = False
-        """It was closed because its proof did not fit."""
+        """Whether the link was closed because the other end's proof was wrong."""
         self.release = ""
-        """Of the other end's program; empty: it is not known."""
+        """Release of the other end's program; empty: unknown."""
         self.backends = 0
-        """The digest of the other end's backends; 0: it is not known."""
+        """The digest of the other end's backends; 0: unknown."""
         self.refused: tuple[MemberId, dict[str, str]] | None = None
-        """Who the other end says it is, and the settings because of which it may not link, with the values
-        there."""
+        """The director that the other end says it is, with the settings that keep it from linking and their
+        values there."""
         self._secrets: tuple[bytes, ...] = ()
-        """Those that were accepted when it was greeted."""
+        """The secrets that were accepted when the other end greeted."""
         self._made_with: frozenset[bytes] = frozenset()
-        """The secrets that this end and the other end have proved to have."""
+        """The secrets that the two ends used in their proofs."""
         self.exchange = Exchange(link)
         self.agreed_since: float | None = None
-        """Both clocks have just been found to agree: when the other end was asked. Who reads it clears it."""
+        """Monotonic time at which the other end was asked, if both clocks have just been found to agree. The
+        reader of the value clears it."""
         self._ping_serial = 0
         self._ping_sent = now
         self._ping_open = False
         self._agreed = False
-        """The greeting has shown that both clocks agree; one that may be old shows nothing."""
+        """Whether the last comparison showed that both clocks agree. A greeting that may be old shows
+        nothing."""
         self.pong_serial = 0
         self._hello = Hello(
             version=RING_VERSION,
@@ -208,36 +213,43 @@ class Neighbour:
 
     @property
     def rightward(self) -> bool:
-        """Whether the other end stands to our right: whom we dial, but for those who ask to be dialled."""
+        """Whether the other end is to the right. A director dials to the right, unless another director asks
+        it to dial to the left."""
         return (self.dialled is not None) != self.leftwards
 
     @property
     def live(self) -> bool:
-        """Whether changes flow over it."""
+        """Whether changes flow over the link."""
         return self.state in (State.EXCHANGING, State.FULL)
 
     @property
     def exchange_has_work(self) -> bool:
-        """Whether the exchange has something to send that the link takes now."""
+        """Whether the exchange has something to send and the link can take it now."""
         return self.live and not self.congested and self.exchange.has_work
 
     def finish_exchange(self) -> None:
-        """Make the link FULL once both ends have sent all that differed."""
+        """Make the link FULL if both ends have sent all that differs."""
         if self.state is State.EXCHANGING and self.exchange.is_over:
             self.enter(State.FULL)
 
     def enter(self, state: State) -> None:
-        """Change the state. Raises WrongTransition where TRANSITIONS has no such way."""
+        """Change the state. Raises WrongTransition if TRANSITIONS does not permit it."""
         check(TRANSITIONS, self.state, state)
         self.state = state
 
     def handle(self, message: RingMessage, now: Now, plain: bytes = b"") -> list[Effect] | None:
-        """Take a message. None: it is not the link's own business, and the link is live: the ring deals
-        with it.
+        """Handle a message.
 
-        plain: as in `Received`."""
+        Args:
+            message: from the other end.
+            now: the time.
+            plain: as in `Received`.
+
+        Returns:
+            The effects; None: the link is live, and the message is for the ring.
+        """
         if isinstance(message, Users | Names) and self.live:
-            return None  # nearly every message is one of these
+            return None  # first, because nearly every message is of these kinds
         match self.state, message:
             case State.CLOSED, _:
                 return []
@@ -265,7 +277,7 @@ class Neighbour:
         return self.close(f"{type(message).__name__} is not expected in {self.state.name}")
 
     def tick(self, now: Now) -> list[Effect]:
-        """Time-outs and pings."""
+        """Close the link after a time-out, or send a ping if one is due."""
         if self.state is State.CLOSED:
             return []
         if not self.live:
@@ -280,14 +292,19 @@ class Neighbour:
         return []
 
     def ping(self, now: Now) -> list[Effect]:
-        """Ask for a sign of life; the Pong of an earlier Ping no longer counts."""
+        """Send a ping. The Pong of an earlier Ping no longer counts."""
         self._ping_serial += 1
         self._ping_sent = now
         self._ping_open = True
         return [Send(self.link, [Ping(self._ping_serial)])]
 
     def _compare_clocks(self, unix: float, now: Now) -> list[Effect]:
-        """A clock may have jumped since the greeting. Told was some moment since the ping was sent."""
+        """Compare the clocks again: a clock may have jumped since the greeting.
+
+        Args:
+            unix: the other end's clock at some moment since the ping was sent; 0: it was not told.
+            now: the time.
+        """
         if not unix:
             return []
         if not isfinite(unix):
@@ -300,7 +317,8 @@ class Neighbour:
         return []
 
     def _clock_problem(self, peer: str, unix: float, since: Now, now: Now, older: float = 0.0) -> str | None:
-        """What is surely wrong between the clocks; after a suspension that may be nothing."""
+        """Return the text of the error if the clocks certainly differ too much; None: they do not, or it is
+        not certain."""
         skew, unsure = skew_of(unix, since, now, older)
         if abs(skew) - unsure > self.me.max_clock_skew:
             self.skew = skew
@@ -320,7 +338,7 @@ class Neighbour:
         return min(self.heard + self.me.ping_timeout, self._ping_sent.mono + self.me.ping_interval)
 
     def close(self, reason: str, *, bye: bool = True, level: Level = Level.WARNING) -> list[Effect]:
-        """End the link: say why to the other end and to the log."""
+        """Close the link, and tell the reason to the log and, with `bye`, to the other end."""
         if self.state is State.CLOSED:
             return []
         effects: list[Effect] = [Send(self.link, [Bye(reason, level is Level.INFO)])] if bye else []
@@ -350,7 +368,7 @@ class Neighbour:
         return [Send(self.link, [Proof(self._handshake.proof())]), Seal(self.link, self._handshake.keys())]
 
     def _differing_users(self, hello: Hello) -> str:
-        """Which settings of [users] keep the directors apart; empty: none."""
+        """Return the text of the error if settings of [users] differ; empty: none differs."""
         mine, found, texts = self.me, {}, []
         if hello.username_hash != mine.username_hash:
             found["users.username_hash"] = hello.username_hash[:RELEASE_LIMIT]
@@ -408,8 +426,8 @@ class Neighbour:
         return [Unseal(self.link, self._handshake.receiving(number))] if number else []
 
     def set_identity(self, me: Identity) -> list[Effect]:
-        """The secrets are others now. A link made with a secret that is not accepted any more is made
-        anew: its keys can be derived from that secret."""
+        """Take over changed secrets. A link that was made with a secret that is no longer accepted is closed
+        and made anew, because its keys can be derived from that secret."""
         self.me = me
         if not self.live or self._made_with <= set(me.secrets):
             return []
@@ -423,15 +441,17 @@ def _clock_is_off(peer: str, skew: float, me: str) -> str:
 def postpone_exchanges(
     links: Iterable[Neighbour], users: int, now: Now, *, joining: bool, loading: bool
 ) -> None:
-    """Let exchanges wait for one another.
+    """Postpone exchanges that should wait for other exchanges or for the store.
 
-    A joiner with many users compares them with one neighbour first: with the others nothing will differ then.
-    While it still reads them from its store it compares nothing: all that the store knows would be sent.
+    A joining director with many users first compares them with one neighbour. After that, little differs from
+    the others. While it reads its store it compares nothing: it would be sent all that it is about to read.
 
     Args:
-        users: how many this director remembers.
-        joining: what it remembers has not been compared with the ring.
-        loading: it reads its store.
+        links: all links.
+        users: how many users this director has.
+        now: the time.
+        joining: whether this director's memory has not been compared with the ring yet.
+        loading: whether it is reading its store.
     """
     busy = [n for n in links if n.live and n.state is State.EXCHANGING]
     one_by_one = joining and users > SMALL

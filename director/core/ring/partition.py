@@ -1,4 +1,4 @@
-"""Whether a director may give new users a backend by itself (docs/ring.md, rules 11-13 and 37)."""
+"""Whether a director may assign new users by itself (docs/ring.md, rules 11-13 and 37)."""
 
 from __future__ import annotations
 
@@ -10,24 +10,25 @@ from director.core.ring.barrier import Barrier
 from director.types import MemberId, Now
 
 CLAIM_AFTER = 5.0
-"""Seconds without sync after which new users are settled in the shared store (docs/ring.md, rule 37)."""
+"""Seconds without sync after which new users are claimed through the shared store (docs/ring.md, rule 37)."""
 
 
 class Standing(Enum):
     WHOLE = "whole"
-    """Nobody who lives is outside the ring: consistent hash, at once."""
+    """No director outside the ring holds a lease, or none is missing: consistent hash, immediately."""
     MAJORITY = "majority"
-    """Some are missing and no shared store can say whether they live, but we are the larger part: at once."""
+    """Directors are missing, and no shared store can say whether they run; this is the majority side:
+    consistent hash, immediately."""
     CLAIM = "claim"
-    """Somebody who lives is outside the ring: each new user is settled in the shared store."""
+    """A director outside the ring holds a lease: each new user is claimed through the shared store."""
     WAIT = "wait"
-    """The smaller part, and nobody to ask: new users wait for `isolation_wait`."""
+    """This is the minority side, without a store to ask: new users wait for `isolation_wait`."""
     ISOLATED = "isolated"
-    """The same after `isolation_wait`: consistent hash, logged and counted."""
+    """The minority side after `isolation_wait`: consistent hash, logged and counted."""
 
 
 MAY_HASH = frozenset({Standing.WHOLE, Standing.MAJORITY, Standing.ISOLATED})
-"""Where new users are placed by consistent hashing, once the ring agrees on the hosts."""
+"""Where new users are assigned by consistent hashing, once the ring agrees on the hosts."""
 SMALLER = frozenset({Standing.WAIT, Standing.ISOLATED})
 
 
@@ -39,15 +40,15 @@ def judge(
     waited: bool,
     departed: Collection[MemberId] = (),
 ) -> Standing:
-    """Judge by what is known of the other directors whether new users may be placed.
+    """Return how new users are assigned, by the state of the other directors.
 
     Args:
         listed: `ring.servers`.
-        ring: the members of the last second lap, this director included.
+        ring: the members of the last second lap, including this director.
         leases: the directors that hold a lease in the shared store; None: there is no shared store, or it is
             unreachable.
-        waited: on the minority side this director has waited for `isolation_wait`.
-        departed: the directors that have announced their departure, and so do not go on by themselves.
+        waited: whether this director has waited for `isolation_wait` on the minority side.
+        departed: the directors that have announced their departure, and so assign no users on their own.
     """
     listed = set(listed) - (set(departed) - set(ring))
     missing = listed - set(ring)
@@ -62,30 +63,34 @@ def judge(
 
 
 class Partition:
-    """The standing now, and what it needs to remember."""
+    """The standing, and how long it has lasted."""
 
     def __init__(self, servers: Collection[MemberId], isolation_wait: float) -> None:
         self.standing = Standing.WAIT
         self.claiming = False
-        """Whether new users are settled in the store now. Not before this part of the ring agrees on the
-        hosts, or
-        has waited long enough: others may not have noticed yet that the ring is cut, and hash by the old
-        table."""
+        """Whether new users are claimed through the store now.
+
+        That begins only when this part of the ring agrees on the hosts, or has waited long enough. Until
+        then, other directors may not have noticed the partition, and may hash by the old table.
+        """
         self.leases: frozenset[MemberId] | None = None
         self._servers = servers
         self.isolation_wait = isolation_wait
         self.smaller_since: float | None = None
-        """Since when we are the smaller part, by the monotonic clock. A program that takes over from another
-        one in its process has waited as long as that."""
+        """Monotonic time at which this director found itself on the minority side; None: it is not there. A
+        successor takes it over from its predecessor, because it has waited for the same time."""
 
     def doubt_leases(self) -> None:
-        """They are old: anybody may live by now. That is no store that is away: new users of a partial ring
-        go on being settled there, which is safe whoever lives, until the leases are read anew."""
+        """Treat all directors as if they held leases: the leases that were read are old.
+
+        The store is not treated as unreachable. New users of an incomplete ring are still claimed through it,
+        which is safe whichever directors run, until the leases are read again.
+        """
         if self.leases is not None:
             self.leases = frozenset(self._servers)
 
     def review(self, barrier: Barrier, now: Now, departed: Collection[MemberId]) -> None:
-        """Judge anew. Called by a director that has started."""
+        """Judge the standing again. The director must have started."""
         over = self.smaller_since
         waited = over is not None and now.mono >= over + self.isolation_wait
         standing = judge(self._servers, barrier.ring, self.leases, waited=waited, departed=departed)
@@ -106,7 +111,8 @@ class Partition:
         return None if self.claiming else self._claim_at(barrier)
 
     def _claim_at(self, barrier: Barrier) -> float | None:
-        """When new users have waited long enough for a barrier, where there is a store to ask."""
+        """Return when new users have waited long enough for the barrier; None: they do not wait, or there is
+        no store to ask."""
         if barrier.synced or barrier.waiting_since is None or self.leases is None:
             return None
         return barrier.waiting_since + CLAIM_AFTER

@@ -1,12 +1,14 @@
-"""What each director says of itself: that it is there, or that it leaves.
+"""The word of each director about itself: that it is present, or that it leaves.
 
-A lattice: every word has a number that only the director it is about raises, and the word with the higher
-number counts; of two with the same number the departure. The first number of a life is read from the clock,
-so that it is above those of earlier lives. Where the clock was set back meanwhile it is not: a neighbour that
-knows a higher number proposes the next one. From then on numbers are compared, never times.
+Every word has a number. The word with the higher number counts; of two words with the same number, the
+departure. Only the director that a word is about raises the number. A director takes the first number of a
+run from its clock, so that the number is above those of earlier runs. If the clock was set back meanwhile, it
+is not: then a neighbour that has a higher number proposes the next one. After the first number only numbers
+are compared, never times.
 
-A director speaks for itself: while a proved link with it works, no other director's word ends its presence.
-It hears what is told of it, and announces itself again with a higher number.
+A director speaks for itself: while a proved link with it works, its presence does not end because another
+director says so. The director itself hears what is said of it, and announces itself again with a higher
+number.
 """
 
 from __future__ import annotations
@@ -21,15 +23,20 @@ from director.core.ring.link import NUMBER_LIMIT, Neighbour
 from director.types import LinkId, MemberId, Now
 
 LAST = NUMBER_LIMIT - 1
-"""The highest number. There a presence counts before a departure that others tell of: no higher number could
-deny it."""
+"""The highest number. With this number a presence counts before a departure that other directors report,
+because there is no higher number with which to deny it."""
 ANNOUNCE_EVERY = 1.0
-"""Seconds between two announcements of the same director at least, whatever is told of it."""
+"""Seconds between two announcements of a director at least, however often it is reported to leave."""
 
 
 def next_incarnation(unix: float, last: int = 0) -> int:
-    """The incarnation of a director that starts now: microseconds of its clock, but above `last`, the highest
-    that it knows of itself."""
+    """Return the incarnation of a director that starts now: the microseconds of its clock, but higher than
+    `last`.
+
+    Args:
+        unix: the clock, in Unix seconds.
+        last: the highest incarnation that the director knows of itself.
+    """
     return min(max(int(unix * 1_000_000), last + 1), LAST)
 
 
@@ -39,7 +46,7 @@ class Word(NamedTuple):
     number: int
     leaves: bool
     doubted: str = ""
-    """The neighbour that told of a departure although a link with the director itself worked."""
+    """The neighbour that reported a departure while a link with the director itself worked; empty: none."""
 
 
 class Presence:
@@ -51,54 +58,58 @@ class Presence:
         links: Mapping[LinkId, Neighbour],
         counters: Counters,
     ) -> None:
-        """Begin a life of this director.
+        """Begin a run of this director.
 
         Args:
             me: this director.
             incarnation: the number of the first announcement.
-            members: the directors of the ring, as they are whenever they are read.
-            links: all links, as they are whenever they are read.
+            members: the directors of the ring. The collection may change; it is read again each time.
+            links: all links. The mapping may change; it is read again each time.
             counters: where false departures are counted.
         """
         self.number = min(incarnation, LAST)
-        """Of our own words."""
+        """The number of this director's own words."""
         self.leaving = False
-        """We leave."""
+        """Whether this director leaves."""
         self._me, self._members, self._links, self._counters = me, members, links, counters
         self._words: dict[MemberId, Word] = {}
         self._announced_at = float("-inf")
         self._announce_at: float | None = None
 
     def departed(self) -> set[MemberId]:
-        """The directors that have said that they leave, and have not said since that they are there."""
+        """Return the directors that have said that they leave, and have not said since that they are
+        present."""
         departed = {member for member, word in self._words.items() if word.leaves}
         departed |= {n.peer for n in self._links.values() if n.live and n.leaves and n.peer is not None}
         return departed - self._linked() if departed else departed
 
     def say(self, neighbour: Neighbour) -> list[Effect]:
-        """Our own word."""
+        """Send this director's own word to a neighbour."""
         kind = Leaving if self.leaving else Present
         return [Send(neighbour.link, [kind(self._me, self.number)])]
 
     def introduce(self, neighbour: Neighbour) -> list[Effect]:
-        """Our own word, and which others are there: while there was no link it could not hear of a return."""
+        """Send this director's own word to a new neighbour, and name the directors that are present.
+
+        Without a link, the neighbour could not hear that a director has returned.
+        """
         present = [(member, word.number) for member, word in self._words.items() if not word.leaves]
         words = [Present(member, number) for member, number in present if member != neighbour.peer]
         return self.say(neighbour) + ([Send(neighbour.link, words)] if words else [])
 
     def leave(self) -> list[Effect]:
-        """Tell all neighbours that we leave."""
+        """Tell all neighbours that this director leaves."""
         self.leaving, self._announce_at = True, None
         return self._tell(Leaving(self._me, self.number))
 
     def returned(self, member: MemberId) -> None:
-        """The director is in the ring, by what it does."""
+        """Note that a director is present: it does what only a present director does."""
         word = self._words.get(member)
         if word is not None and word.leaves:
             self._words[member] = Word(word.number, False)
 
     def forget_others(self, members: Iterable[MemberId]) -> None:
-        """Forget all that was said of directors other than these."""
+        """Forget what was said of all directors other than these."""
         kept = self._words.keys() & set(members)
         self._words = {member: self._words[member] for member in kept}
 
@@ -106,14 +117,14 @@ class Presence:
         return self._announce_at
 
     def turn(self, now: Now) -> list[Effect]:
-        """Announce ourselves (again) where that is due."""
+        """Announce this director (again) if that is due."""
         if self._announce_at is None or now.mono < self._announce_at:
             return []
         self._announced_at, self._announce_at = now.mono, None
         return self._tell(Present(self._me, self.number))
 
     def hear(self, message: Leaving | Present, source: Neighbour, now: Now) -> list[Effect]:
-        """Take the word of a director, by itself or passed on."""
+        """Handle a word of a director, from the director itself or passed on by another."""
         member, number, leaves = MemberId(message.member), message.incarnation, isinstance(message, Leaving)
         if member == self._me:
             return self._told_of_us(number, leaves, source, now)
@@ -126,7 +137,7 @@ class Presence:
             for neighbour in self._links.values():
                 if neighbour.peer == member and neighbour.peer_incarnation == source.peer_incarnation:
                     neighbour.leaves = True
-            number = max(number, before.number)  # it counts, whatever its number
+            number = max(number, before.number)  # the word of the director itself counts, whatever its number
         elif _rank(number, False) < _rank(*before[:2]):
             return [Send(source.link, [Present(member, min(before.number + 1, LAST))])]
         self._words[member] = Word(number, leaves)
@@ -141,7 +152,7 @@ class Presence:
         return effects
 
     def _passed_on(self, message: Leaving | Present, before: Word, source: Neighbour) -> list[Effect]:
-        """The word of a director that another one has passed on."""
+        """Handle a word of a director that another director has passed on."""
         member, number, leaves = MemberId(message.member), message.incarnation, isinstance(message, Leaving)
         if _rank(number, leaves) < _rank(*before[:2]):
             kind = Leaving if before.leaves else Present
@@ -151,7 +162,8 @@ class Presence:
         if not leaves or member not in self._linked():
             self._words[member] = Word(number, leaves)
             return self._tell(message, source)
-        # It says nothing of that itself: it is asked, and no other director is told.
+        # The director itself has not said that it leaves. So only the director itself is asked, and no other
+        # is told.
         self._words[member] = Word(number, True, before.doubted or source.name())
         return [Send(n.link, [message]) for n in self._links.values() if n.live and n.peer == member]
 
@@ -173,7 +185,7 @@ class Presence:
         return effects
 
     def _linked(self) -> set[MemberId]:
-        """The directors with which a proved link works, and that do not leave."""
+        """Return the directors that have a proved, working link with this one and do not leave."""
         return {n.peer for n in self._links.values() if n.live and not n.leaves and n.peer is not None}
 
     def _tell(self, message: Leaving | Present, but: Neighbour | None = None) -> list[Effect]:
@@ -181,5 +193,5 @@ class Presence:
 
 
 def _rank(number: int, leaves: bool) -> tuple[int, bool]:
-    """What counts of two words: the higher."""
+    """Return the sort key of words: the higher of two words counts."""
     return number, leaves is not (number == LAST)

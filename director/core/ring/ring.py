@@ -1,14 +1,16 @@
-"""Who is connected with whom: the right neighbour is dialled, the left one dials us.
+"""The ring's links: this director dials its right neighbour, and its left neighbour dials this director.
 
-Members stand in address order; right is upwards, wrapping (as in Dovecot 2.3's director). Everybody dials the
-nearest member to the right who answers, and keeps trying nearer ones. A nearer neighbour takes over from a
-farther one only when tokens can pass through it, so that a join makes nobody wait but the joiner
-(docs/ring.md, rule 7). A director that leaves says so first: the one to its left links with the one to its
-right, and only then lets go of it. One whom nobody to its left can reach dials leftwards, and is taken for
-the right neighbour over that link (the original split the ring, docs/ring.md, defect I-36).
+Directors stand in the order of their addresses. Right is upwards, and the first follows the last, as in
+Dovecot 2.3's director. Every director dials the nearest director to the right that answers, and keeps trying
+nearer ones. A nearer neighbour replaces a farther one only when tokens can pass through it, so that a join
+delays only the joining director (docs/ring.md, rule 7). A director that leaves says so first. Its left
+neighbour then links with its right neighbour before it closes the link. A director that no director to its
+left can reach dials leftwards. The director that it dials takes it for the right neighbour over that link.
+(In Dovecot 2.3 the ring was split: docs/ring.md, defect I-36.)
 
-A director that was added at run time is met once a link with it is proved. Its neighbours meet it by that.
-The others dial it for no more than the proof, once a token has named it: no word of a third makes it count.
+A director that was added at run time has been met as soon as a link with it is proved. Its neighbours meet it
+in that way. All other directors dial it only for the proof, after a token has named it. What a third director
+says of it does not make it count.
 """
 
 from __future__ import annotations
@@ -29,25 +31,26 @@ from director.types import Address, LinkId, MemberId, Now
 
 RETRY_FIRST = 0.1
 RETRY_UNREACHABLE = 1.0
-"""Longest pause, in seconds, between two dials of a member that cannot be reached."""
+"""Longest pause, in seconds, between two dials of a director that cannot be reached."""
 RETRY_UNMET = 30.0
-"""The same for a member that was never met: it may not exist."""
+"""Longest pause, in seconds, between two dials of a director that was never met: it may not exist."""
 RETRY_REFUSED = 5.0
-"""The same for one that was reached, but did not want us."""
+"""Longest pause, in seconds, between two dials of a director that was reached but refused the link."""
 SUSPENDED_UNTIL = 5.0
-"""Seconds after this process stood still in which connections may be new to it that are as old as that."""
+"""Seconds after a suspension of this process during which a connection that is new to it may be as old as the
+suspension."""
 SHORT_LIVED = 1.0
-"""A link that ends sooner, in seconds, was not wanted."""
+"""Seconds. The other end did not want a link that ends sooner."""
 PATIENCE = 0.3
-"""Without any right neighbour: seconds a dial may take before the next member is tried as well."""
+"""Seconds that a dial may take before the next director is dialled too, if there is no right neighbour."""
 REDIRECTED_EVERY = 1.0
-"""Seconds between two dials of a member that the right neighbour names."""
+"""Seconds between two dials of a director that the right neighbour names."""
 LEFTLESS = 2.0
-"""Seconds without anybody to the left after which we dial leftwards."""
+"""Seconds without a left neighbour after which this director dials leftwards."""
 UNPROVED = 16
-"""Connections from one address that may be in their handshake at once."""
+"""Connections from one address that may be in their handshake at the same time."""
 LEAVE_WITHIN = 1.0
-"""Seconds the others have to close the ring without us."""
+"""Seconds that the other directors have to close the ring without this one."""
 
 
 class Ring:
@@ -58,36 +61,37 @@ class Ring:
         self.identity = identity
         self.servers: list[MemberId] = []
         self.counted: list[MemberId] = []
-        """Those of them that are missing where they are not in the ring: not the unmet ones."""
+        """The directors of `servers` that are missing if they are not in the ring: all but the unmet ones."""
         self.unmet: set[MemberId] = set()
-        """Directors that an operator has added, or another member has made up, and that have never proved
+        """Directors that an operator has added, or another director has invented, and that have never proved
         themselves over a link with this director."""
         self.named: Collection[MemberId] = ()
-        """The directors that the last token has named: of these, the unmet ones are to be met."""
+        """The directors that the last token named. The unmet ones among them are dialled to meet them."""
         self.links: dict[LinkId, Neighbour] = {}
         self.right: Neighbour | None = None
         self.left: Neighbour | None = None
         self.rightwards: list[MemberId] = []
         self.failed_at: dict[MemberId, float] = {}
-        """Unix time a dial or a link last failed."""
+        """Unix time at which a dial or a link last failed, by director."""
         self.refused: dict[MemberId, dict[str, str]] = {}
-        """Directors that may not link because settings differ: which, and their values there."""
+        """Directors whose links are refused because settings differ, with those settings and their values
+        there."""
         self.tried: set[MemberId] = set()
-        """Members found unreachable since somebody was last reached."""
+        """Directors that could not be reached since a director was last reached."""
         self.presence = Presence(
             self.me, identity.incarnation, self.servers, self.links, counters or Counters()
         )
-        """What the members have said of themselves."""
+        """The directors' words about themselves."""
         self.removed = False
-        """An operator has taken us out of the ring: we dial nobody."""
+        """Whether an operator has removed this director from the ring. It then dials no director."""
         self._removed: frozenset[MemberId] = frozenset()
-        """Members that operators have removed: they are told so, and no more."""
+        """Directors that operators have removed. They are told so, and nothing else."""
         self._addresses: set[Address] = set()
         self._dialling: dict[tuple[MemberId, bool], float] = {}
-        """Dials under way: (member, leftwards) and since when."""
+        """Dials under way, as (director, leftwards), with the monotonic times at which they began."""
         self._suspended, self._suspended_until = 0.0, float("-inf")
         self._old_dials: set[MemberId] = set()
-        """Dials begun before we were frozen."""
+        """Directors whose dials began before a suspension of this process."""
         self._next_try: dict[MemberId, float] = {}
         self._failures: dict[MemberId, int] = {}
         self._redirected_at: dict[MemberId, float] = {}
@@ -98,7 +102,7 @@ class Ring:
         self._leftless_since: float | None = None
         self._left_next_try = 0.0
         self._left_tried: set[MemberId] = set()
-        """Members to the left that could not be reached since we have somebody there."""
+        """Directors to the left that could not be reached since there was last a left neighbour."""
         self._leaving_until: float | None = None
         self.set_servers(servers)
 
@@ -108,8 +112,13 @@ class Ring:
         removed: Iterable[MemberId] = (),
         unmet: Iterable[MemberId] = (),
     ) -> list[Effect]:
-        """These are the directors of the ring now, and those were removed from it. Links with others are
-        closed. unmet: servers that this director has never met."""
+        """Set the directors of the ring, and close the links with all others.
+
+        Args:
+            servers: the directors of the ring.
+            removed: the directors that operators have removed from it.
+            unmet: those of `servers` that this director has never met.
+        """
         self.servers[:] = servers
         self.unmet = set(unmet) - {self.me}
         self.counted[:] = [member for member in servers if member not in self.unmet]
@@ -130,7 +139,13 @@ class Ring:
         return effects
 
     def set_identity(self, secret: bytes, second: bytes, backends: int) -> list[Effect]:
-        """These secrets are accepted from now on, the first is offered; backends: as in `Identity`."""
+        """Set the accepted secrets and the digest of the backends.
+
+        Args:
+            secret: the secret that is offered.
+            second: another secret that is accepted; empty: none.
+            backends: as in `Identity`.
+        """
         self.identity = msgspec.structs.replace(
             self.identity, secret=secret, second_secret=second, backends=backends
         )
@@ -140,10 +155,10 @@ class Ring:
         """Note which directors have been met.
 
         Args:
-            stored: directors that have been met earlier, by the store.
+            stored: directors that were met earlier, as the store says.
 
         Returns:
-            The directors that were unmet until now, and have a proved link with this director.
+            The directors that were unmet until now and have been met.
         """
         linked = (n.peer for n in self.links.values() if n.live and n.peer is not None)
         met = self.unmet.intersection((*stored, *linked))
@@ -156,12 +171,13 @@ class Ring:
         self._running = True
 
     def stop(self, reason: str) -> list[Effect]:
-        """Say good-bye to everybody, and dial nobody any more."""
+        """Close all links with a Bye, and dial no director any more."""
         self._running = False
         return [e for n in self.links.values() for e in n.close(reason, level=Level.INFO)]
 
     def leave(self, now: Now) -> list[Effect]:
-        """Introduce the neighbours to each other. `has_left` says when they do without us."""
+        """Tell the neighbours that this director leaves, so that they link with each other. `has_left` says
+        when they have."""
         self._running = False
         self._leaving_until = now.mono + LEAVE_WITHIN
         return self.presence.leave()
@@ -171,25 +187,26 @@ class Ring:
         return self._leaving_until is not None
 
     def has_left(self, now: Now) -> bool:
-        """Whether nobody to the left needs us any more, or has had time enough."""
+        """Whether no director to the left needs this one any more, or the time for leaving has passed."""
         if self._leaving_until is None:
             return False
         lefts = [n for n in self.links.values() if n.live and not n.rightward]
         departed = self.departed
-        needed = any(n.peer not in departed for n in lefts)  # a director that leaves too needs nobody
+        needed = any(n.peer not in departed for n in lefts)  # a director that leaves too needs no other
         return not needed or now.mono >= self._leaving_until
 
     @property
     def departed(self) -> set[MemberId]:
-        """Members that have said good-bye."""
+        """The directors that have announced their departure."""
         return self.presence.departed()
 
     def suspended(self, seconds: float, now: Now) -> None:
-        """This process, or the machine, stood still: what others said meanwhile is as old as that."""
+        """Note that this process, or the machine, was suspended: what other directors said meanwhile is as
+        old as that."""
         self._suspended, self._suspended_until = seconds, now.mono + SUSPENDED_UNTIL
 
     def thawed(self, now: Now) -> None:
-        """What we knew of who can be reached is old."""
+        """Forget which directors could not be reached: after a suspension that is old."""
         self.tried.clear()
         self._old_dials = {member for member, _ in self._dialling}
         for member in self.rightwards:
@@ -198,7 +215,12 @@ class Ring:
             neighbour.heard = now.mono
 
     def forgive(self, late: float, now: Now) -> None:
-        """We ourselves were late by so many seconds: nobody is silent because of that."""
+        """Move the time-outs of all links by a delay of this process: no neighbour is silent because of it.
+
+        Args:
+            late: seconds of the delay.
+            now: the time.
+        """
         for neighbour in self.links.values():
             neighbour.heard = min(now.mono, neighbour.heard + late)
 
@@ -207,7 +229,7 @@ class Ring:
 
     @property
     def alone(self) -> bool:
-        """Nobody is linked with us, and nobody could be reached."""
+        """Whether no director is linked with this one, and none could be reached."""
         if any(n.live or n.dialled is None for n in self.links.values()):
             return False
         return self.tried.issuperset(self._counted(self.expected()))
@@ -216,16 +238,17 @@ class Ring:
         return [member for member in members if member not in self.unmet]
 
     def _unmet_last(self, members: Sequence[MemberId]) -> list[MemberId]:
-        """These members in their order, but the unmet ones behind all others: they may not exist."""
+        """Return these directors in their order, but the unmet ones behind all others: they may not exist."""
         return sorted(members, key=self.unmet.__contains__) if self.unmet else list(members)
 
     def _to_dial(self) -> list[MemberId]:
-        """Members that may become our right neighbour, in the order in which they are dialled."""
+        """Return the directors that may become the right neighbour, in the order in which they are
+        dialled."""
         expected = self.expected()
         return self._unmet_last(expected) if self.right is None else expected
 
     def expected(self) -> list[MemberId]:
-        """Those to the right, in order, that have not said good-bye."""
+        """Return the directors to the right, the nearest first, that have not announced their departure."""
         departed = self.departed
         return [member for member in self.rightwards if member not in departed]
 
@@ -234,11 +257,11 @@ class Ring:
         return not any(n.live for n in self.links.values())
 
     def knows(self, remote: Address) -> bool:
-        """Whether a director of the ring has this address, or one that was removed."""
+        """Whether a director of the ring, or a removed one, has this address."""
         return remote in self._addresses
 
     def opened(self, event: LinkOpened, now: Now) -> list[Effect]:
-        """A TCP connection stands."""
+        """Begin the handshake on a new TCP connection."""
         link, remote, dialled = event.link, event.remote, event.dialled
         if dialled is not None:
             self._dialling.pop((dialled, event.leftwards), None)
@@ -261,8 +284,10 @@ class Ring:
         return [*self._make_room_for(neighbour), *neighbour.open()]
 
     def _make_room_for(self, newest: Neighbour) -> list[Effect]:
-        """Close the oldest of too many connections from one address that prove nothing: a director proves who
-        it is within milliseconds."""
+        """Close the oldest of too many unproved connections from one address.
+
+        A director proves itself within milliseconds.
+        """
         unproved = [
             n
             for n in self.links.values()
@@ -273,9 +298,12 @@ class Ring:
         return [effect for neighbour in too_many for effect in neighbour.close(reason)]
 
     def greeted(self, neighbour: Neighbour, now: Now) -> list[Effect]:
-        """The other end has said who it is, or has just proved it: may it be that?"""
+        """Check the director that the other end says it is, or has just proved to be. Closes the link if it
+        does not fit."""
         if neighbour.peer in self._removed:
-            return []  # it was down when it was removed: it is told, and heard, before `dismiss`
+            # the director was down when it was removed: it is told and heard first, then `dismiss` closes the
+            # link
+            return []
         if neighbour.peer is None or neighbour.peer not in self.servers:
             return neighbour.close(
                 f"{neighbour.peer} is not in ring.servers of {self.me}: all directors need the same list"
@@ -300,7 +328,8 @@ class Ring:
         return effects
 
     def dismiss(self, neighbour: Neighbour, now: Now) -> list[Effect]:
-        """Both ends know what operators have said of the directors: does that leave the other one out?"""
+        """Close the link if operators have removed the director at the other end. Both ends have the list of
+        directors now."""
         if neighbour.peer in self._removed:
             return neighbour.close(f"{neighbour.peer} was removed from the ring", level=Level.INFO)
         return self.greeted(neighbour, now)
@@ -311,19 +340,20 @@ class Ring:
             self._left_tried.add(member)
             self._left_next_try = now.mono + RETRY_FIRST
         elif member in self._old_dials:
-            self._old_dials.discard(member)  # its time ran out while we were frozen: that says nothing
+            # this process was suspended while the dial timed out, so the time-out says nothing
+            self._old_dials.discard(member)
         else:
             self._failed(member, RETRY_UNREACHABLE, now)
 
     def closed(self, link: LinkId, reason: str, now: Now) -> list[Effect]:
-        """The socket of a link is gone."""
+        """Close a link whose socket was closed."""
         neighbour = self.links.get(link)
         if neighbour is None:
             return []
         return [e for e in neighbour.close(reason, bye=False) if not isinstance(e, Close)]
 
     def review(self, now: Now) -> list[Effect]:
-        """Choose neighbours anew after anything has happened to a link."""
+        """Choose the neighbours again. Called after anything has happened to a link."""
         effects: list[Effect] = []
         for neighbour in [n for n in self.links.values() if n.state is State.CLOSED]:
             self._forget(neighbour, now)
@@ -338,8 +368,8 @@ class Ring:
         return effects
 
     def dials(self, now: Now) -> list[Effect]:
-        """Dial whoever is nearer to the right than the present right neighbour; leftwards where nobody
-        comes."""
+        """Dial the directors to the right that are nearer than the right neighbour; dial leftwards if there
+        is no left neighbour."""
         self._asked = now.mono
         if not self._running or self.removed:
             return []
@@ -378,8 +408,10 @@ class Ring:
         return [Dial(member) for member in due]
 
     def _to_meet(self) -> list[MemberId]:
-        """Directors beyond the right neighbour that may be dialled next, only to be met. Nearer ones are
-        dialled in any case."""
+        """Return the directors beyond the right neighbour that may be dialled next, only to meet them.
+
+        Nearer directors are dialled in any case.
+        """
         if not self.unmet or self.right is None or self.right.peer not in self.rightwards:
             return []
         beyond = self.rightwards[self.rightwards.index(self.right.peer) + 1 :]
@@ -419,14 +451,15 @@ class Ring:
         return min(deadlines, default=None)
 
     def redirected(self, neighbour: Neighbour, member: MemberId, now: Now) -> None:
-        """Our right neighbour says that `member` stands between us."""
+        """Dial a director soon: the right neighbour says that it stands between the two."""
         if neighbour is not self.right or member not in self.rightwards or self._begun(member) is not None:
             return
         if now.mono >= self._redirected_at.get(member, float("-inf")) + REDIRECTED_EVERY:
             self._redirected_at[member] = self._next_try[member] = now.mono
 
     def _begun(self, member: MemberId, *, leftwards: bool = False) -> float | None:
-        """Since when a connection with this member, dialled by us, is being made or stands."""
+        """Return when this director began to dial a director, if the dial or the link still stands; None: it
+        does not."""
         begun = self._dialling.get((member, leftwards))
         if begun is not None:
             return begun
@@ -468,7 +501,8 @@ class Ring:
         self._next_try[member] = now.mono + min(longest, pause)
 
     def _review_right(self) -> list[Effect]:
-        """The nearest member who can carry tokens is the right neighbour; links beyond him are not needed."""
+        """Take the nearest director that can carry tokens for the right neighbour, and close the links with
+        directors beyond it."""
         departed = self.departed
         if self.right is not None and self.right.peer in departed:
             return self._let_go(self.right)
@@ -483,7 +517,8 @@ class Ring:
         return []
 
     def _let_go(self, leaving: Neighbour) -> list[Effect]:
-        """Our right neighbour is about to stop: link with the next one first, where there is one."""
+        """Replace the right neighbour, which is about to stop. The link with the next one comes first, if
+        there is one."""
         expected = self.expected()
         for member in expected:
             neighbour = self._rightward_full(member)
@@ -513,7 +548,8 @@ class Ring:
         return None
 
     def _review_left(self) -> list[Effect]:
-        """The nearest member to the left is the left neighbour; the others are told of him."""
+        """Take the nearest director to the left for the left neighbour, and tell the others to the left which
+        it is."""
         lefts = [
             (self.rightwards.index(n.peer), n)
             for n in self.links.values()
@@ -536,7 +572,7 @@ class Ring:
 
 
 def log_neighbours(ring: Ring) -> LogEvent:
-    """Who is left and right now."""
+    """Return the log event that names the left and the right neighbour."""
     return LogEvent(
         Level.INFO,
         "ring_neighbours",

@@ -1,12 +1,12 @@
-"""Whether what is in memory may be answered from (docs/ring.md, rule 28).
+"""Whether logins may be answered from memory (docs/ring.md, rule 28).
 
-UNVERIFIED (started; or frozen, and no known director is left)
+UNVERIFIED (started; or suspended, and no link is left)
     --exchange with a director that has compared, or alone--> CHECKED
-CHECKED --frozen--> ASKING every neighbour for a sign of life
+CHECKED --suspended--> ASKING every neighbour for a sign of life
     --all answer, or ASK_WAIT later one--> CHECKED; --all links lost--> UNVERIFIED
-CHECKED --lost all neighbours--> LOST --exchange, alone, or LOST_WAIT over--> CHECKED
+CHECKED --lost all neighbours--> LOST --exchange, alone, or LOST_WAIT passed--> CHECKED
 CHECKED --suspended beyond the own lease--> LAPSED
-    --the store has been read or is unreachable, or LAPSED_WAIT over--> CHECKED
+    --the store has been read or is unreachable, or LAPSED_WAIT passed--> CHECKED
 """
 
 from __future__ import annotations
@@ -17,33 +17,37 @@ from director.core.ring.ring import Ring
 from director.types import LinkId, Now
 
 LOST_WAIT = 1.0
-"""Seconds a director that has just lost everybody tries to compare notes before it answers known users
-again."""
+"""Seconds for which a director that has just lost all neighbours tries to compare its memory with another
+director, before it answers assigned users again."""
 
 
 ASK_WAIT = 1.0
-"""Seconds after a freeze from which on one neighbour's answer is enough: the other may hang itself."""
+"""Seconds after a suspension from which on the answer of one neighbour is enough: the other may be suspended
+itself."""
 
 
 LAPSED_WAIT = 2.0
-"""Seconds a director that was suspended beyond its lease answers nobody, until it has read from the shared
-store what others have decided meanwhile. A store that is there takes milliseconds."""
+"""Seconds for which a director that was suspended beyond its lease answers no login, until it has read from
+the shared store what other directors decided meanwhile. A reachable store takes milliseconds."""
 
 
 class Trust:
     def __init__(self) -> None:
         self.unverified = True
-        """What is in memory has not been compared with anybody yet."""
+        """Whether memory was not compared with any other director yet."""
         self._asked: dict[LinkId, int] = {}
-        """After a freeze: pings whose answers show that what the neighbours sent meanwhile has been read."""
+        """After a suspension: the pings sent, by link. An answer shows that everything the neighbour sent
+        meanwhile has been read."""
         self._answered = False
         self._asked_at = 0.0
         self._lost_at: float | None = None
         self._lapsed_at: float | None = None
-        """When it was found that others may have taken this director for dead, and gone on without it."""
+        """Monotonic time at which this director found that its lease had expired, so that others may have
+        continued without it."""
 
     def thawed(self, ring: Ring, now: Now) -> list[Effect]:
-        """We were frozen: ask the neighbours before anybody is answered. Without neighbours all is a hint."""
+        """Ask all neighbours for a sign of life after a suspension. Without neighbours, memory counts as
+        unverified."""
         effects: list[Effect] = []
         self._asked, self._answered, self._asked_at = {}, False, now.mono
         for neighbour in ring.live_links():
@@ -53,27 +57,28 @@ class Trust:
         return effects
 
     def lapsed(self, now: Now) -> None:
-        """The own lease has lapsed while we were suspended: memory may be older than what others did."""
+        """Note that the own lease has expired during a suspension: memory may lack what other directors
+        did."""
         self._lapsed_at = now.mono
 
     def caught_up(self) -> None:
-        """What others did is in memory, or the store cannot say it."""
+        """Note that memory has what other directors did, or that the store cannot be read."""
         self._lapsed_at = None
 
     def lost_everybody(self, now: Now) -> None:
         self._lost_at = now.mono
 
     def review(self, ring: Ring, now: Now, *, alone: bool, settled: bool) -> bool:
-        """Judge again whether memory may be answered from.
+        """Judge again whether logins may be answered from memory.
 
         Args:
             ring: the links with the neighbours.
             now: the time.
-            alone: no other director has a lease, or can be reached.
+            alone: no other director holds a lease or can be reached.
             settled: in sync, and not on the minority side of a partition.
 
         Returns:
-            Whether memory may be answered from.
+            Whether logins may be answered from memory.
         """
         self._hear_answers(ring)
         if self._answered and now.mono >= self._asked_at + ASK_WAIT:
