@@ -4,8 +4,8 @@ it (docs/ring.md, rule 9).
 queued --ring in sync--> carried out --ring in sync again--> done
    \\__ 30 s without sync ___/\\__ 30 s without sync (the change stays made) ___> "Ring sync timed out"
 
-The removal of a director does not wait for sync longer than `REMOVE_AFTER`: that director may be why there is
-none.
+The removal of a director waits for sync only `REMOVE_AFTER` seconds, because the director to be removed may
+be why the ring is not in sync.
 """
 
 from __future__ import annotations
@@ -26,19 +26,20 @@ from director.errors import BadRequest, OperationError, Refused, TryAgain, Unkno
 from director.types import Address, Now, Stamp
 
 SYNC_TIMEOUT = 30.0
-"""Seconds an operation waits for the ring before it is carried out, and again before it is confirmed."""
+"""Seconds that a change waits for sync before it is carried out, and again before it is confirmed."""
 REMOVE_AFTER = 5.0
-"""Seconds without sync after which a director is removed all the same, whatever is in hand."""
+"""Seconds without sync after which a director is removed in any case, even while another change is not
+confirmed."""
 TIMED_OUT = "Ring sync timed out"
 
 
 class _QueuedChange(msgspec.Struct):
     change: HostChange | HostsMoved | MemberChange
     asked: float
-    """Monotonic time."""
+    """Monotonic time of the operator's request."""
     deadline: float
     rows: Sequence[HostRow | MemberRow] = ()
-    """Set once it is carried out."""
+    """The rows that it has changed; empty until it is carried out."""
 
 
 class Changes:
@@ -46,13 +47,18 @@ class Changes:
         self._hosts, self._members = hosts, members
         self._queue: deque[_QueuedChange] = deque()
         self._current: list[_QueuedChange] = []
-        """Carried out, not confirmed: one, and removals of directors that did not wait for it."""
+        """Changes that were carried out and not confirmed: one, and removals of directors that did not wait
+        for it."""
 
     def add(self, change: HostChange | HostsMoved | MemberChange, now: Now) -> None:
         self._queue.append(_QueuedChange(change, now.mono, now.mono + SYNC_TIMEOUT))
 
     def next_deadline(self, *, without_sync: bool) -> float | None:
-        """without_sync: `begin_removal` is called when a removal has waited long enough."""
+        """Return when `overdue` or `begin_removal` has something to do, in monotonic seconds; None: never.
+
+        Args:
+            without_sync: whether the ring is not in sync, so that removals of directors count.
+        """
         waiting = [*self._current, *([self._queue[0]] if self._queue else [])]
         deadlines = [operation.deadline for operation in waiting]
         removal = self._first_removal() if without_sync else None
@@ -65,12 +71,16 @@ class Changes:
         return not self._current and bool(self._queue)
 
     def begin(self, now: Now) -> tuple[list[Effect], Sequence[HostRow | MemberRow]]:
-        """Carry out the next one; the ring is in sync. Returns the rows that have changed, if any."""
+        """Carry out the next change. The ring must be in sync. Returns the effects, and the rows that have
+        changed."""
         return self._carry_out(self._queue.popleft(), now)
 
     def begin_removal(self, now: Now) -> tuple[list[Effect], Sequence[HostRow | MemberRow]]:
-        """Carry out the first removal of a director that has waited long enough for a ring that is not in
-        sync, if there is one. Returns what `begin` does."""
+        """Carry out the first removal of a director that has waited long enough for sync, if there is one.
+
+        Returns:
+            As `begin`.
+        """
         operation = self._first_removal()
         if operation is None or now.mono < operation.asked + REMOVE_AFTER:
             return [], []
@@ -149,8 +159,10 @@ class Changes:
         return [], row
 
     def confirm(self) -> list[Effect]:
-        """The ring is in sync: the changes in hand have reached everybody. What is reported is what holds
-        now."""
+        """Report the changes that wait for confirmation: the ring is in sync, so every director has them.
+
+        The reported rows are those that hold now.
+        """
         confirmed, self._current = self._current, []
         return [self._done(operation) for operation in confirmed]
 
@@ -164,7 +176,11 @@ class Changes:
         return OperationDone(change.operation, self._members.rows.get(about(row)) or row)
 
     def give_up(self, reason: str) -> list[Effect]:
-        """Those not begun: alone at last, who leaves would make them for itself and take them along."""
+        """Fail the changes that have not begun, because this director leaves.
+
+        Otherwise it would carry them out once it is alone and in sync with itself, and no other director
+        would get them.
+        """
         queue, self._queue = self._queue, deque()
         return [OperationFailed(waiting.change.operation, TryAgain, reason) for waiting in queue]
 
@@ -179,8 +195,7 @@ class Changes:
 
 
 def problem_with(hosts: HostTable, change: HostChange) -> tuple[type[OperationError], str] | None:
-    """Why this change is not carried out: the error and its text; None where nothing speaks
-    against it."""
+    """Return why a change is not carried out: the error and its text; None: no reason."""
     if change.weight is not None and not 0 <= change.weight <= MAX_WEIGHT:
         size = "small" if change.weight < 0 else "large"
         return BadRequest, f"vhost count too {size}: {change.weight}; 0 to {MAX_WEIGHT} are possible"

@@ -1,8 +1,8 @@
-"""Rows of a stored document: each carries its own checksum, so that one that is damaged costs no other row.
+"""Rows of a stored document. Each has its own checksum, so that damage to one row costs no other row.
 
-A row is a msgpack array of at most 14 plain values. Its checksum is one more value at its end: directors that
-know of none ignore it, and documents without checksums are read as before. Where the document as a whole
-cannot be read any more, rows are looked for at each place of it.
+A row is a msgpack array of at most 14 plain values. Its checksum is one more value at its end: older
+directors ignore it. A document without checksums is read too. If a document as a whole cannot be read, every
+position in it is tried as the beginning of a row.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import msgspec
 from director.core.protocol.steps import Steps, finished
 
 CHECKSUM = 8
-"""Bytes of a checksum: the first of MD5 of the row's values as they are written, and what they belong to."""
+"""Bytes of a checksum: the first bytes of the MD5 of the row's owner and of the row's encoded values."""
 MARK = bytes([0xC4, CHECKSUM])
-"""How msgpack begins so many bytes."""
+"""How msgpack begins a value of so many bytes."""
 FIXARRAY, MOST_VALUES = 0x90, 15
 STEP = 100
 """Rows that are checked, or decoded, in one step."""
@@ -29,9 +29,9 @@ SIZES = {0xC0: 1, 0xC2: 1, 0xC3: 1} | {
     for codes, sizes in ((range(0xCA, 0xCC), (5, 9)), (range(0xCC, 0xD4), (2, 3, 5, 9) * 2))
     for code, size in zip(codes, sizes, strict=True)
 }
-"""Bytes of plain values of msgpack by their first byte; of the others it depends on their length."""
+"""Bytes of plain msgpack values, by their first byte. All other values have a length in their heads."""
 LENGTHS = {0xC4: 1, 0xC5: 2, 0xC6: 4, 0xD9: 1, 0xDA: 2, 0xDB: 4}
-"""Bytes of the length after the first byte of texts and bytes."""
+"""Bytes of the length that follows the first byte of texts and byte strings."""
 
 _array = msgspec.msgpack.Decoder(list[msgspec.Raw])
 _map = msgspec.msgpack.Decoder(dict[str, list[msgspec.Raw]])
@@ -40,17 +40,17 @@ Row = TypeVar("Row", bound=msgspec.Struct)
 
 
 class DocumentRows(NamedTuple, Generic[Row]):
-    """What could be read of a document, or of a part of it."""
+    """The rows that could be read of a document, or of a part of it."""
 
     rows: list[Row]
     number: int
-    """How many rows there were, as far as that can be known."""
+    """How many rows there were, as far as that is known."""
     problems: list[str]
-    """What is wrong with the others; empty: nothing."""
+    """One error text for each row that could not be read."""
 
 
 class Found(NamedTuple):
-    """A row's bytes without its checksum, if it has one."""
+    """A row without its checksum."""
 
     plain: bytes
     checked: bool | None
@@ -58,8 +58,15 @@ class Found(NamedTuple):
 
 
 def with_checksum(row: msgspec.Struct, owner: bytes = b"") -> msgspec.Raw:
-    """A row, and at its end its checksum. owner: what it belongs to, where the document says that once for
-    many rows."""
+    """Return a row with its checksum at the end.
+
+    Args:
+        row: the row.
+        owner: what the row belongs to, if the document says that once for many rows.
+
+    Raises:
+        ValueError: the row has too many values.
+    """
     plain = msgspec.msgpack.encode(row)
     count = plain[0] - FIXARRAY
     if not 0 <= count < MOST_VALUES:
@@ -68,17 +75,17 @@ def with_checksum(row: msgspec.Struct, owner: bytes = b"") -> msgspec.Raw:
 
 
 def read_rows(data: bytes, kind: type[Row]) -> DocumentRows[Row]:
-    """The rows of a document that is an array of them. Never raises."""
+    """Return the rows of a document that is an array of rows. Never raises."""
     return finished(rows_in_steps(data, kind))
 
 
 def rows_in_steps(data: bytes, kind: type[Row]) -> Steps[DocumentRows[Row]]:
-    """The same, some rows in each step."""
+    """Return what `read_rows` returns, some rows in each step."""
     whole = split_array(data)
     found = None if whole is None else (yield from sound_in_steps(whole, kind))
     if found is not None and not found.problems:
         return found
-    # A wrong length swallows what follows it, or makes rows of what is none.
+    # A wrong length hides the rows behind it, or turns other bytes into rows. So every position is tried too.
     rows = (yield from sound_in_steps(_scan(data), kind)).rows
     if found is not None:
         rows = max(rows, found.rows, key=len)
@@ -90,9 +97,15 @@ def rows_in_steps(data: bytes, kind: type[Row]) -> Steps[DocumentRows[Row]]:
 def sound_in_steps(
     parts: Iterable[bytes], kind: type[Row], owner: bytes = b"", *, only_checked: bool = False
 ) -> Steps[DocumentRows[Row]]:
-    """Which of these values are rows, and right.
+    """Return those of these values that are rows and are right, some of them in each step.
 
-    only_checked: all must have a checksum; they must, too, where one has a checksum that is right."""
+    Args:
+        parts: the values, encoded.
+        kind: the type of the rows.
+        owner: as in `with_checksum`.
+        only_checked: whether a row without a checksum is wrong. It is wrong in any case if another row has a
+            right checksum.
+    """
     found = []
     for part in parts:
         found.append(_found(part, owner))
@@ -115,7 +128,7 @@ def sound_in_steps(
 
 
 def split_array(data: bytes) -> list[bytes] | None:
-    """The values of an array, as they are written; None: it is none."""
+    """Return the encoded values of an array; None: `data` is not an array."""
     try:
         return [bytes(value) for value in _array.decode(data)]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -123,7 +136,7 @@ def split_array(data: bytes) -> list[bytes] | None:
 
 
 def split_map(data: bytes) -> list[tuple[str, list[bytes]]] | None:
-    """The keys of a map, which are texts, and its values, which are arrays; None: it is no such map."""
+    """Return the keys of a map of arrays, each with its encoded values; None: `data` is not such a map."""
     try:
         pairs = _map.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -132,7 +145,8 @@ def split_map(data: bytes) -> list[tuple[str, list[bytes]]] | None:
 
 
 def scan_map(data: bytes) -> Iterator[tuple[str, list[bytes]]]:
-    """Everything that may be a key of a map and the array that is its value, wherever it begins."""
+    """Iterate over everything in the data that may be a key of a map followed by an array, at any
+    position."""
     at = 0
     while at < len(data):
         try:
@@ -147,7 +161,7 @@ def scan_map(data: bytes) -> Iterator[tuple[str, list[bytes]]]:
 
 
 def _announced(data: bytes) -> int:
-    """How many rows a document says it has, where that is possible; 0: it does not say."""
+    """Return how many rows a document announces; 0: it announces no number that is possible."""
     try:
         count, _ = _header(data, 0, FIXARRAY, 0xDC)
     except (IndexError, ValueError):
@@ -156,8 +170,10 @@ def _announced(data: bytes) -> int:
 
 
 def _scan(data: bytes) -> Iterator[bytes]:
-    """Everything that may be a row, wherever it begins. What is within another one is not looked at, where
-    that has a checksum that is right."""
+    """Iterate over everything in the data that may be a row, at any position.
+
+    The inside of a row is skipped if the row's checksum is right.
+    """
     at = 0
     while at < len(data):
         if FIXARRAY < data[at] <= FIXARRAY + MOST_VALUES:
@@ -173,7 +189,8 @@ def _scan(data: bytes) -> Iterator[bytes]:
 
 
 def _values_from(data: bytes, at: int) -> list[bytes]:
-    """The values of the array that begins there. Raises ValueError, IndexError."""
+    """Return the encoded values of the array that begins at a position. Raises ValueError or IndexError if
+    none does."""
     count, at = _header(data, at, FIXARRAY, 0xDC)
     if not count:
         raise ValueError("there is nothing in it")
@@ -199,7 +216,8 @@ def _checksum(owner: bytes, values: bytes) -> bytes:
 
 
 def _header(data: bytes, at: int, fixed: int, long: int) -> tuple[int, int]:
-    """How many values an array or map has that begins there, and where the first of them does."""
+    """Return how many values an array or map has that begins at a position, and where its first value
+    begins."""
     code = data[at]
     if code & 0xF0 == fixed:
         return code & 0x0F, at + 1
@@ -210,8 +228,8 @@ def _header(data: bytes, at: int, fixed: int, long: int) -> tuple[int, int]:
 
 
 def _end(data: bytes, at: int, depth: int = 2) -> int:
-    """Where the value ends that begins there. Raises ValueError, IndexError: none does that could be in a
-    row, or be one."""
+    """Return where the value ends that begins at a position. Raises ValueError or IndexError if no row, nor a
+    value of a row, begins there."""
     code = data[at]
     if code <= 0x7F or code >= 0xE0:
         return at + 1

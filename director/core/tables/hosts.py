@@ -1,8 +1,9 @@
-"""The backend hosts: a lattice of stamped attributes, so that every member ends with the same table.
+"""The backend hosts: stamped attributes that merge in any order, so that every director ends with the same
+table.
 
-A removed host stays as a row with `present=False` (a tombstone): otherwise a member that was away would
-bring it back. What comes from a configuration file carries stamp 0; whatever an operator ever did wins
-over it (docs/ring.md, rule 4).
+A removed host stays as a row with `present=False` (a tombstone). Otherwise a director that was unreachable
+would bring the host back. Attributes from a configuration file have stamp 0, so that every change by an
+operator wins over them (docs/ring.md, rule 4).
 """
 
 from __future__ import annotations
@@ -23,14 +24,15 @@ from director.types import Address, HostId, Stamp
 
 MAX_WEIGHT = 1000
 OTHERS_KEPT = 256
-"""Lists of other hosts that are remembered, each for a move from one host to another."""
+"""Pairs of hosts whose `other_addresses` are kept."""
 REAPPEARS = BY_HAND_AHEAD + 4
-"""Seconds between the stamps of a host's removal and its return at least: by a clock that is ahead, users may
-have been put on it until then by a director that did not know of its removal yet, and they must not count."""
+"""Least seconds between the stamps of a host's removal and its return. Until then a director whose clock is
+ahead, and that has not heard of the removal, may have assigned users to the host. Those assignments must not
+count."""
 
 TAG_AHEAD = BY_HAND_AHEAD + 3
-"""Seconds by which the stamp of another tag is ahead: it must be later than that of every user who was placed
-or moved under the old one, also in this very second, or by a clock that is ahead of ours (docs/ring.md, rule
+"""Seconds by which the stamp of a new tag is ahead. It must be later than the stamps of all users who were
+assigned or moved under the old tag, even in the same second and by a clock that is ahead (docs/ring.md, rule
 3)."""
 
 
@@ -44,7 +46,7 @@ class BackendSetting(msgspec.Struct, frozen=True):
 
 
 class _Made(msgspec.Struct, frozen=True, gc=False):
-    """A row, and what is made of it."""
+    """A row, and what is derived from it."""
 
     row: HostRow
     backend: Backend
@@ -59,9 +61,12 @@ def _made_of(row: HostRow) -> _Made:
 
 
 def merge_rows(mine: HostRow, theirs: HostRow) -> HostRow:
-    """Each attribute by its later stamp; at equal stamps the more careful value, so that the order never
-    matters: absent before present, down before up, the lower weight, the lower tag. The host name, and that
-    of who was here before, belong to the presence."""
+    """Merge two rows of one host: each attribute by its later stamp.
+
+    At equal stamps the more careful value wins, so that the order of merges does not matter: absent before
+    present, down before up, the lower weight, the lower tag. The host name and `moved` belong to the
+    presence.
+    """
     present_at, absent, hostname, moved = max(
         (mine.present_at, not mine.present, mine.hostname, mine.moved),
         (theirs.present_at, not theirs.present, theirs.hostname, theirs.moved),
@@ -97,10 +102,16 @@ def is_usable(row: HostRow) -> bool:
 
 
 class HostTable:
-    """All rows, and the effective table made from them. Owns no clock: stamps come with the change."""
+    """All rows, and the effective table that is derived from them. It uses no clock: stamps come with the
+    changes."""
 
     def __init__(self, configured: Iterable[BackendSetting] = (), unresolved: Iterable[str] = ()) -> None:
-        """unresolved: names of the file whose addresses are not known now."""
+        """Make the table of the configuration file.
+
+        Args:
+            configured: the hosts of the file.
+            unresolved: names in the file whose addresses are unknown now.
+        """
         self.configured: Mapping[Address, BackendSetting] = {s.address: s for s in configured}
         self.rows: dict[Address, HostRow] = {
             s.address: HostRow(
@@ -118,24 +129,25 @@ class HostTable:
             for s in self.configured.values()
         }
         self.seeded: frozenset[Address] = frozenset()
-        """Hosts that only the file has brought: the store was read, and did not know them."""
+        """Hosts that come only from the file: the store was read and did not have them."""
         self._names = frozenset(unresolved) | {s.hostname for s in self.configured.values() if s.hostname}
-        """All names of the file."""
+        """All host names in the file."""
         self._ids: dict[HostId, Address] = {host_id(a): a for a in self.rows}
         self._moved: dict[Address, HostRow] = {}
-        """The rows of hosts that have another address since."""
+        """The rows of hosts that have another address now."""
         self._at: dict[str, HostRow | None] | None = None
-        """Where each name is that has left an address; None: it has to be looked for."""
+        """For each name that has left an address: the row where it is now; None: it has none, or more than
+        one. The dict is None until it is needed."""
         self._other_addresses: dict[tuple[HostId, HostId], list[str]] = {}
         self._present: list[_Made] | None = None
-        """Found out when it is asked for."""
+        """Derived when it is asked for; None: the rows have changed since."""
         self._order: list[Address] = []
-        """The addresses of all rows in order, as long as there are none but these."""
+        """The addresses of all rows in order. It is sorted again when rows are added."""
         self._made = {address: _made_of(row) for address, row in self.rows.items()}
-        """Kept, so that of thousands of hosts only those that have changed are made anew."""
+        """Kept for each row, so that of thousands of hosts only the changed ones are derived again."""
 
     def merge(self, rows: Iterable[HostRow]) -> list[HostRow]:
-        """Take rows from another member. Returns those that changed something here, as they are now."""
+        """Merge rows from another director. Returns the rows that this changed, as they are now."""
         changed = []
         for row in rows:
             address = Address(row.address)
@@ -147,9 +159,11 @@ class HostTable:
         return changed
 
     def merge_stored(self, rows: Iterable[HostRow]) -> list[HostRow]:
-        """Take rows from the state store, the first time it is read. What carries stamp 0 there came from a
-        configuration file once: the file as it is now decides instead. A host whose name it has stays: where
-        that is now is known later (`backendnames.py`)."""
+        """Merge rows from the store, the first time that it is read.
+
+        An attribute with stamp 0 came from a configuration file: the file as it is now decides instead. A
+        host whose name is in the file stays. Where that name is now is found out later (`backendnames.py`).
+        """
         fresh = []
         for row in rows:
             now = self.configured.get(Address(row.address))
@@ -169,9 +183,12 @@ class HostTable:
         return self.merge(fresh)
 
     def adopt_stored(self, rows: Iterable[HostRow]) -> list[HostRow]:
-        """Take rows from the state store before anything else has been heard: they count as they are, also
-        against what the file says now. A host name that came from a file is that of the file now, unless the
-        file has that name elsewhere: it has another address by now."""
+        """Take over rows from the store before this director has heard anything else.
+
+        The rows count as they are, even where the file differs. A host name that came from a file is taken
+        from the file as it is now, unless the file has the name at another host: then the name has another
+        address now.
+        """
         fresh = []
         for row in rows:
             now = self.configured.get(Address(row.address))
@@ -186,7 +203,7 @@ class HostTable:
         return self.merge(fresh)
 
     def set_configured(self, settings: Iterable[BackendSetting]) -> None:
-        """The file lists these hosts now. Rows stay as they are."""
+        """Set the hosts that the file lists. The rows do not change."""
         self.configured = {setting.address: setting for setting in settings}
 
     def _name_of(self, row: HostRow, now: BackendSetting) -> str:
@@ -205,14 +222,15 @@ class HostTable:
     ) -> HostRow | None:
         """Carry out an operator's change of a host.
 
-        A weight or state that is as wanted is stamped all the same: the operator may be answering a change of
-        another director that has not been heard of here. Stamps grow even where this clock is behind that of
-        an earlier change. The caller has checked that the host exists, or that it may be added (`taken_by`).
+        A weight or state that is already as wanted gets a new stamp all the same: the operator may be
+        answering a change by another director that is not known here yet. Stamps grow even if this clock is
+        behind that of an earlier change. The caller has checked that the host exists, or that it may be added
+        (`taken_by`).
 
         Args:
             address: of the host.
             stamp: Unix seconds of the change.
-            remove: take the host out of the table.
+            remove: remove the host from the table.
             hostname: name of a host that is added.
             tag: the pool; None: as it is.
             weight: 0 to `MAX_WEIGHT`; None: as it is, 100 for a host that is added.
@@ -248,8 +266,12 @@ class HostTable:
 
     @staticmethod
     def _appear(row: HostRow, stamp: int, hostname: str, tag: str, weight: int) -> HostRow:
-        """A host that comes back comes as new: what was known of its former life does not count. Everything
-        gets a stamp, also what is as it was: the file of another member (stamp 0) must not win over it."""
+        """Return the row of a host that comes back. It comes as a new host: its former attributes do not
+        count.
+
+        Every attribute gets a stamp, even if it is as before: the file of another director (stamp 0) must not
+        win over it.
+        """
         return HostRow(
             address=row.address,
             hostname=hostname,
@@ -274,17 +296,17 @@ class HostTable:
         return row
 
     def get(self, address: Address) -> HostRow | None:
-        """The row of a host that is present."""
+        """Return the row of a host that is present; None: it is not."""
         row = self.rows.get(address)
         return row if row is not None and row.present else None
 
     def by_id(self, id: HostId) -> HostRow | None:
-        """The row of the host with this id, if it is present."""
+        """Return the row of the host with this id if it is present; None: it is not."""
         address = self._ids.get(id)
         return None if address is None else self.get(address)
 
     def row(self, id: HostId) -> HostRow | None:
-        """The row of the host with this id, also if it was removed."""
+        """Return the row of the host with this id, even if it was removed; None: there is none."""
         address = self._ids.get(id)
         return None if address is None else self.rows[address]
 
@@ -293,8 +315,8 @@ class HostTable:
         return host_id(address)
 
     def taken_by(self, address: Address) -> Address | None:
-        """The other host that already has this address's 32-bit id: two such hosts cannot be told apart
-        (docs/ring.md, rule 1)."""
+        """Return the other host that has the same 32-bit id as this address; None: none. Records could not
+        distinguish the two (docs/ring.md, rule 1)."""
         owner = self._ids.get(host_id(address))
         return owner if owner is not None and owner != address else None
 
@@ -303,7 +325,7 @@ class HostTable:
         return host in self._ids
 
     def host_removed(self, user: User) -> bool:
-        """Whether the host that a user was given was removed since."""
+        """Whether the user's host was removed after the assignment."""
         address = self._ids.get(user.host)
         if address is None:
             return False
@@ -311,7 +333,7 @@ class HostTable:
         return not row.present or user.decided < row.present_at
 
     def other_addresses(self, old: HostId, new: HostId) -> list[str]:
-        """The addresses of the old host of a user, and of all others of the pool, but not of the new one."""
+        """Return the addresses of all hosts in the pools of both hosts, except that of the new one."""
         addresses = self._other_addresses.get((old, new))
         if addresses is None:
             if len(self._other_addresses) >= OTHERS_KEPT:
@@ -325,17 +347,21 @@ class HostTable:
         return addresses
 
     def put(self, rows: Iterable[HostRow]) -> None:
-        """These are the rows now: made here, and later than what was there."""
+        """Set these rows. They were made here, and are later than the rows they replace."""
         for row in rows:
             self._set(row)
 
     def named(self, name: str) -> list[HostRow]:
-        """The hosts there are with this name, by address."""
+        """Return the rows of the present hosts with this name, by address."""
         return [row for row in self.present() if row.hostname == name]
 
     def moved_record(self, user: User) -> User | None:
-        """The record of a user whose host has another address since: he goes there with all that was said of
-        him. Each director makes the same of the same. None: his host has not moved, or is nowhere now."""
+        """Return the record of a user whose host has another address now; None: it has not, or has no address
+        now.
+
+        All attributes of the record go to the new address. Every director makes the same record of the same
+        record.
+        """
         row = self.row(user.host)
         if row is None or not self._has_left(row, user):
             return None
@@ -356,14 +382,15 @@ class HostTable:
             return False
         if row.present:
             return user.decided < row.present_at
-        return user.decided >= row.tag_at  # else he was of another pool, and was to leave
+        # else the user belonged to another pool, and had to leave the host anyway
+        return user.decided >= row.tag_at
 
     def vacated(self) -> frozenset[tuple[HostId, int]]:
-        """The hosts that have another address now, and since when: their former addresses."""
+        """Return the former addresses of hosts that have another address now, as ids, each with the stamp."""
         return frozenset((host_id(row.address), row.present_at) for row in self._moved.values())
 
     def present(self) -> list[HostRow]:
-        """The hosts there are, by address."""
+        """Return the rows of the present hosts, by address."""
         return [made.row for made in self._made_present()]
 
     def _made_present(self) -> list[_Made]:
@@ -375,7 +402,7 @@ class HostTable:
         return self._present
 
     def removed(self) -> list[Address]:
-        """Hosts the configuration lists and an operator has removed."""
+        """Return the hosts that the configuration lists and an operator has removed."""
         return sorted((a for a in self.configured if self.get(a) is None), key=address_order)
 
     def backends(self) -> list[Backend]:
@@ -386,19 +413,23 @@ class HostTable:
         return [row for row in self.present() if row.tag == tag]
 
     def usable(self) -> dict[str, int]:
-        """Tag of each pool -> how many of its hosts take new users. Without any host there is the pool ""."""
+        """Return how many hosts of each pool take new users, by tag. Without any host there is the pool
+        ""."""
         present = self._made_present()
         usable = Counter([made.row.tag for made in present if made.usable])
         return {tag: usable[tag] for tag in dict.fromkeys([made.row.tag for made in present])} or {"": 0}
 
     def digest(self) -> bytes:
-        """8 bytes over the effective table (docs/ring.md, rule 8): address, tag, weight, up, and since when
-        the host is there, because older choices of it do not count. No other stamps, no tombstones."""
+        """Return a digest of the effective table, 8 bytes (docs/ring.md, rule 8).
+
+        It covers address, tag, weight, state and the stamp of the host's appearance, because assignments from
+        before do not count. It covers no other stamps and no tombstones.
+        """
         text = "\n".join([made.text for made in self._made_present()])
         return hashlib.md5(text.encode(), usedforsecurity=False).digest()[:8]
 
     def _forget_lists(self) -> None:
-        """Rows have changed: what was made from them is made anew."""
+        """Drop everything that was derived from the rows: they change."""
         self._at = self._present = None
         self._other_addresses.clear()
 
@@ -414,7 +445,7 @@ class HostTable:
 
 
 def backend_of(row: HostRow) -> Backend:
-    """What the assigner needs of a row. Records decided before the host (re)appeared are not used."""
+    """Return what the assigner needs of a row. Assignments from before the host (re)appeared do not count."""
     return Backend(
         id=host_id(Address(row.address)),
         address=row.address,
@@ -429,7 +460,7 @@ def backend_of(row: HostRow) -> Backend:
 
 
 def _former(row: HostRow) -> Backend:
-    """An address that a backend has left for another one: nobody is placed there, and nobody stays."""
+    """Return the backend for an address that a host has left: no user is assigned there, and none stays."""
     return Backend(
         id=host_id(Address(row.address)),
         address=row.address,
@@ -443,14 +474,16 @@ def _former(row: HostRow) -> Backend:
 
 
 def encode_rows(rows: Sequence[HostRow]) -> bytes:
-    """The host document of the state store: msgpack, rows with checksums in address order, so that equal
-    tables are equal bytes."""
+    """Return the host document of the state store.
+
+    It is msgpack: rows with checksums in address order, so that equal tables are equal bytes.
+    """
     ordered = sorted(rows, key=lambda row: address_order(Address(row.address)))
     return msgspec.msgpack.encode([with_checksum(row) for row in ordered])
 
 
 def decode_rows(data: bytes) -> list[HostRow]:
-    """Raises ValueError where anything of `data` is not a host document."""
+    """Return the rows of a host document. Raises ValueError if any part of `data` cannot be read."""
     found = read_rows(data, HostRow)
     if found.problems:
         raise ValueError(f"host document of {len(data)} bytes cannot be read: {found.problems[0]}")

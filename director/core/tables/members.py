@@ -1,9 +1,9 @@
-"""Which directors belong to the ring: those of the configuration, and what operators changed at run time.
+"""The directors of the ring: those of the configuration, and the operators' changes at run time.
 
-A lattice like the hosts: a row for each member an operator has ever added or removed, the later word wins.
-Rows are never dropped, so nobody can come back by the memory of a director that was away; they are small.
-Only beyond `MOST_ROWS` some are, the same on every director: no member can fill the memory of all with a list
-that it made up.
+There is a row for each director that an operator has ever added or removed. Rows merge in any order; the
+later one wins. A row is never dropped, so that a removed director cannot come back through a director that
+was unreachable. Only beyond `MOST_ROWS` rows are dropped, the same on every director, so that no director can
+fill the memory of all with an invented list.
 """
 
 from __future__ import annotations
@@ -20,33 +20,39 @@ from director.core.tables.documentrows import read_rows, with_checksum
 from director.types import MemberId
 
 MOST_ROWS = 256
-"""Changes of the list of directors, made at run time, that are kept."""
+"""Run-time changes of the list of directors that are kept."""
 FULL = b"\xff" * 8
-"""The digest of a table that holds so many."""
+"""The digest of a table that has MOST_ROWS rows."""
 
 
 def merge_member_rows(mine: MemberRow, theirs: MemberRow) -> MemberRow:
-    """The later word; of two in one second the removal, so that the order never matters."""
+    """Return the later row; in the same second the removal, so that the order of merges does not matter."""
     return max(mine, theirs, key=lambda row: (row.at, not row.present, row.member))
 
 
 def about(row: MemberRow) -> str:
-    """What a row is about: a name, or where there is none an address."""
+    """Return what a row is about: a name, or else an address."""
     return row.name or row.member
 
 
 class MemberTable:
     def __init__(self, configured: Iterable[MemberId], names: Mapping[str, MemberId] | None = None) -> None:
-        """names: who each name (`name:port`) is now, of the configuration's and of others."""
+        """Make the list of the configuration.
+
+        Args:
+            configured: the directors of the configuration.
+            names: the director that each name (`name:port`) has now, also for names that are not in the
+                configuration.
+        """
         self.configured: tuple[MemberId, ...] = tuple(configured)
         self.names: Mapping[str, MemberId] = names or {}
         self.rows: dict[str, MemberRow] = {}
         self.met: set[MemberId] = set()
-        """Directors with which this director, or one that shares its store, has had a proved link. One that
-        was added at run time and was never met may not exist: no new user waits for it."""
+        """Directors with which this director, or another that shares its store, has had a proved link. A
+        director that was added at run time and was never met may not exist: no new user waits for it."""
 
     def merge(self, rows: Iterable[MemberRow]) -> list[MemberRow]:
-        """Take rows from elsewhere. Returns those that changed something here, as they are now."""
+        """Merge rows from elsewhere. Returns the rows that this changed, as they are now."""
         changed = []
         for row in rows:
             mine = self.rows.get(about(row))
@@ -58,7 +64,7 @@ class MemberTable:
         return [row for row in changed if about(row) in self.rows]
 
     def put(self, rows: Iterable[MemberRow]) -> None:
-        """These are the rows now, whatever was there."""
+        """Set these rows, whatever was there."""
         for row in rows:
             self.rows[about(row)] = row
 
@@ -72,7 +78,7 @@ class MemberTable:
             name: the name that the operator gives it.
 
         Returns:
-            The new row; None: the list says so already.
+            The new row; None: nothing changed.
         """
         name = name or self.name_of(member)
         old = self.rows.get(name or member)
@@ -87,8 +93,8 @@ class MemberTable:
         return len(self.rows) >= MOST_ROWS
 
     def _drop_surplus(self) -> None:
-        """Drop rows beyond MOST_ROWS: first those of directors that are not configured and were never met, in
-        an order that every director finds."""
+        """Drop the rows beyond MOST_ROWS: first those of directors that are not configured and were never
+        met, in an order that is the same on every director."""
         if len(self.rows) > MOST_ROWS:
             kept = sorted(self.rows.items(), key=lambda item: self._rank(*item))[:MOST_ROWS]
             self.rows = dict(sorted(kept))
@@ -99,15 +105,15 @@ class MemberTable:
         return member not in self.configured and member not in self.met, digest
 
     def _now(self, row: MemberRow) -> MemberId:
-        """Who a row is about, as the names are now."""
+        """Return the director that a row is about, by the addresses that the names have now."""
         return self.names.get(row.name, MemberId(row.member))
 
     def unmet(self) -> set[MemberId]:
-        """Directors that were added at run time and that this director has never met."""
+        """Return the directors that were added at run time and that this director has never met."""
         return set(self.listed()).difference(self.configured, self.met)
 
     def stored_rows(self) -> list[MemberRow]:
-        """The rows as they are kept in a store."""
+        """Return the rows as they are stored."""
         met = {about(row) for row in self.rows.values() if self._now(row) in self.met}
         return [
             StoredRow(row.member, row.present, row.at, row.name, met=True) if key in met else row
@@ -115,28 +121,28 @@ class MemberTable:
         ]
 
     def name_of(self, member: MemberId) -> str:
-        """By which it is known; empty: by its address."""
+        """Return the name by which a director is listed; empty: it is listed by its address."""
         return next((name for name, named in self.names.items() if named == member), "")
 
     def listed(self) -> list[MemberId]:
-        """The directors of the ring, in their order."""
+        """Return the directors of the ring, in ring order."""
         last_words = self._last_words()
         known = set(self.configured) | last_words.keys()
         return sorted((m for m in known if m not in last_words or last_words[m].present), key=member_order)
 
     def removed(self) -> list[MemberId]:
-        """The members that operators have taken out of the ring."""
+        """Return the directors that operators have removed from the ring."""
         return [member for member, row in self._last_words().items() if not row.present]
 
     def added_names(self) -> list[str]:
-        """Names that operators have added or removed."""
+        """Return the names that operators have added or removed."""
         return [row.name for row in self.rows.values() if row.name]
 
     def digest(self) -> bytes:
-        """Bytes over what was changed at run time; empty where nothing was.
+        """Return a digest of the run-time changes, 8 bytes; empty if there are none.
 
-        What the configuration says is not in it: a directors' list that is being rolled out must not keep the
-        ring from agreeing. Nor is what a full table holds: directors that have met different members keep
+        The configuration is not part of it: a list of directors that is being rolled out must not keep the
+        ring from agreeing. Nor are the rows of a full table: directors that have met different directors keep
         different rows.
         """
         if self.full:
@@ -146,26 +152,29 @@ class MemberTable:
         return hashlib.md5(text.encode(), usedforsecurity=False).digest()[:8] if rows else b""
 
     def _last_words(self) -> dict[MemberId, MemberRow]:
-        """The last word of operators about each member, as the names are now."""
+        """Return the latest row about each director, by the addresses that the names have now."""
         last_words: dict[MemberId, MemberRow] = {}
         for row in self.rows.values():
             member = self._now(row)
             if row.name and self.name_of(member) not in ("", row.name):
-                continue  # another one has that address now
+                continue  # another name has that address now
             last_words[member] = merge_member_rows(last_words[member], row) if member in last_words else row
         return last_words
 
 
 class StoredRow(MemberRow, frozen=True, array_like=True):
-    """A row as it is stored."""
+    """A row of the members' document."""
 
     met: bool = False
-    """The director has been met."""
+    """Whether the director has been met."""
 
 
 def encode_member_rows(rows: Sequence[MemberRow]) -> bytes:
-    """The members' document of the state store: msgpack, rows with checksums in order, so that equal tables
-    are equal bytes. All have a `met`: the checksum is always in the same place."""
+    """Return the members' document of the state store.
+
+    It is msgpack: rows with checksums in order, so that equal tables are equal bytes. All rows have `met`, so
+    that the checksum is always in the same place.
+    """
     stored = (
         row if isinstance(row, StoredRow) else StoredRow(*_values(row)) for row in sorted(rows, key=about)
     )
@@ -177,12 +186,12 @@ def _values(row: MemberRow) -> tuple[str, bool, int, str]:
 
 
 def decode_met(data: bytes) -> frozenset[MemberId]:
-    """The directors that have been met, by what can be read of the document."""
+    """Return the directors that have been met, as far as the document can be read."""
     return frozenset(MemberId(row.member) for row in read_rows(data, StoredRow).rows if row.met)
 
 
 def decode_member_rows(data: bytes) -> list[MemberRow]:
-    """Raises ValueError where anything of `data` is not such a document."""
+    """Return the rows of a members' document. Raises ValueError if any part of `data` cannot be read."""
     found = read_rows(data, MemberRow)
     if found.problems:
         raise ValueError(f"members' document of {len(data)} bytes cannot be read: {found.problems[0]}")

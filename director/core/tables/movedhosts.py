@@ -1,9 +1,10 @@
-"""Backends that have another address: what becomes of their rows, and of their users.
+"""Backends whose address has changed: their rows, and their users.
 
-All that was said of a backend goes with its *name* to the new address: tag, weight, state, each with its
-stamp, and its users with their pins. The row of the address it has left says so (`HostRow.moved`), so that
-every member makes the same of every record, whenever it meets it: nothing has to be announced, and whoever
-was away finds his way later. A user who logs in is followed at once, all others by a walk through the table.
+Everything known of a backend goes with its *name* to the new address: tag, weight and state with their
+stamps, and its users with their pins. The row of the old address names the backend (`HostRow.moved`). So
+every director makes the same of every record, whenever it gets the record. Nothing has to be announced, and a
+director that was unreachable does the same later. A user who logs in is followed immediately, all other users
+by a walk through the table.
 """
 
 from __future__ import annotations
@@ -27,24 +28,26 @@ T = TypeVar("T")
 SLICE = 2000
 """Users looked at in one turn of the loop."""
 FOLLOWED = 300
-"""Of these, users whose hosts have another address."""
+"""Users with another address of their host that fill a turn of the loop."""
 SCANNED = 64
 """Buckets looked at in one turn of the loop, however empty they are."""
 WALKS = (0.0, 5.0, 60.0)
-"""Seconds from a change of the hosts to the walks through all users: somebody may come in later with a record
-from before."""
+"""Seconds from a change of the hosts to each walk through all users. Another director may come in later with
+an old record."""
 
 
 def parking_address(name: str) -> Address:
-    """Where the row of a backend is kept that has lost its address to another one and has none now.
+    """Return the address of the row of a backend that has lost its address to another backend and has none
+    now.
 
-    An address that nobody can have (RFC 6666), so nothing else is there."""
+    No host can have this address (RFC 6666), so no other row is there.
+    """
     digest = hashlib.md5(name.encode(), usedforsecurity=False).digest()[:8]
     return Address(str(ipaddress.IPv6Address(bytes.fromhex("0100000000000000") + digest)))
 
 
 def is_parked(row: HostRow) -> bool:
-    """Whether this backend has no address now."""
+    """Whether the backend of this row has no address now."""
     return (
         bool(row.hostname)
         and not row.present
@@ -54,12 +57,18 @@ def is_parked(row: HostRow) -> bool:
 
 
 def is_parked_at(move: HostMove) -> bool:
-    """Whether a backend moves to no address."""
+    """Whether the backend has no address after this move."""
     return move.after == parking_address(move.name)
 
 
 def moved_rows(rows: Mapping[Address, HostRow], moves: Sequence[HostMove], stamp: int) -> list[HostRow]:
-    """The rows that are others once these moves are made, all at once, at `stamp` (Unix seconds)."""
+    """Return the rows that these moves change. The moves are made together.
+
+    Args:
+        rows: the host table.
+        moves: the moves.
+        stamp: Unix seconds of the moves.
+    """
     comes = {move.after: move for move in moves}
     goes = {move.before: move for move in moves}
     made = []
@@ -83,20 +92,29 @@ def moved_rows(rows: Mapping[Address, HostRow], moves: Sequence[HostMove], stamp
 def _arrived(
     occupant: HostRow | None, origin: HostRow, move: HostMove, leaving_name: str, stamp: int
 ) -> HostRow:
-    """The row at the address after. leaving_name: the name that leaves it at the same time."""
+    """Return the row of the new address after a move.
+
+    Args:
+        occupant: the row of the new address before; None: there was none.
+        origin: the row of the old address.
+        move: the move.
+        leaving_name: the name that leaves the new address at the same time; empty: none.
+        stamp: Unix seconds of the move.
+    """
     before = occupant or origin
     tag, tag_at = _inherited((before.tag, before.tag_at), (origin.tag, origin.tag_at))
     weight, weight_at = _inherited((before.weight, before.weight_at), (origin.weight, origin.weight_at))
     up, up_at = _inherited((before.up, before.up_at), (origin.up, origin.up_at))
     present_at, former = stamp, leaving_name
     if occupant is not None and occupant.present and not leaving_name:
-        # The file has brought it, or somebody else had it under another name: who is on it stays on it.
+        # The host was there before, from the file or under another name. Its users stay.
         present_at, former = occupant.present_at, occupant.moved
         if occupant.hostname != move.name:
             present_at = after(0, present_at)
             former = move.name
     elif occupant is not None:
-        # Later than whoever was placed there under its former name, also by a clock that is ahead.
+        # The stamp is later than those of all users who were assigned there under its former name, even by a
+        # clock that is ahead.
         ahead = TAG_AHEAD if occupant.present else 0
         present_at = after(stamp + ahead, occupant.present_at, REAPPEARS)
         former = leaving_name or occupant.moved
@@ -116,8 +134,8 @@ def _arrived(
 
 
 def _inherited(present: tuple[T, int], former: tuple[T, int]) -> tuple[T, int]:
-    """An attribute with its stamp, as it goes with the name. Where both come from a file, that of the new
-    address is from the file as it is now."""
+    """Return an attribute with its stamp as it goes with the name. If both values come from a file, that of
+    the new address counts, because it is from the file as it is now."""
     if present[1] < former[1]:
         return former
     if present == former or present[1] == former[1] == 0:
@@ -126,7 +144,7 @@ def _inherited(present: tuple[T, int], former: tuple[T, int]) -> tuple[T, int]:
 
 
 class MovedHosts:
-    """Follows the users."""
+    """Moves the records of users to the new addresses of their hosts."""
 
     def __init__(self, hosts: HostTable, users: UserTable) -> None:
         self._hosts, self._users = hosts, users
@@ -134,20 +152,21 @@ class MovedHosts:
         self._ids: frozenset[HostId] = frozenset()
         """Hosts whose users may have to be followed."""
         self._due: list[float] = []
-        """When the next walks begin."""
+        """Monotonic times at which the next walks begin."""
         self._bucket = BUCKETS
         self._found: list[UserKey] = []
-        """Users of the last bucket whose hosts have another address, maybe."""
+        """Users of the last bucket whose hosts may have another address."""
 
     def hosts_changed(self, now: Now) -> None:
-        """Perhaps one has another address."""
+        """Plan the walks if a host has another address now."""
         vacated = self._hosts.vacated()
         if vacated != self._vacated:
             self._vacated, self._ids = vacated, frozenset(host for host, _ in vacated)
             self._due = [now.mono + seconds for seconds in WALKS]
 
     def follow(self, key: UserKey) -> bool:
-        """Somebody logs in whose host has another address; whether he is there now."""
+        """Follow a user who logs in to the new address of the host. Returns whether the record has
+        changed."""
         old = self._users.get(key)
         new = self._hosts.moved_record(old) if old is not None else None
         if new is None:
@@ -163,7 +182,7 @@ class MovedHosts:
         return min(self._due, default=None)
 
     def turn(self, now: Now) -> None:
-        """One slice of the walk. Nothing of it is announced: each member does the same."""
+        """Do one slice of the walk. Nothing is announced, because every director does the same."""
         if self._due and self._due[0] <= now.mono:
             self._due.pop(0)
             self._bucket = 0
@@ -182,12 +201,10 @@ class MovedHosts:
             self._found = [user.key for user in unpack(records) if user.host in self._ids]
 
     def _follow(self, keys: Sequence[UserKey]) -> None:
-        """Where these users are now."""
+        """Write the new addresses of the hosts into these users' records."""
         users = (self._users.get(key) for key in keys)
-        settled = (
-            user for user in users if user and not user.flags & MOVING
-        )  # the others are for `moves.py`
+        settled = (user for user in users if user and not user.flags & MOVING)  # `moves.py` does the others
         found = [new for user in settled if (new := self._hosts.moved_record(user)) is not None]
         if found:
             self._users.merge(pack(found))
-            self._users.take_displaced()  # their sessions went to the same backend
+            self._users.take_displaced()  # no session is ended for it: the sessions went to the same backend
