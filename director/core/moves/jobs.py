@@ -1,9 +1,10 @@
-"""What operators do to many users: flush, forget, rebalance, a tag change; and to one: move, pin, unpin.
+"""Operations of operators on users: flush, forget, rebalance and tag change for many users; move, pin and
+unpin for one.
 
-A flush walks the table in slices and keeps at most so many users moving at a time; several flushes take
-turns.
-It is over when the last user is settled. Nothing of it is half done at any moment: each user is moved by a
-round of his own (`moves.py`), so a flush can be interrupted, or lose its director, between any two.
+A flush walks through the user table in slices, and keeps at most so many users moving at a time. Several
+flushes take turns. A flush is done when its last move is done. Each user is moved by a separate round
+(`moves.py`), so a flush can be interrupted, or its director can stop, between any two users, and nothing is
+left half done.
 """
 
 from __future__ import annotations
@@ -35,38 +36,38 @@ from director.errors import OperationError, TryAgain, UnknownName
 from director.types import HostId, Now, Stamp, UserKey
 
 SLICE = 1500
-"""Users looked at in one turn of the loop, by all walks together."""
+"""Users looked at in one turn of the loop by all walks together."""
 AT_ONCE = 500
-"""Users looked at before those that are concerned are dealt with."""
+"""Users looked at by a walk before it moves those that are concerned."""
 PLACED = 40
-"""A user who is placed afresh, and maybe moved, counts for so many who are looked at."""
+"""How many users looked at take as long as one user who is assigned anew, and perhaps moved."""
 SCANNED = 64
-"""Buckets looked at in one turn of the loop, however empty they are."""
+"""Buckets looked at by a walk in one turn of the loop, however empty they are."""
 FORGOTTEN = 500
-"""Users a forgetting has under way at a time: it is a move to nobody, without the kick delay."""
+"""Users that are forgotten at a time. To forget a user is a move to no host, without the kick delay."""
 
 
 class _Walk(msgspec.Struct, eq=False):
-    """A flush or a forgetting on its way through the table."""
+    """The walk of a flush, or of a forget operation, through the user table."""
 
     job: UserJob
     hosts: frozenset[HostId]
     parallel: int
     tag: bytes | None = None
-    """The pool whose circle decides; None: that of the user's host."""
+    """The pool whose circle selects the new hosts; None: the pool of the user's host."""
     before: int = LATEST
-    """Only users decided before this stamp."""
+    """Only users with an earlier stamp are moved."""
     forget: bool = False
-    """To nobody, pinned users too."""
+    """Whether the users are moved to no host, pinned users too."""
     bucket: int = 0
     records: bytes = b""
-    """Of the bucket before, users that are not looked at yet."""
+    """Records of the bucket before `bucket` that were not looked at yet."""
     found: list[UserKey] = msgspec.field(default_factory=list)
-    """Users looked at that are to be moved yet."""
+    """Users that are concerned and were not moved yet."""
 
 
 class _Fenced(msgspec.Struct):
-    """A change of records that waits until all have it."""
+    """A change of records that is done when every director has it."""
 
     job: UserJob
     number: int
@@ -93,11 +94,11 @@ class UserJobs:
         self._numbers = 1 << 62
 
     def __len__(self) -> int:
-        """Operations under way."""
+        """Return how many operations are under way."""
         return len(self._jobs)
 
     def progress(self, operation: int) -> UserJob | None:
-        """How far an operation is; None: it is over, or there is none."""
+        """Return the state of an operation; None: it has ended, or does not exist."""
         return next((job for job in self._jobs if job.operation == operation), None)
 
     # ---- operators
@@ -128,7 +129,7 @@ class UserJobs:
         self._moves.begin(event.key, target, job, now, pin=event.pin)
 
     def unpin(self, event: UnpinUser, now: Now) -> None:
-        """The user stays where he is, and expires again like everybody."""
+        """Unpin a user. The assignment stays, and can expire again."""
         if self._busy(event):
             return
         user = self._users.get(event.key)
@@ -143,14 +144,14 @@ class UserJobs:
         self._fence(job, now)
 
     def _busy(self, event: MoveUser | UnpinUser) -> bool:
-        """Whether the user is being moved: then this is refused."""
+        """Whether the user is being moved. If so, the operation is refused."""
         if not self._moves.is_moving(event.key):
             return False
         self._fail(event.operation, TryAgain, "the user is being moved already; wait for it to be finished")
         return True
 
     def flush(self, event: Flush, now: Now) -> None:
-        """Move the users of a host, or of all, to where the hash puts them."""
+        """Move the users of one host, or of all, to the hosts that the hash selects."""
         hosts = self._hosts_for(event.operation, event.host, event.tag)
         if hosts is None:
             return
@@ -161,7 +162,7 @@ class UserJobs:
         self._walks.append(walk)
 
     def forget(self, event: Forget, now: Now) -> None:
-        """Forget the users of a host, or of all; their sessions are ended."""
+        """Delete the assignments of the users of one host, or of all, and end their sessions."""
         hosts = self._hosts_for(event.operation, event.host, None)
         if hosts is not None:
             job = self._new_job(event.operation, complete=False)
@@ -176,7 +177,7 @@ class UserJobs:
         self._kick_rounds.begin(event.what, partial(_kicked, job), now, count_only=event.count_only)
 
     def interrupt(self, event: Interrupt) -> None:
-        """Begin with no more users; what is under way is finished."""
+        """Move no more users for an operation. Moves under way are finished."""
         for walk in list(self._walks):
             if walk.job.operation == event.operation:
                 self._walks.remove(walk)
@@ -186,7 +187,7 @@ class UserJobs:
 
     @property
     def has_work(self) -> bool:
-        """Whether the next turn of the loop has something to walk."""
+        """Whether the next turn of the loop has something to do."""
         return bool(self._effects) or any(self._can_go_on(walk) for walk in self._walks)
 
     def next_deadline(self) -> float | None:
@@ -198,7 +199,7 @@ class UserJobs:
                 fenced_job.until = now.mono
 
     def turn(self, now: Now) -> None:
-        """One slice, of the walks by turns."""
+        """Do one slice of the walks, which take turns."""
         room = SLICE
         for walk in list(self._walks):
             if room > 0 and self._can_go_on(walk):
@@ -211,13 +212,13 @@ class UserJobs:
                 self._kick_rounds.begin(Fence(), partial(self._confirmed, fenced_job), now)
 
     def ends(self) -> list[Effect]:
-        """What operators are told."""
+        """Return the results of operations, for the operators."""
         effects, self._effects = self._effects, []
         for job in [job for job in self._jobs if job.over]:
             self._jobs.remove(job)
             assert job.operation is not None
             moved = job.counts.moved + (len(job.under_way) if job.early else 0)
-            # a copy: users of a job that ends early are counted on
+            # a copy, because an operation that is reported early still counts its users
             effects.append(UsersDone(job.operation, msgspec.structs.replace(job.counts, moved=moved)))
         return effects
 
@@ -226,7 +227,7 @@ class UserJobs:
         return self._moves.in_hand < limit and len(walk.job.under_way) < walk.parallel
 
     def _move_some(self, walk: _Walk, room: int, now: Now) -> int:
-        """Go on while there is room for users; how much is left."""
+        """Continue a walk. Returns how many users the other walks may still look at."""
         scanned = 0
         while self._can_go_on(walk) and room > 0 and scanned < SCANNED:
             if walk.found:
@@ -275,7 +276,8 @@ class UserJobs:
             self._moves.begin(key, target, walk.job, now)
 
     def _fence(self, job: UserJob, now: Now) -> None:
-        """Over when the store has it, and every member has ended what its records made it kick."""
+        """Let an operation end only when the store has its records and every director has done the kicks that
+        the records cause."""
         job.complete = False
         self._numbers += 1
         self._fences.append(_Fenced(job, self._numbers, now.mono + STORE_WAIT))
@@ -286,7 +288,13 @@ class UserJobs:
         _kicked(fenced_job.job, result)
 
     def _hosts_for(self, operation: int, host: str | None, tag: str | None) -> frozenset[HostId] | None:
-        """The hosts an operation is about, as they are now: one that is added later is not concerned."""
+        """Return the hosts of an operation, as they are now. A host that is added later is not concerned.
+
+        Args:
+            operation: fails if there is no such host.
+            host: address of the only host; None: all hosts.
+            tag: only hosts of this pool; None: all pools.
+        """
         rows = [row for row in self._hosts.present() if tag is None or row.tag == tag]
         if host is not None:
             rows = [row for row in rows if row.address == host]
@@ -309,7 +317,7 @@ class UserJobs:
 
 
 def _kicked(job: UserJob, result: KickResult) -> None:
-    """What a kick of all directors came to is what its operation came to."""
+    """Take the result of a kick on all directors as the result of the operation."""
     job.counts.kicked += result.kicked
     job.counts.timed_out += result.late
     job.counts.add_not_reached(result.not_reached)

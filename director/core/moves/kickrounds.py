@@ -1,9 +1,10 @@
-"""Kicks for operators, on all directors: by name, by field, by hash, of a host, or a fence behind kicks that
-records have begun. A dry run goes round in the same way, and counts the sessions instead of ending them.
+"""Operators' kicks on all directors: by name, by field, by hash, of a host, or a fence that waits for the
+kicks that records have caused. A dry run goes round in the same way and counts the sessions instead of ending
+them.
 
-    lap 1 begins the kick everywhere --token back--> lap 2 passes a member when that is over --back--> over
+    lap 1 begins the kick everywhere --token back--> lap 2 passes a director when its kick has ended --back--> done
 
-At most `max_parallel_kicks` of them are under way at a time; the others wait in the order they came.
+At most `max_parallel_kicks` kicks are under way at a time. The others wait in the order in which they came.
 """
 
 from __future__ import annotations
@@ -23,21 +24,21 @@ from director.core.protocol.view import RingView
 from director.types import MemberId, Now
 
 FORGOTTEN = 200
-"""Kicks of others that are forgotten in one turn of the loop at most."""
+"""Kicks of other directors that a turn of the loop forgets at most."""
 LASTS = 30.0
-"""Seconds after which a kick ends, whoever has not confirmed it by then; and for which members remember
-it."""
+"""Seconds after which a kick ends, whichever directors have not confirmed it. Directors remember it as
+long."""
 MOST_REMEMBERED = 20_000
-"""Kicks of others that are remembered at a time."""
+"""Kicks of other directors that are remembered at a time."""
 
 
 class KickResult(msgspec.Struct):
     kicked: int
     late: bool
-    """Somewhere it was not over in time."""
+    """Whether the kick was not done in time on some director."""
     not_reached: set[MemberId]
     not_counted: set[MemberId] = msgspec.field(default_factory=set)
-    """Where sessions were only to be counted: who has not counted them."""
+    """Directors that have not counted their sessions, if sessions were only to be counted."""
 
 
 class _LedKick(msgspec.Struct):
@@ -53,12 +54,12 @@ class _LedKick(msgspec.Struct):
 
 
 class _JoinedKick(msgspec.Struct):
-    """What a member does for somebody's kick."""
+    """A kick of another director."""
 
     run: KickRun
     until: float
     token: KickRound
-    """Its last token."""
+    """The last token of the kick."""
 
 
 class KickRounds:
@@ -67,13 +68,13 @@ class KickRounds:
         self._queue: deque[_LedKick] = deque()
         self._led: dict[int, _LedKick] = {}
         self._joined: dict[tuple[str, int], _JoinedKick] = {}
-        """In the order in which they are forgotten."""
+        """Kicks of other directors, by origin and serial, in the order in which they are forgotten."""
         self._holding: dict[tuple[str, int], _JoinedKick] = {}
-        """Those of them that hold a token."""
+        """Those of `_joined` whose tokens wait here."""
         self._at: float | None = None
 
     def __len__(self) -> int:
-        """Kicks of operators here that have not ended."""
+        """Return how many kicks of this director's operators have not ended."""
         return len(self._led) + len(self._queue)
 
     @property
@@ -83,13 +84,20 @@ class KickRounds:
     def begin(
         self, what: KickWhat, done: Callable[[KickResult], None], now: Now, *, count_only: bool = False
     ) -> None:
-        """Kick on all directors; `done` is called once, within LASTS of its turn. count_only: end nothing."""
+        """Begin a kick on all directors.
+
+        Args:
+            what: the sessions.
+            done: called once with the result, within LASTS after the kick has begun.
+            now: the time.
+            count_only: whether the sessions are only counted.
+        """
         self._serial += 1
         self._queue.append(_LedKick(self._serial, what, now.mono, done, count_only))
         self._at = now.mono
 
     def token(self, token: KickRound, now: Now, view: RingView) -> None:
-        """Take a token from the left."""
+        """Take a token from the left neighbour."""
         self._at = now.mono
         if token.origin == self._me:
             led = self._led.get(token.serial)
@@ -106,7 +114,7 @@ class KickRounds:
         name = token.origin, token.serial
         joined = self._joined.get(name)
         if joined is None and len(self._joined) >= MOST_REMEMBERED:
-            return  # it is repeated
+            return  # the origin repeats the token
         if joined is None:
             run = self._kicks.start(token.count or token.what, now, count_only=token.count is not None)
             joined = self._joined[name] = _JoinedKick(run, now.mono + LASTS, token)
@@ -114,13 +122,13 @@ class KickRounds:
         self._holding[name] = joined
 
     def kicked(self, now: Now) -> None:
-        """A kick has ended."""
+        """Note that a kick on this director has ended."""
         if self._led or self._joined:
             self._at = now.mono
 
     @property
     def has_work(self) -> bool:
-        return False  # a turn does all that is due
+        return False  # one turn does everything that is due
 
     def next_deadline(self) -> float | None:
         return self._at
@@ -147,7 +155,8 @@ class KickRounds:
         return effects
 
     def _due(self, led: _LedKick) -> float:
-        """When its token is sent (again): in the second lap not before the kick is over here."""
+        """Return when the token is sent (again): in the second lap not before this director's own kick has
+        ended."""
         run = led.run
         assert run is not None
         return run.deadline if led.lap == 2 and not run.over else led.repeat_at
@@ -185,10 +194,11 @@ class KickRounds:
         return []
 
     def _come_back(self, led: _LedKick, token: KickRound, view: RingView) -> None:
-        """The second lap has ended."""
+        """End a kick whose second lap has returned."""
         missing = set(view.listed) - led.passed
         sessions, uncounted = token.kicked, missing | set(map(MemberId, token.late))
-        if led.count_only and token.count is None:  # a member of an older release has counted nothing
+        # a director of an older release has counted nothing, and has dropped `count` from the token
+        if led.count_only and token.count is None:
             assert led.run is not None
             sessions, uncounted = led.run.sessions, self._others(view) | (uncounted & {self._me})
         self._end(led, KickResult(sessions, bool(token.late), missing, uncounted))
@@ -204,7 +214,7 @@ class KickRounds:
                 continue
             del self._holding[name]
             if view.right is None:
-                continue  # it is lost; its origin repeats it
+                continue  # the token is lost; its origin repeats it
             late = [self._me] if token.lap == 2 and (run.problem or not run.over) else []
             kicked = run.sessions if token.lap == 2 else 0
             onward = KickRound(

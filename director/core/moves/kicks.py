@@ -1,13 +1,12 @@
-"""The kicks this director has under way: sessions that its login processes are to end.
+"""The kicks of this director: sessions that its login processes have to end.
 
-waiting --begun--> running --KicksEnded, or KICK_TIMEOUT later--> over. Whoever began one keeps it and looks
-whether it is over; what comes after that is ignored, so no counter can leak (docs/ring.md, defect I-9 and
-regression R-9).
+waiting --begun--> running --KicksEnded, or KICK_TIMEOUT later--> ended. The part that began a kick keeps it
+and asks whether it has ended. A result that comes later is ignored, so no counter can leak (docs/ring.md,
+defect I-9 and regression R-9).
 
-Many users may change hosts at once. The kick channel has AT_A_TIME kicks at most, AT_ONCE of them younger
-than YOUNG, and gets BEGUN more in a turn of the loop. Kicks that a move or an operator waits for go first.
-The others, which nothing waits for, are kept as the record of the user before, and become kicks when it is
-their turn.
+Many users may change hosts at once. So the kick channel gets at most AT_A_TIME kicks, at most AT_ONCE of them
+younger than YOUNG, and at most BEGUN more in a turn of the loop. Kicks that a move or an operator waits for
+go first. All other kicks wait as the user's former record, and become kicks when their turn comes.
 """
 
 from __future__ import annotations
@@ -27,29 +26,29 @@ from director.core.tables.hosts import HostTable
 from director.types import Now
 
 KICK_TIMEOUT = 4.0
-"""Seconds after which nobody waits for a kick any longer; it is counted and named."""
+"""Seconds after which a kick is no longer waited for. It is counted and logged."""
 AT_A_TIME = 128
-"""Kicks that the kick channel is given at a time."""
+"""Most kicks that the kick channel has at a time."""
 AT_ONCE, YOUNG = 32, 0.05
-"""So many of these may have begun within the last so many seconds. A fast kick channel answers all that it
-was given in one turn of the loop, and is no faster with more of them; a slow one gets more meanwhile."""
+"""At most so many kicks may have begun within the last so many seconds. A fast kick channel answers all its
+kicks in one turn of the loop, and more kicks would not make it faster. A slow one gets more meanwhile."""
 BEGUN = 25
-"""Kicks begun in one turn of the loop."""
+"""Most kicks that begin in one turn of the loop."""
 USUAL_HOSTS = 50
-"""A kick on so many more hosts counts for one more: the kick channel is told each of them."""
+"""Hosts for which a kick counts as one more kick, because the kick channel is told each host."""
 LOOKED_AT = 500
-"""Users in one turn of the loop who are looked at whether they are to be kicked, or given up waiting for."""
+"""Users looked at in one turn of the loop to decide whether a kick begins or is given up."""
 AGAIN_AFTER = 1.0
-"""Seconds after which a user who may have been on his way to the old host is kicked once more (docs/ring.md,
-rule 19)."""
+"""Seconds until a second kick of a user who may have been connecting to the old host (docs/ring.md, rule
+19)."""
 DURATIONS = 1000
-"""Ended kicks whose duration is kept for the metrics."""
+"""Ended kicks whose durations are kept for the metrics."""
 ON_THE_WAY = 30
-"""Seconds after the last login in which he may have been."""
+"""Seconds after the last login during which a user may still be connecting."""
 
 
 class KickRun(msgspec.Struct, gc=False):
-    """One kick that something waits for, or that runs."""
+    """A kick that something waits for, or that runs."""
 
     number: int
     what: KickWhat
@@ -59,7 +58,7 @@ class KickRun(msgspec.Struct, gc=False):
     sessions: int = 0
     problem: str = ""
     count_only: bool = False
-    """Its sessions are counted, not ended."""
+    """Whether its sessions are only counted."""
 
 
 class _Later(msgspec.Struct, gc=False):
@@ -68,52 +67,58 @@ class _Later(msgspec.Struct, gc=False):
     number: int
     what: KickWhat | None
     old: bytes = b""
-    """The packed record of a user before the change of hosts that is the reason; what is to be ended is
-    decided when it begins."""
+    """The user's packed record from before the change of host; empty: `what` says it. When the kick begins,
+    the sessions to end are found from it."""
     twice: bool = False
-    """A second one follows."""
+    """Whether a second kick follows."""
 
 
 class Kicks:
     def __init__(self, hosts: HostTable, users: UserTable, counters: Counters) -> None:
         self.blind = True
-        """We have just started, and do not know yet whose sessions our login processes proxy: a user who
-        comes in moving may have some, though nothing is known of him."""
+        """Whether this director has just started and does not know its login processes' sessions yet. A user
+        whose record comes in with MOVING may then have sessions here, even if no former record is known."""
         self.durations: deque[float] = deque(maxlen=DURATIONS)
-        """Seconds of the kicks that have ended, or were given up, and were not taken yet by the metrics."""
+        """Seconds of the kicks that have ended or were given up, and that the metrics have not taken yet."""
         self._hosts, self._users, self._counters = hosts, users, counters
         self._numbers = count(1)
         self._clock_unsure_until = float("-inf")
         self._running: dict[int, KickRun] = {}
-        """Given to the kick channel, in the order of their deadlines but for those that waited long."""
+        """Kicks that the kick channel has. They are in the order of their deadlines, except those that waited
+        long."""
         self._awaited: deque[KickRun] = deque()
-        """Not begun, in the order of their deadlines."""
+        """Kicks that have not begun, in the order of their deadlines."""
         self._later: deque[_Later] = deque()
         self._fences: list[KickRun] = []
         self._again: deque[tuple[float, bytes, bool]] = deque()
-        """When a user is kicked once more, the record before, and whether a move waits for it."""
+        """For each second kick: its monotonic time, the user's former record, whether a move waits for it."""
         self._hosts_again: deque[tuple[float, str]] = deque()
         self._begun_at: deque[float] = deque(maxlen=AT_ONCE)
-        """When the last AT_ONCE kicks were given to the kick channel."""
+        """Monotonic times at which the last AT_ONCE kicks began."""
         self._first_deadline = float("inf")
-        """Before it none of the running ones is overdue."""
+        """Monotonic time before which no running kick is overdue."""
         self._to_begin, self._to_look_at = BEGUN, LOOKED_AT
-        """Kicks, and users, that this turn of the loop has room for."""
+        """How many kicks may begin, and users be looked at, in the rest of this turn of the loop."""
         self._unfinished = False
-        """Something was left over for the next turn."""
+        """Whether something is left for the next turn of the loop."""
 
     def __len__(self) -> int:
-        """Kicks under way."""
+        """Return how many kicks are under way."""
         return len(self._running) + len(self._awaited) + len(self._later)
 
     def new_turn(self) -> None:
-        """What one turn of the loop may do starts anew."""
+        """Begin a turn of the loop with its full limits."""
         self._to_begin, self._to_look_at = BEGUN, LOOKED_AT
 
     def start(self, what: KickWhat, now: Now, *, count_only: bool = False) -> KickRun:
-        """Begin a kick that something waits for. A fence is over when those under way now are.
+        """Begin a kick that something waits for. A fence ends when all kicks that are under way now have
+        ended.
 
-        count_only: end nothing."""
+        Args:
+            what: the sessions.
+            now: the time.
+            count_only: whether the sessions are only counted.
+        """
         deadline = now.mono + KICK_TIMEOUT
         run = KickRun(next(self._numbers), what, now.mono, deadline, count_only=count_only)
         if isinstance(what, Fence):
@@ -125,12 +130,16 @@ class Kicks:
         return run
 
     def later(self, what: KickWhat) -> None:
-        """Begin a kick that nothing waits for, when its turn comes."""
+        """Have a kick done that nothing waits for."""
         self._later.append(_Later(next(self._numbers), what))
 
     def elsewhere(self, old: User, new: User, now: Now) -> KickRun | None:
-        """End the sessions that a user has on other hosts than the new one. None: there are none, or nothing
-        waits for that, because the user is settled."""
+        """End the sessions of a user on all hosts but the new one.
+
+        Returns:
+            The kick; None: there are no sessions, or nothing waits for the kick because the user is not
+            moving.
+        """
         if old.host == new.host or (old.host == 0 and not (self.blind and new.flags & MOVING)):
             return None
         twice = old.seen + ON_THE_WAY > now.unix or now.mono < self._clock_unsure_until
@@ -142,17 +151,22 @@ class Kicks:
         return self.start(HashOnHosts(old.key >> 32, self._hosts.other_addresses(old.host, new.host)), now)
 
     def clock_stepped(self, now: Now) -> None:
-        """Users that have just logged in were seen by another clock."""
+        """Note that the clock has stepped: another clock gave the times of recent logins."""
         self._clock_unsure_until = now.mono + ON_THE_WAY
 
     def host(self, address: str, now: Now) -> None:
-        """End the sessions to a host that was removed; those still on their way a second later."""
+        """End the sessions on a host that was removed, and a second later those that were still
+        connecting."""
         self.start(OnHost(address), now)
         self._hosts_again.append((now.mono + AGAIN_AFTER, address))
 
     def _elsewhere_now(self, record: bytes) -> KickWhat | None:
-        """What is to be ended of a user who was on another host, by what is known now: the user may have been
-        moved back meanwhile, or be gone."""
+        """Return which sessions of a user on former hosts are to be ended now; None: none. The user may have
+        been moved back meanwhile, or the record may be gone.
+
+        Args:
+            record: the user's former record, packed.
+        """
         (old,) = unpack(record)
         new = self._users.get(old.key)
         if new is None or new.host == old.host:
@@ -160,7 +174,7 @@ class Kicks:
         return HashOnHosts(old.key >> 32, self._hosts.other_addresses(old.host, new.host))
 
     def ended(self, ends: Iterable[Kicked], now: Now) -> list[Effect]:
-        """What became of kicks. Of one that nobody waits for any more: nothing."""
+        """Take the results of kicks. The result of a kick that is no longer waited for is ignored."""
         effects: list[Effect] = []
         for end in ends:
             run = self._running.get(end.kick)
@@ -173,7 +187,7 @@ class Kicks:
         return effects
 
     def _count(self, end: Kicked) -> None:
-        """For the metrics."""
+        """Count the result for the metrics."""
         self._counters.sessions_kicked += end.sessions
         if end.problem:
             self._counters.kicks_failed += 1
@@ -181,7 +195,7 @@ class Kicks:
             self._counters.kicks_done += 1
 
     def _end(self, run: KickRun, sessions: int, problem: str, now: Now) -> list[Effect]:
-        """It is over; a word where something is wrong."""
+        """End a kick. Returns a log event if there was a problem."""
         self._running.pop(run.number, None)
         run.over, run.sessions, run.problem = True, sessions, problem
         if run.count_only:
@@ -197,7 +211,7 @@ class Kicks:
         return [LogEvent(Level.WARNING, "kick_failed", {"what": described(run.what), "reason": problem})]
 
     def turn(self, now: Now) -> list[Effect]:
-        """Give the kick channel the kicks it has room for."""
+        """Return the kicks that the kick channel gets in this turn of the loop."""
         while self._again and self._again[0][0] <= now.mono and self._to_look_at > 0:
             _, record, awaited = self._again.popleft()
             self._to_look_at -= 1
@@ -231,18 +245,19 @@ class Kicks:
         return effects
 
     def _has_room(self, now: Now) -> bool:
-        """Whether this turn may give the kick channel one more."""
+        """Whether this turn may give the kick channel another kick."""
         room_at = self._room_at()
         return self._to_begin > 0 and room_at is not None and room_at <= now.mono
 
     def _room_at(self) -> float | None:
-        """When the kick channel may be given one more; 0: now; None: when one has ended."""
+        """Return when the kick channel may get another kick, in monotonic seconds; 0: now; None: when a kick
+        has ended."""
         if len(self._running) < AT_ONCE:
             return 0.0
         return self._begun_at[0] + YOUNG if len(self._running) < AT_A_TIME else None
 
     def _run(self, run: KickRun, now: Now) -> Effect:
-        """Give one to the kick channel."""
+        """Return the effect that gives a kick to the kick channel."""
         self._running[run.number] = run
         self._begun_at.append(now.mono)
         self._first_deadline = min(self._first_deadline, run.deadline)
@@ -250,8 +265,8 @@ class Kicks:
         return (CountSessions if run.count_only else Kick)(run.number, run.what)
 
     def overdue(self, now: Now) -> list[Effect]:
-        """End those whose time is over; a word for each. What has not begun by then is begun later all the
-        same."""
+        """End the kicks whose time-out has passed, and log each. A kick that has not begun by then is still
+        done later."""
         effects: list[Effect] = []
         while self._awaited and self._awaited[0].deadline <= now.mono and self._to_look_at > 0:
             run = self._awaited.popleft()
@@ -272,7 +287,7 @@ class Kicks:
 
     @property
     def has_work(self) -> bool:
-        """Whether the next turn of the loop has something to begin."""
+        """Whether the next turn of the loop can begin something."""
         may_begin = self._room_at() == 0.0 and bool(self._awaited or self._later)
         return may_begin or self._unfinished
 
@@ -294,14 +309,14 @@ class Kicks:
             self._fences = [run for run in self._fences if not run.over]
 
     def _first_number(self) -> float:
-        """That of the first of the kicks under way."""
+        """Return the number of the oldest kick under way."""
         first = min(self._running, default=float("inf"))
         waiting = [queue[0].number for queue in (self._awaited, self._later) if queue]
         return min([first, *waiting])
 
 
 def described(what: KickWhat) -> str:
-    """For the log; without user names."""
+    """Return a description for the log, without user names."""
     if isinstance(what, HashOnHosts):
         return f"hash {what.hash32} on {len(what.hosts)} hosts"
     return type(what).__name__

@@ -1,17 +1,16 @@
-"""Moving users from one host to another, so that no old session is left when the new host is used
-(docs/ring.md, rules 24-27).
+"""Moves of users between hosts: no old session is left when the new host is used (docs/ring.md, rules 24-27).
 
-What one director does with a move it has begun (or taken over from one that is gone):
+The director that has begun a move, or has taken it over from a director that is gone, does this:
 
-    STORING --stored, or STORE_WAIT--> KICKING --own kick over--> ROUND --token back--> FLUSHING, or DELAY
-    FLUSHING --its program has ended--> DELAY --kick_delay--> OVER (settled)
-    any of them --overtaken by a plain choice--> STORING, --overtaken by hand, or MOVE_TIMEOUT--> OVER
+    STORING --stored, or STORE_WAIT--> KICKING --own kick ended--> ROUND --token back--> FLUSHING, or DELAY
+    FLUSHING --its program has ended--> DELAY --kick_delay--> OVER (the user is assigned)
+    any of them --superseded by a login--> STORING, --superseded by an operator, or MOVE_TIMEOUT--> OVER
 
-Where nobody had a session to lose, or the flush program has done its work, DELAY takes no time.
+If no director had a session to end, or the flush program has done its work, DELAY takes no time.
 
-What every other member does: it merges the moving record, kicks, holds the user's logins, and passes the
-token on when its kick is over. A settled record frees the user. Whatever is lost on the way is repeated;
-after MOVE_TIMEOUT every member frees the user by itself.
+Every other director merges the MOVING record, kicks, lets the user's logins wait, and passes the token on
+when its kick has ended. A record without MOVING releases the user. Everything that is lost on the way is
+repeated. After MOVE_TIMEOUT every director releases the user by itself.
 """
 
 from __future__ import annotations
@@ -55,20 +54,22 @@ from director.core.tables.hosts import HostTable
 from director.types import HostId, MemberId, Now, Stamp, UserKey
 
 MOVE_TIMEOUT = 30.0
-"""Seconds after which a user is free again, whatever has become of his move."""
+"""Seconds after which a user is released, whatever has become of the move."""
 SHOWN = 10
-"""Users that a log line about many of them names."""
+"""Users that a log line about many users names."""
 WATCHED_EVERY = 1.0
-"""Seconds between two looks at a move of another director, whether its origin is gone."""
+"""Seconds between two checks whether the director that leads a move is gone."""
 SLICE = 150
 """Moves looked at in one turn of the loop."""
 STARTED = 3
-"""Flush programs started in one turn of the loop: the operating system takes a millisecond for each."""
+"""Flush programs that start in one turn of the loop. Each takes the operating system a millisecond."""
 STORING_KEPT = 1000
-"""Writings that are waited for; more are in nobody's way, but their moves wait for `STORE_WAIT`."""
+"""Writes to the store that are waited for. If there are more, the moves of the oldest write wait for
+`STORE_WAIT` instead."""
 MOMENT = 0.001
 ABANDONED = KICK_TIMEOUT + 2.0
-"""Seconds without a token after which the origin of a move counts as gone, though it is in the ring."""
+"""Seconds without a token after which the director that leads a move counts as gone, even if it is in the
+ring."""
 
 
 class Moves:
@@ -85,7 +86,19 @@ class Moves:
         kick_delay: float,
         flush_program: bool,
     ) -> None:
-        """first_serial: above all that an earlier life of this director may have used."""
+        """Begin without moves.
+
+        Args:
+            me: this director.
+            first_serial: higher than every serial that an earlier run of this director may have used.
+            hosts: the host table.
+            assigner: with the user table.
+            kicks: the kicks of this director.
+            pending: the waiting logins.
+            counters: for the metrics.
+            kick_delay: seconds, as `users.kick_delay`.
+            flush_program: whether there is a flush program.
+        """
         self.moving: dict[UserKey, MovingUser] = {}
         self._me, self._serial = me, first_serial
         self._hosts, self._assigner, self._users = hosts, assigner, assigner.users
@@ -94,38 +107,38 @@ class Moves:
         self._led: dict[UserKey, LedMove] = {}
         self._led_walk = Walk(self._led)
         self._looked: list[LedMove] = []
-        """Those that this turn has come to."""
+        """The moves that this turn of the loop looks at."""
         self._watch = Walk(self.moving)
-        """Of others, whose origin may be gone."""
+        """Walks through the moves to find those whose leading director is gone."""
         self._watch_at: float | None = None
         self._ring: Sequence[MemberId] = ()
-        """The ring that the watch knows."""
+        """The ring at the last walk of `_watch`."""
         self._begun: deque[MovingUser] = deque()
-        """All that were begun in the last `MOVE_TIMEOUT` seconds."""
+        """All moves that began in the last `MOVE_TIMEOUT` seconds, the oldest first."""
         self._overdue = False
-        """More of them have taken too long than one turn may end."""
+        """Whether more moves have timed out than one turn of the loop may end."""
         self._timed_out: dict[str, list[int]] = {}
-        """Hashes of users, by the stage of their moves, for the log."""
+        """Hashes of users whose moves have timed out, by stage, for the log."""
         self._held_tokens: dict[tuple[str, bytes], HeldToken] = {}
         self._flushes: dict[int, LedMove] = {}
         self._to_flush: list[LedMove] = []
         self._to_store: list[LedMove] = []
         self._storing: dict[int, list[LedMove]] = {}
         self._login = UserJob(None)
-        """Why users are moved who have logged in, and those whose moves were taken over."""
+        """The job of users who are moved because of a login, or whose moves were taken over."""
         self._at: float | None = None
 
     def __len__(self) -> int:
-        """Users being moved, by whomever."""
+        """Return how many users are being moved by any director."""
         return len(self.moving)
 
     @property
     def in_hand(self) -> int:
-        """Moves that are ours to end."""
+        """How many moves this director leads."""
         return len(self._led)
 
     def is_moving(self, key: UserKey) -> bool:
-        """Whether a user is being moved, also where what a merge began is not dealt with yet."""
+        """Whether a user is being moved, even if the merge that began it has not been handled yet."""
         user = self._users.get(key)
         return key in self.moving or (user is not None and bool(user.flags & MOVING))
 
@@ -134,8 +147,18 @@ class Moves:
     def begin(
         self, key: UserKey, target: HostId, job: UserJob | None, now: Now, *, pin: bool = False
     ) -> None:
-        """Move a user; target 0: to nobody. Where he is there already it is agreed on all the same: of two
-        operators who want him on different hosts at once both are told what holds. job: None: a login."""
+        """Begin to move a user.
+
+        If the user is on the target already, the ring still has to agree: two operators may move the user to
+        different hosts at once, and each is told which host holds.
+
+        Args:
+            key: of the user.
+            target: the new host; 0: none, the assignment is deleted.
+            job: the operation; None: a login.
+            now: the time.
+            pin: whether the user is pinned to the target.
+        """
         job = job or self._login
         old = self._users.get(key) or User(key, HostId(0), Stamp(0), 0, 0)
         flags = BY_HAND | (PINNED if pin else 0)
@@ -162,7 +185,12 @@ class Moves:
         self._decide(led, now)
 
     def record_changed(self, old: User, now: Now) -> None:
-        """A merge, or `begin`, has changed the host or the moving flag of a user who was `old`."""
+        """Handle a change of a user's host or MOVING flag by a merge or by `begin`.
+
+        Args:
+            old: the user's former record.
+            now: the time.
+        """
         new = self._users.get(old.key)
         if new is None:
             return
@@ -174,7 +202,8 @@ class Moves:
             before = known.old if known is not None else old
             kicks = known.kicks if known is not None else ()
             if known is not None and known.decided != new.decided:
-                kicks = tuple(kick for kick in kicks if not kick.over)  # told, and counted, with that move
+                # kicks that have ended were reported and counted with the former move
+                kicks = tuple(kick for kick in kicks if not kick.over)
             kicks += (run,) if run is not None else ()
             moving = MovingUser(new.key, new.host, new.decided, now.mono, RECORD.pack(*before), kicks)
             self.moving[new.key] = moving
@@ -183,7 +212,7 @@ class Moves:
         self._soon(now.mono)
 
     def token(self, token: MoveRound, now: Now, view: RingView) -> None:
-        """Take a token from the left."""
+        """Take a token from the left neighbour."""
         self._soon(now.mono)
         if token.origin == self._me:
             self._came_back(token, now, view)
@@ -201,14 +230,20 @@ class Moves:
             self._held_tokens[token.origin, token.moves] = HeldToken(token, now.mono + KICK_TIMEOUT)
 
     def stored(self, number: int, now: Now) -> None:
-        """What `Persist` asked for is stored."""
+        """Continue the moves whose records are in the store now, as `Persist` asked."""
         for led in self._storing.pop(number, ()):
             if led.stage is Stage.STORING and led.number == number:
                 led.until = now.mono
         self._soon(now.mono)
 
     def flush_ended(self, number: int, ok: bool, now: Now) -> None:
-        """The flush program has ended. ok: the old backend has nothing left of the user."""
+        """Continue a move whose flush program has ended.
+
+        Args:
+            number: of the run of the program.
+            ok: whether the program says that nothing of the user is left on the old host.
+            now: the time.
+        """
         led = self._flushes.pop(number, None)
         if led is None or led.stage is not Stage.FLUSHING:
             return
@@ -221,7 +256,7 @@ class Moves:
         self._soon(now.mono)
 
     def wake(self, now: Now) -> None:
-        """A kick has ended, or a host has changed."""
+        """Look at the moves soon: a kick has ended, or a host has changed."""
         if self.moving or self._held_tokens:
             self._soon(now.mono)
 
@@ -229,7 +264,7 @@ class Moves:
 
     @property
     def has_work(self) -> bool:
-        """Whether something is left over for the next turn of the loop."""
+        """Whether something is left for the next turn of the loop."""
         return bool(self._overdue or self._to_flush or self._led_walk.under_way or self._watch.under_way)
 
     def next_deadline(self) -> float | None:
@@ -237,8 +272,12 @@ class Moves:
         return min((at for at in deadlines if at is not None), default=None)
 
     def turn(self, now: Now, view: RingView) -> list[Effect]:
-        """Go on with all that can go on, some of it in each turn. What it puts into the user table is to be
-        announced before the tokens among the effects are sent."""
+        """Continue all moves that can continue, some of them in each turn of the loop.
+
+        Returns:
+            The effects. What this turn writes to the user table has to be announced before their tokens are
+            sent.
+        """
         effects = self._time_out(now)
         if view.ring != self._ring or (self._watch_at is not None and now.mono >= self._watch_at):
             self._ring, self._watch_at = view.ring, None
@@ -257,7 +296,7 @@ class Moves:
         return effects
 
     def _go_on(self, now: Now) -> list[Effect]:
-        """The next of the moves in our hands."""
+        """Continue the next moves that this director leads."""
         effects = self._persist()
         self._looked.clear()
         for key in self._led_walk.some(SLICE):
@@ -268,7 +307,8 @@ class Moves:
         return effects
 
     def _decide(self, led: LedMove, now: Now) -> None:
-        """Put the moving record, with a stamp later than what it replaces, and what others decide now."""
+        """Write the MOVING record of a move. Its stamp is later than that of the record it replaces, and than
+        what other directors decide in the same moment."""
         key = led.key
         old = self._users.get(key) or led.old
         row = self._hosts.row(led.target)
@@ -282,7 +322,7 @@ class Moves:
         self._soon(now.mono)
 
     def _persist(self) -> list[Effect]:
-        """The records begun in this turn are to be written before their rounds start."""
+        """Ask for the records that began in this turn to be stored, before their rounds begin."""
         if not self._to_store:
             return []
         self._serial += 1
@@ -296,7 +336,7 @@ class Moves:
         return [Persist(self._serial, tuple(sorted(buckets)))]
 
     def _in_force(self, led: LedMove) -> bool:
-        """Whether the record is still the one this move has put, and its target takes the user."""
+        """Whether the user's record is still the one of this move, and the target still takes the user."""
         record = self._users.get(led.key)
         if record is None or not self._has_put(led, record) or not record.flags & MOVING:
             return False
@@ -307,27 +347,28 @@ class Moves:
         return (record.decided, record.host) == (led.decided, led.target)
 
     def _has_lost_target(self, led: LedMove) -> bool:
-        """Whether the target was removed, or is in another pool now."""
+        """Whether the target was removed, or has come to another pool."""
         row = self._hosts.row(led.target) if led.target else None
         return led.target != 0 and (row is None or not row.present or row.tag_at > led.decided)
 
     def _overtaken(self, led: LedMove, now: Now) -> list[Effect]:
-        """End or repeat a move that is not in force."""
+        """End or repeat a move that no longer holds."""
         record = self._users.get(led.key)
         if record is not None and self._has_put(led, record):
             if not record.flags & MOVING:
-                return self._done(led)  # somebody else has settled it
+                return self._done(led)  # another director has released the user
             moved_record = self._hosts.moved_record(record)
-            if moved_record is not None:  # it has another address
+            if moved_record is not None:  # the target has another address
                 led.target = moved_record.host
             else:
-                # The host was taken from under him: held until his old sessions are gone, then placed afresh.
+                # The target was removed. The user waits until the old sessions have ended, and is then
+                # assigned anew.
                 led.target, led.flags, led.lost = HostId(0), BY_HAND, True
             return self._begin_again(led, now)
         if record is None or self._has_lost_target(led) or record.flags & BY_HAND:
             self._superseded(led)
             return self._over(led)
-        # Overtaken by a plain choice, stamped by a clock ahead of ours (docs/ring.md, rule 25).
+        # A login has superseded the move, by a clock that is ahead of this one (docs/ring.md, rule 25).
         return self._begin_again(led, now)
 
     def _begin_again(self, led: LedMove, now: Now) -> list[Effect]:
@@ -346,7 +387,7 @@ class Moves:
         return []
 
     def _rounds(self, now: Now, view: RingView) -> list[Effect]:
-        """Start and repeat rounds, one token for all moves of a job that are so far."""
+        """Send the tokens of rounds, new and repeated: one token for all moves of a job that are ready."""
         due: dict[int, list[LedMove]] = {}
         for led in self._looked:
             if led.stage is Stage.ROUND and now.mono >= led.until:
@@ -367,8 +408,10 @@ class Moves:
         return effects
 
     def _came_back(self, token: MoveRound, now: Now, view: RingView) -> None:
-        """Everybody in `passed` has confirmed. Not yet, while somebody has only just gone silent (rule
-        14)."""
+        """Continue the moves of a round that every director in `passed` has confirmed.
+
+        It does not count yet while a director has only just gone silent (rule 14).
+        """
         if now.mono < view.held_until:
             return
         missing = set(view.listed) - {MemberId(m) for m in token.passed}
@@ -396,7 +439,7 @@ class Moves:
         self._soon(now.mono)
 
     def start_programs(self) -> list[Effect]:
-        """The flush programs that are to be run for users whose rounds have ended."""
+        """Return the flush programs to start for users whose rounds have ended."""
         effects: list[Effect] = []
         to_flush, self._to_flush = self._to_flush[:STARTED], self._to_flush[STARTED:]
         for led in to_flush:
@@ -409,8 +452,12 @@ class Moves:
         return effects
 
     def _take_over(self, now: Now, view: RingView) -> None:
-        """Moves whose origin is gone are ended by the usual writer of the bucket (docs/ring.md, rule 26). It
-        waits for its own kick first, like an origin. A move whose record is gone is forgotten."""
+        """Take over moves whose leading director is gone, in buckets of which this director is the usual
+        writer (docs/ring.md, rule 26).
+
+        This director waits for its own kick first, as it does for its own moves. A move without its record is
+        forgotten.
+        """
         for key in self._watch.some(SLICE):
             moving = self.moving[key]
             record = self._users.get(key)
@@ -445,7 +492,7 @@ class Moves:
         return max(moving.since, moving.progress) + ROUND_AGAIN
 
     def _time_out(self, now: Now) -> list[Effect]:
-        """After 30 s everybody frees the user by himself."""
+        """Release the users whose moves have timed out. Every director does so by itself."""
         effects: list[Effect] = []
         for _ in range(SLICE):
             if not self._begun or not self._has_ended(self._begun[0], now):
@@ -476,7 +523,7 @@ class Moves:
         return now.mono >= moving.since + MOVE_TIMEOUT or self.moving.get(moving.key) is not moving
 
     def _log_timed_out(self) -> list[Effect]:
-        """One line for each stage, about all that ended in a row of turns."""
+        """Return one log event for each stage, about all moves that timed out in successive turns."""
         timed_out, self._timed_out = self._timed_out, {}
         effects: list[Effect] = []
         for stage, hashes in timed_out.items():
@@ -487,7 +534,7 @@ class Moves:
         return effects
 
     def _pass_on(self, now: Now, view: RingView) -> list[Effect]:
-        """Tokens of others whose users have no session left here."""
+        """Pass on the tokens of other directors whose users have no session left here."""
         effects: list[Effect] = []
         for name, held_token in list(self._held_tokens.items()):
             if now.mono < held_token.until and self._waits(held_token):
@@ -509,7 +556,7 @@ class Moves:
         return effects
 
     def _waits(self, held_token: HeldToken) -> bool:
-        """Whether a kick of one of the users is not over yet."""
+        """Whether a kick of one of the token's users has not ended yet."""
         moves = held_token.token.moves
         while held_token.passed * SUBJECT.size < len(moves):
             key, _ = SUBJECT.unpack_from(moves, held_token.passed * SUBJECT.size)
@@ -523,8 +570,13 @@ class Moves:
         return moving is not None and not all(kick.over for kick in moving.kicks)
 
     def _of_kicks(self, moves: bytes) -> tuple[list[str], int, bool]:
-        """Whether a kick of these users was not confirmed here (then our name), the sessions ended, and
-        whether there was anything to kick: a login that has only just been answered has no session yet."""
+        """Return what this director reports about the kicks of these users.
+
+        Returns:
+            This director's name if a kick was not confirmed, else nothing; the sessions ended; whether there
+            was a kick at all. A login that has only just been answered has no session yet, but may have one
+            soon.
+        """
         late, kicked, parted = False, 0, False
         for key, decided in subjects(moves):
             moving = self.moving.get(key)
@@ -585,11 +637,11 @@ class Moves:
         self._watch_at = at if self._watch_at is None else min(self._watch_at, at)
 
     def _plan(self, now: Now) -> None:
-        """When the next turn has something to do."""
+        """Set the time at which the next turn has something to do."""
         for led in self._looked:
             if led.stage in (Stage.STORING, Stage.ROUND, Stage.DELAY):
                 self._soon(max(led.until, now.mono + (0.05 if led.stage is Stage.ROUND else 0.0)))
         for held_token in self._held_tokens.values():
             self._soon(held_token.until)
         if self._at is not None:
-            self._at = max(self._at, now.mono + MOMENT)  # what this turn has left over is for the next one
+            self._at = max(self._at, now.mono + MOMENT)  # the rest of this turn's work is for the next turn

@@ -1,6 +1,6 @@
-"""What is known of the moves under way: their stages, the jobs they are of, tokens that are held.
+"""The state of the moves under way: their stages, their jobs, the tokens that wait.
 
-The machine that takes them from stage to stage: `moves.py`.
+`moves.py` takes them from stage to stage.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from director.records import MoveCounts
 from director.types import HostId, MemberId, Stamp, UserKey
 
 ROUND = 800
-"""Most users of one round: the others deal with all of them in one turn of the loop."""
+"""Most users of one round: every other director handles all of them in one turn of the loop."""
 SUBJECT = Struct(">QI")
 
 
@@ -39,23 +39,23 @@ TRANSITIONS: Mapping[Stage, frozenset[Stage]] = {
     Stage.DELAY: frozenset({Stage.STORING, Stage.OVER}),
     Stage.OVER: frozenset(),
 }
-"""Whatever is overtaken by a plain choice goes back to STORING with a later stamp."""
+"""A move that a login supersedes returns to STORING with a later stamp."""
 
 
 class UserJob(msgspec.Struct, eq=False):
-    """Why users are moved: one operation of an operator, or one login."""
+    """The reason why users are moved: one operation of an operator, or a login."""
 
     operation: int | None
     counts: MoveCounts = msgspec.field(default_factory=MoveCounts)
     under_way: set[UserKey] = msgspec.field(default_factory=set)
     unconfirmed: set[UserKey] = msgspec.field(default_factory=set)
-    """Of those, the ones that not every member has confirmed yet."""
+    """Users under way whose moves not every director has confirmed yet."""
     complete: bool = True
-    """Nobody is to be added any more."""
+    """Whether no more users will be added."""
     at_once: bool = False
-    """Without the kick delay: nobody is to come back to the old host."""
+    """Whether the kick delay is skipped, because no user will return to the old host."""
     early: bool = False
-    """It is over when every member has confirmed, not after the delay."""
+    """Whether the job ends when every director has confirmed, without the delay."""
 
     @property
     def over(self) -> bool:
@@ -70,12 +70,12 @@ class MovingUser(msgspec.Struct, gc=False):
     decided: Stamp
     since: float
     before: bytes
-    """The packed record before; host 0: the user was on no host."""
+    """The user's packed record from before the move; host 0: there was none."""
     kicks: tuple[KickRun, ...]
-    """Those of this move, and of the moves it has overtaken."""
+    """The kicks of this move, and of the moves that it has superseded."""
     origin: MemberId | None = None
     progress: float = 0.0
-    """When a token was last seen."""
+    """Monotonic time at which a token of the move last came."""
 
     @property
     def old(self) -> User:
@@ -83,7 +83,7 @@ class MovingUser(msgspec.Struct, gc=False):
 
 
 class LedMove(msgspec.Struct, kw_only=True, gc=False):
-    """A move that is in our hands."""
+    """A move that this director leads."""
 
     key: UserKey
     target: HostId
@@ -92,16 +92,17 @@ class LedMove(msgspec.Struct, kw_only=True, gc=False):
     job: UserJob
     began: float
     before: bytes
-    """The packed record before: a `User` would be one more object for each collection of garbage."""
+    """The user's packed record from before the move. A `User` would be another object for each garbage
+    collection to visit."""
     old_row: HostRow | None
-    """His host before, as it was when the move began."""
+    """The row of the user's former host, as it was when the move began."""
     lost: bool = False
-    """The target was removed, or is in another pool now."""
+    """Whether the target was removed, or has come to another pool."""
     stage: Stage = Stage.STORING
     until: float = 0.0
-    """When the stage ends by itself, or its round is repeated."""
+    """Monotonic time at which the stage ends by itself, or the round is repeated."""
     number: int = 0
-    """Of what we wait for: the writing, the flush program."""
+    """Number of the write or flush program that the move waits for."""
 
     @property
     def old(self) -> User:
@@ -109,14 +110,14 @@ class LedMove(msgspec.Struct, kw_only=True, gc=False):
 
 
 class HeldToken(msgspec.Struct, gc=False):
-    """A token that waits for our kicks."""
+    """Another director's token that waits for the kicks of this director."""
 
     token: MoveRound
     until: float
     passed: int = 0
-    """Users of it, from its beginning, whose kicks are over."""
+    """How many of its users, from the first, have no kick under way."""
 
 
 def subjects(moves: bytes) -> Iterable[tuple[UserKey, Stamp]]:
-    """The users of a round, each with the stamp of his move."""
+    """Iterate over the users of a round, each with the stamp of the move."""
     return ((UserKey(key), Stamp(decided)) for key, decided in SUBJECT.iter_unpack(moves))

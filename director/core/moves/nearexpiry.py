@@ -1,9 +1,12 @@
-"""Users about to expire whose fresh choice would differ: the ring is asked before they are placed anew
-(docs/ring.md, rules 21-23; USER-WEAK in Dovecot 2.3's director).
+"""Users near expiry who may get another host: the ring is asked before they are assigned anew (docs/ring.md,
+rules 21-23; USER-WEAK in Dovecot 2.3's director).
 
-Here: asked --own token back--> decided: seen somewhere lately: the host stays; else chosen afresh.
-At the others: holding, from passing the token until the decision arrives, the origin has left, or HOLD is
-over. Of two that ask at once the lower address goes on, the other waits for its decision.
+The asking director: asked --own token back--> decided. If a director has seen the user recently, the host
+stays. Otherwise the user is assigned anew.
+
+Every other director holds the user's logins from passing the token on until the decision arrives, the asking
+director has left, or HOLD seconds have passed. If two directors ask at once, the lower address continues and
+the other waits for its decision.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from director.types import MemberId, Now, UserKey
 SLICE = 200
 """Users looked at in one turn of the loop."""
 HOLD = 2.0
-"""Seconds a promise to hold a user's logins lasts."""
+"""Seconds for which a director promises to hold a user's logins."""
 MOST_HELD = 10_000
 """Users that are held at a time."""
 
@@ -56,11 +59,11 @@ class NearExpiry:
         self._at: float | None = None
 
     def __len__(self) -> int:
-        """Users whom we have asked about, or hold."""
+        """Return how many users this director has asked about, or holds."""
         return len(self._asked) + len(self._holds)
 
     def ask(self, key: UserKey, tag: bytes, now: Now) -> None:
-        """A login of this user waits for the ring's word."""
+        """Ask the ring about a user who waits to log in."""
         before = self._users.get(key)
         if before is not None and key not in self._asked and key not in self._holds:
             self._asked[key] = _AskedRound(tag, before, now.mono)
@@ -68,7 +71,8 @@ class NearExpiry:
             self._counters.near_rounds += 1
 
     def token(self, token: NearRound, now: Now, view: RingView) -> list[Effect]:
-        """Take a token from the left. Returns what goes on to the right."""
+        """Take a token from the left neighbour. Returns the token for the right neighbour, if it is passed
+        on."""
         key, origin = UserKey(token.key), MemberId(token.origin)
         if origin == self._me:
             asked = self._asked.get(key)
@@ -78,7 +82,7 @@ class NearExpiry:
         if self._me in token.passed or self._has_precedence(key, origin, now):
             return []
         if len(self._holds) >= MOST_HELD and key not in self._holds:
-            return []  # it is asked again
+            return []  # the origin asks again
         self._asked.pop(key, None)
         user = self._users.get(key)
         self._holds[key] = _Hold(origin, user, now.mono + HOLD)
@@ -91,7 +95,8 @@ class NearExpiry:
         return [Send(view.right, [NearRound(token.origin, token.serial, token.key, seen, passed)])]
 
     def _has_precedence(self, key: UserKey, origin: MemberId, now: Now) -> bool:
-        """Whether our own question, or another that we have promised to wait for, goes before this one."""
+        """Whether this director's own question, or another that it has promised to wait for, goes before this
+        one."""
         if key in self._asked:
             return member_order(self._me) < member_order(origin)
         hold = self._holds.get(key)
@@ -101,11 +106,11 @@ class NearExpiry:
 
     @property
     def has_work(self) -> bool:
-        """Whether there are more users than one turn of the loop looks at, and some are left."""
+        """Whether one turn of the loop was not enough to look at all users."""
         return self._asked_walk.under_way or self._hold_walk.under_way
 
     def turn(self, now: Now, view: RingView) -> list[Effect]:
-        """Ask, ask again, and let go of what was decided or has taken too long."""
+        """Send and repeat questions, and release users whose decisions have arrived or are overdue."""
         if not self.has_work:
             self._at = None
             self._hold_walk.begin()
@@ -127,7 +132,7 @@ class NearExpiry:
             asked = self._asked[key]
             user = self._users.get(key)
             if user is None or user.decided > asked.before.decided or not self._pending.of(key):
-                del self._asked[key]  # decided otherwise, or nobody waits any more
+                del self._asked[key]  # decided in another way, or no login waits any more
                 self._pending.wake_users([key])
                 continue
             if now.mono >= asked.repeat_at:
@@ -149,8 +154,8 @@ class NearExpiry:
         self._at = at if self._at is None else min(self._at, at)
 
     def _decide(self, key: UserKey, asked: _AskedRound, seen: int) -> None:
-        """The whole ring has been asked: whoever is alive by our clock stays, the others are placed
-        afresh."""
+        """Decide: the whole ring has been asked. An assignment that has not expired by this clock stays;
+        otherwise the user is assigned anew."""
         del self._asked[key]
         user = self._users.get(key)
         unix = self._assigner.unix

@@ -1,14 +1,14 @@
-"""What the login processes of this machine proxied all the time while we were away (docs/ring.md, rule 29).
+"""The sessions that the login processes of this machine kept while no director ran (docs/ring.md, rule 29).
 
-They outlive a director that dies, and nobody has told them of a move. Once memory has been compared, each of
-their sessions is held against the record of its user: on the same host it refreshes him, on another host it
-is ended, and where nothing is known of him he stays where he is, if all his sessions are on one host. If one
-turns out later to be on one of our backends after all (the store answered, or the ring was joined, only then)
-they are listed again.
+Sessions outlive a director that stops, and no director has ended them for a move meanwhile. After memory has
+been compared with the ring, each session is compared with the record of its user. A session on the same host
+refreshes the user. A session on another host is ended. If the user has no record, the user is assigned to the
+host of the sessions, provided they are all on one host. If a host turns out later to be a backend after all
+(the store answered, or the ring was joined, only then), the sessions are listed again.
 
-The kick channel does not show everybody who is just connecting to his backend, so sessions are listed again
-after kicks too: who was on his way then is ended where he arrived. Nothing else is learnt from those
-listings: whoever has no record then may have been forgotten on purpose.
+The kick channel does not show every user who is just connecting. So sessions are listed again after kicks
+too: a user who was connecting then is found on the old host, and the session is ended. Nothing else is learnt
+from those lists: a user without a record may have been forgotten on purpose.
 """
 
 from __future__ import annotations
@@ -32,25 +32,31 @@ class SessionReview:
     def __init__(self, hosts: HostTable, assigner: Assigner, kicks: Kicks) -> None:
         self._hosts, self._assigner, self._users, self._kicks = hosts, assigner, assigner.users, kicks
         self._due: Sequence[ProxiedSession] = ()
-        """As it came: of another list the next collection of garbage would look at all, in one turn."""
+        """The sequence as it came. The next garbage collection would visit all of a copied list in one
+        turn."""
         self._at = 0
-        """Where the next turn goes on."""
+        """Where the next turn continues."""
         self._late = False
         self._hosts_of: dict[UserKey, tuple[str, ...]] = {}
-        """For each user nothing is known of: the hosts of his sessions."""
+        """For each user without a record, the hosts of the user's sessions."""
         self._only: dict[str, list[str]] = {}
-        """For each host a list of it alone."""
+        """For each host, a list that contains only this host."""
         self._strange: set[Address] = set()
-        """Hosts of sessions that were none of ours then."""
+        """Hosts of sessions that were not in the host table."""
 
     @property
     def has_work(self) -> bool:
         return bool(self._due or self._hosts_of)
 
     def begin(self, sessions: Sequence[ProxiedSession], *, late: bool = False) -> None:
-        """late: only whoever is on another host than his record's is ended."""
+        """Begin to look at sessions.
+
+        Args:
+            sessions: of the login processes of this machine.
+            late: whether only sessions on a host other than the record's are ended, and nothing else is done.
+        """
         if late and self.has_work:
-            return  # of a review that sees the same sessions
+            return  # the review under way sees the same sessions
         self._due, self._at, self._late = sessions, 0, late
         self._only.clear()
         if late:
@@ -60,10 +66,10 @@ class SessionReview:
         self._kicks.blind = False
 
     def next_deadline(self) -> float | None:
-        return None  # it never waits for a time
+        return None  # the review never waits for a time
 
     def turn(self, now: Now) -> list[Effect]:
-        """Look at some more of them."""
+        """Look at the next sessions."""
         for session in self._due[self._at : self._at + SLICE]:
             self._look_at(session, now)
         self._at += SLICE
@@ -88,11 +94,12 @@ class SessionReview:
         if self._late:
             self._end_straggler(key, row, now)
             return
-        if not row.present:  # removed while we were away
+        if not row.present:  # the host was removed while this director did not run
             self._end(key, row.address)
             return
         user = self._users.get(key)
-        if user is None and row.tag_at > row.present_at:  # the tag was another when it began, maybe
+        # the host may have had another tag when the session began
+        if user is None and row.tag_at > row.present_at:
             self._end(key, row.address)
         elif user is None:
             hosts = self._hosts_of.get(key, ())
@@ -105,22 +112,25 @@ class SessionReview:
 
     def _end_straggler(self, key: UserKey, row: HostRow, now: Now) -> None:
         user = self._users.get(key)
-        # A user on the move is his move's, which ends his sessions, and counts them.
+        # A move ends and counts the sessions of its user itself.
         if user is not None and user.flags & MOVING:
             return
         host = self._hosts.id_of(row.address)
         his = user is None or (user.host == host and not self._hosts.host_removed(user))
-        if not row.present or not his:  # removed, at another address by now, or not his any more
+        # the host was removed, has another address now, or is no longer the user's
+        if not row.present or not his:
             self._end(key, row.address)
 
     def _end(self, key: UserKey, host: str) -> None:
-        """End the sessions of a user on this host. All such kicks share one list: a collection of garbage
-        looks at each list."""
+        """End the sessions of a user on this host.
+
+        All kicks for the host share one list, because a garbage collection visits each list.
+        """
         self._kicks.later(HashOnHosts(key >> 32, self._only.setdefault(host, [host])))
 
     def _key(self, session: ProxiedSession, tag: bytes) -> UserKey:
-        """By the session's name; where that is not the name he was assigned by, by the hash we had given
-        it."""
+        """Return the key of a session's user: by the session's name, or by the hash that the director gave
+        it, if the user was assigned by another name."""
         user_hash = self._assigner.user_hash
         key = user_hash.key(session.name, tag)
         if session.hash32 is None or key >> 32 == session.hash32:

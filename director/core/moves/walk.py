@@ -1,4 +1,4 @@
-"""Walks through a table that changes meanwhile, some entries in each turn of the loop."""
+"""Walks through a table that may change meanwhile, some entries in each turn of the loop."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ Key = TypeVar("Key")
 
 
 class Walk(Generic[Key]):
-    """A walk through all keys that a mapping has when it begins, but for those that are gone when it comes to
-    them."""
+    """A walk through all keys that a mapping has when the walk begins, except keys that are gone when their
+    turn comes."""
 
     def __init__(self, table: Mapping[Key, object]) -> None:
         self._table = table
@@ -23,14 +23,14 @@ class Walk(Generic[Key]):
         return self._at < len(self._keys) or self._once_more
 
     def begin(self) -> None:
-        """Walk through all; where a walk is under way, once more behind its end."""
+        """Walk through all keys; if a walk is under way, do so once more after it."""
         if self._at < len(self._keys):
             self._once_more = True
         else:
             self._start()
 
     def some(self, most: int) -> list[Key]:
-        """The next `most` keys; of one walk only."""
+        """Return the next keys, at most `most`, all of one walk."""
         if self._at >= len(self._keys) and self._once_more:
             self._start()
         keys = [key for key in self._keys[self._at : self._at + most] if key in self._table]
