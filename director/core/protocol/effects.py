@@ -1,4 +1,5 @@
-"""Everything a director may want done. Data only; `service.driver` carries them out in list order."""
+"""The effects: everything that a director may ask for. They are data only; `service.driver` carries them out
+in order."""
 
 from __future__ import annotations
 
@@ -24,34 +25,35 @@ class Level(Enum):
 
 
 class Send(msgspec.Struct, frozen=True):
-    """One frame to one link."""
+    """Send one frame over a link."""
 
     link: LinkId
     messages: Sequence[RingMessage]
 
 
 class Close(msgspec.Struct, frozen=True):
-    """End a link after what was sent; `LinkClosed` does not follow."""
+    """Close a link after everything that was sent. `LinkClosed` does not follow."""
 
     link: LinkId
 
 
 class SetReading(msgspec.Struct, frozen=True):
-    """Read no more from a link for now, because much of what came is not dealt with yet; or go on."""
+    """Stop reading from a link, because too many of its messages wait to be handled; or continue."""
 
     link: LinkId
     on: bool
 
 
 class Seal(msgspec.Struct, frozen=True):
-    """From here on every frame sent over a link is sealed. One more comes plain: the other end's proof."""
+    """Seal every frame that is sent over a link from now on. The other end's next frame still comes plain:
+    its Proof."""
 
     link: LinkId
     keys: Keys
 
 
 class Unseal(msgspec.Struct, frozen=True):
-    """The frames behind the other end's proof, which has just come, have the seal of this key instead."""
+    """Open the frames that follow the other end's Proof, which has just come, with this key instead."""
 
     link: LinkId
     key: bytes
@@ -63,15 +65,15 @@ class Unseal(msgspec.Struct, frozen=True):
 
 
 class Dial(msgspec.Struct, frozen=True):
-    """Connect to a member; `LinkOpened` or `DialFailed` follows."""
+    """Connect to a director. `LinkOpened` or `DialFailed` follows."""
 
     member: MemberId
     leftwards: bool = False
-    """To ask him to take us for his right neighbour."""
+    """Whether the other end is asked to take this director for its right neighbour."""
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """The waiting login goes to `backend`."""
+    """Answer a waiting login with a backend."""
 
     request: RequestId
     key: UserKey
@@ -79,36 +81,39 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class Refuse(msgspec.Struct, frozen=True):
-    """The waiting login gets a temporary failure."""
+    """Let a waiting login fail temporarily."""
 
     request: RequestId
     reason: str
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """Ask the shared store to settle a user: what is there is taken, unless `Director.binds` says it does
-    not count any more; then this record is put, unless it is empty. `Claimed` or `ClaimFailed` follows."""
+    """Claim a user through the shared store.
+
+    The store's record is taken, unless `Director.binds` says that it no longer counts. Otherwise `record` is
+    written, unless it is empty. `Claimed` or `ClaimFailed` follows.
+    """
 
     key: UserKey
     record: bytes
 
 
 class OperationDone(msgspec.Struct, frozen=True):
-    """Every director has the change; `row` is what holds now."""
+    """Report that every director has a change. `row` is what holds now."""
 
     operation: int
     row: HostRow | MemberRow
 
 
 class UsersDone(msgspec.Struct, frozen=True):
-    """What a move, flush, kick … came to, on all directors together."""
+    """Report the result of a move, flush, kick … on all directors together."""
 
     operation: int
     counts: MoveCounts
 
 
 class OperationFailed(msgspec.Struct, frozen=True):
-    """`error` is raised where the operator's command waits, with `reason` for its text."""
+    """Raise `error` with the text `reason` where the operator's command waits."""
 
     operation: int
     error: type[OperationError]
@@ -116,29 +121,29 @@ class OperationFailed(msgspec.Struct, frozen=True):
 
 
 class StoreHosts(msgspec.Struct, frozen=True):
-    """The host table has changed: write it to the store."""
+    """Write the host table to the store: it has changed."""
 
 
 class StoreMembers(msgspec.Struct, frozen=True):
-    """The list of directors was changed at run time: write it to the store."""
+    """Write the list of directors to the store: it was changed at run time."""
 
 
 class Persist(msgspec.Struct, frozen=True):
-    """Write these buckets of users now (None: whatever is not written yet). `Persisted` follows."""
+    """Write these buckets of users now; None: all that were not written yet. `Persisted` follows."""
 
     number: int
     buckets: Sequence[int] | None
 
 
 class Kick(msgspec.Struct, frozen=True):
-    """End sessions that login processes of this machine proxy. `KicksEnded` follows."""
+    """End sessions of the login processes of this machine. `KicksEnded` follows."""
 
     kick: int
     what: KickWhat
 
 
 class CountSessions(msgspec.Struct, frozen=True):
-    """Count the sessions that a kick of this machine would end. `KicksEnded` follows."""
+    """Count the sessions that a kick on this machine would end. `KicksEnded` follows."""
 
     kick: int
     what: KickWhat
@@ -154,24 +159,24 @@ class RunFlush(msgspec.Struct, frozen=True):
 
 
 class StopFlush(msgspec.Struct, frozen=True):
-    """End that program: nobody waits for it any more."""
+    """End a flush program that is no longer waited for."""
 
     number: int
 
 
 class ReadBuckets(msgspec.Struct, frozen=True):
-    """Read these buckets of users from the store before all others: logins wait for them. `BucketsRead`
-    follows."""
+    """Read these buckets of users from the store before all others, because logins wait for them.
+    `BucketsRead` follows."""
 
     buckets: tuple[int, ...]
 
 
 class ListSessions(msgspec.Struct, frozen=True):
-    """Ask the login processes what they proxy. `SessionsListed` follows."""
+    """Ask the login processes for their sessions. `SessionsListed` follows."""
 
 
 class Departed(msgspec.Struct, frozen=True):
-    """The ring goes on without us: the process may end."""
+    """Report that the ring continues without this director: the process may end."""
 
 
 class LogEvent(msgspec.Struct, frozen=True):

@@ -1,4 +1,4 @@
-"""Everything that can happen to a director."""
+"""The events: everything that can happen to a director."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from director.core.protocol.messages import HostRow, MemberRow, RingMessage
 from director.types import Address, LinkId, MemberId, RequestId, UserKey
 
 STORE = "store"
-"""Where stored things come from, unless it is said otherwise."""
+"""The source of stored records, unless another is named."""
 
 
 class Started(msgspec.Struct, frozen=True):
-    """The state store has been read as far as it could be; the ring may be dialled."""
+    """The store has been read as far as possible. The ring may be dialled."""
 
 
 class Lookup(msgspec.Struct, frozen=True):
-    """A login that the table alone could not answer."""
+    """A login that the user table alone could not answer."""
 
     request: RequestId
     key: UserKey
@@ -28,34 +28,34 @@ class Lookup(msgspec.Struct, frozen=True):
 
 
 class Dropped(msgspec.Struct, frozen=True):
-    """Nobody waits for these requests any more: their connection is gone."""
+    """These requests are no longer waited for: their connection is gone."""
 
     requests: Sequence[RequestId]
 
 
 class Seen(msgspec.Struct, frozen=True):
-    """Live sessions of these users (proxy-notify): keep what is known of them, in every tag."""
+    """These users have live sessions (proxy-notify): their assignments are refreshed, in every pool."""
 
     names: Sequence[bytes]
 
 
 class TableChanged(msgspec.Struct, frozen=True):
-    """The hot path has put or refreshed users since the last turn of the loop."""
+    """The hot path has assigned or refreshed users since the last turn of the loop."""
 
 
 class LinkOpened(msgspec.Struct, frozen=True):
-    """A TCP connection of the ring stands. dialled: the member dialled, None where the other end dialled."""
+    """A TCP connection of the ring is open."""
 
     link: LinkId
     nonce: bytes
-    """Fresh random bytes for the greeting."""
+    """New random bytes for the greeting."""
     remote: Address
-    """The other end's address, as TCP says."""
+    """The other end's address, as TCP gives it."""
     dialled: MemberId | None = None
     leftwards: bool = False
     """As in `Dial`."""
     certificates: bytes = b""
-    """With TLS: SHA-256 of the dialler's certificate, then of the acceptor's."""
+    """SHA-256 of the dialler's certificate, then of the acceptor's; without TLS: empty."""
 
 
 class DialFailed(msgspec.Struct, frozen=True):
@@ -65,12 +65,12 @@ class DialFailed(msgspec.Struct, frozen=True):
 
 
 class Received(msgspec.Struct, frozen=True):
-    """One frame."""
+    """A frame has come over a link."""
 
     link: LinkId
     messages: Sequence[RingMessage]
     plain: bytes = b""
-    """The frame's bytes, where it came before the frames of this link are sealed: the proofs cover it."""
+    """The bytes of the frame, if the frames of this link are not sealed yet: the proofs cover them."""
 
 
 class LinkClosed(msgspec.Struct, frozen=True):
@@ -79,32 +79,34 @@ class LinkClosed(msgspec.Struct, frozen=True):
 
 
 class Congested(msgspec.Struct, frozen=True):
-    """The other end reads more slowly than we write: hold back bulk (or, `clear`, go on)."""
+    """The other end reads more slowly than this end writes: bulk data has to wait; or, with `clear`, can
+    continue."""
 
     link: LinkId
     clear: bool = False
 
 
 class HostChange(msgspec.Struct, frozen=True):
-    """An operator's change of one host. What is None stays as it is."""
+    """An operator changes a host. Attributes that are None stay as they are."""
 
     operation: int
     address: Address
     add: bool = False
-    """May add a host that is not there."""
+    """Whether a new host may be added."""
     remove: bool = False
     hostname: str = ""
     tag: str | None = None
     retag: bool = False
-    """May change the tag of a host that is there. Its users of the old tag wait until they are moved."""
+    """Whether the tag of a present host may be changed. Users assigned under the old tag wait until they are
+    moved."""
     weight: int | None = None
     up: bool | None = None
     only_if: HostRow | None = None
-    """Carried out only where the host is as here when its turn comes; None: in any case."""
+    """The row that the host must have when the change is carried out; None: any."""
 
 
 class HostMove(msgspec.Struct, frozen=True):
-    """The backend of a name has another address."""
+    """A backend, by its name, has another address."""
 
     name: str
     before: Address
@@ -112,12 +114,13 @@ class HostMove(msgspec.Struct, frozen=True):
 
 
 class HostsMoved(msgspec.Struct, frozen=True):
-    """Backends have other addresses, all at once: two may have changed places."""
+    """Backends have other addresses. All moves are made at once, because two backends may have exchanged
+    addresses."""
 
     operation: int
     moves: Sequence[HostMove]
     only_if: Sequence[HostRow]
-    """The hosts at the addresses before, as they were: carried out only where they still are."""
+    """The rows of the old addresses. The moves are made only if the rows are still the same."""
 
 
 class MemberChange(msgspec.Struct, frozen=True):
@@ -127,19 +130,20 @@ class MemberChange(msgspec.Struct, frozen=True):
     member: MemberId
     remove: bool = False
     name: str = ""
-    """`name:port`, where it is meant whatever its address is by then."""
+    """`name:port`, if the director is meant whatever address the name has."""
 
 
 class MembersListed(msgspec.Struct, frozen=True):
-    """The configuration's directors have other addresses now: their names resolve anew."""
+    """The names of the configuration's directors have been resolved to other addresses."""
 
     members: Sequence[MemberId]
     names: Mapping[str, MemberId]
-    """Who each name, `name:port`, is now; of further directors too, that operators have added by name."""
+    """The director that each name, `name:port`, has now; also for names that operators have added."""
 
 
 class IdentityChanged(msgspec.Struct, frozen=True):
-    """The configuration was read again: other secrets, or other backends. As in `Identity`."""
+    """The configuration was read again and has other secrets or backends. The fields are those of
+    `Identity`."""
 
     secret: bytes
     second_secret: bytes
@@ -152,27 +156,28 @@ class IdentityChanged(msgspec.Struct, frozen=True):
 
 
 class StoredMembers(msgspec.Struct, frozen=True):
-    """What operators have changed in the list of directors, read from the state store."""
+    """The operators' changes of the list of directors were read from the store."""
 
     rows: Sequence[MemberRow]
     source: str = STORE
     met: frozenset[MemberId] = frozenset()
-    """Directors that have been met, by this director or another one that shares the store."""
+    """Directors that have been met, by this director or by another that shares the store."""
 
 
 class MoveUser(msgspec.Struct, frozen=True):
-    """An operator moves a user to a host. `UsersDone` or `OperationFailed` follows, as for all of these."""
+    """An operator moves a user to a host. `UsersDone` or `OperationFailed` follows, as for all
+    UsersEvents."""
 
     operation: int
     key: UserKey
-    """In the pool of the host's tag."""
+    """The key in the pool of the host's tag."""
     host: Address
     name: bytes = b""
-    """For listings; empty: not known."""
+    """The user's name, for listings; empty: unknown."""
     pin: bool = False
-    """And he stays there for good."""
+    """Whether the user is pinned to the host."""
     early: bool = False
-    """Say so when every director has confirmed, before the kick delay."""
+    """Whether the move is reported when every director has confirmed, before the kick delay."""
 
 
 class UnpinUser(msgspec.Struct, frozen=True):
@@ -181,45 +186,45 @@ class UnpinUser(msgspec.Struct, frozen=True):
 
 
 class Flush(msgspec.Struct, frozen=True):
-    """Move the users of a host (None: of all) to where the hash puts them."""
+    """An operator moves the users of a host (None: of all) to the hosts that the hash selects."""
 
     operation: int
     host: Address | None = None
     tag: str | None = None
-    """Only hosts with this tag."""
+    """Only hosts with this tag are flushed; None: all."""
     max_parallel: int | None = None
     old_tag: bytes | None = None
-    """The host had this tag before: its users are placed by it."""
+    """The former tag of the host, in whose pool its users are assigned."""
     before: int = 0
-    """With `old_tag`: only users decided before this stamp."""
+    """With `old_tag`: only users with an earlier stamp are moved."""
 
 
 class Forget(msgspec.Struct, frozen=True):
-    """Forget the users of a host (None: of all), and end their sessions."""
+    """An operator deletes the assignments of a host's users (None: of all users) and ends their sessions."""
 
     operation: int
     host: Address | None = None
 
 
 class KickSessions(msgspec.Struct, frozen=True):
-    """End sessions on all directors; nobody is moved."""
+    """An operator ends sessions on all directors. No user is moved."""
 
     operation: int
     what: KickWhat
     wait: bool = True
-    """Where as many kicks as allowed are under way: wait, or be refused."""
+    """Whether the kick waits if as many kicks as allowed are under way; else it is refused."""
     count_only: bool = False
-    """End nothing, and say how many sessions would be ended."""
+    """Whether the sessions are only counted."""
 
 
 class Interrupt(msgspec.Struct, frozen=True):
-    """A flush is to begin with no more users; those under way are finished."""
+    """An operator interrupts a flush: no more users are moved, and moves under way are finished."""
 
     operation: int
 
 
 class Kicked(msgspec.Struct, frozen=True):
-    """What became of one `Kick` or `CountSessions`. problem: empty where it is done."""
+    """The result of one `Kick` or `CountSessions`. `problem` is empty if there was none."""
 
     kick: int
     sessions: int
@@ -227,61 +232,63 @@ class Kicked(msgspec.Struct, frozen=True):
 
 
 class KicksEnded(msgspec.Struct, frozen=True):
-    """What became of the kicks that have ended in one turn of the loop."""
+    """Kicks have ended in this turn of the loop."""
 
     ends: Sequence[Kicked]
 
 
 class Persisted(msgspec.Struct, frozen=True):
-    """What `Persist` asked for is in the store."""
+    """The store has what `Persist` asked for."""
 
     number: int
 
 
 class FlushEnded(msgspec.Struct, frozen=True):
-    """A flush program has ended. ok: it says that nothing of the user is left on the old host."""
+    """A flush program has ended. `ok`: it says that nothing of the user is left on the old host."""
 
     number: int
     ok: bool
 
 
 class SessionsListed(msgspec.Struct, frozen=True):
-    """What the login processes of this machine proxy; empty also where they cannot be asked."""
+    """The sessions of the login processes of this machine were listed; empty too if they cannot be asked."""
 
     sessions: Sequence[ProxiedSession]
     late: bool = False
-    """Nobody asked: some of them may have been on their way to a backend when the sessions there were ended,
-    and have arrived since."""
+    """Whether no `ListSessions` asked for it: some users may have been connecting to a backend when the
+    sessions there were ended, and may have sessions there now."""
 
 
 class StoreOpened(msgspec.Struct, frozen=True):
-    """The store answers and is going to be read: what it knows of users follows, as `StoredUsers`."""
+    """The store answers and is about to be read: its records follow as `StoredUsers`."""
 
 
 class BucketsRead(msgspec.Struct, frozen=True):
-    """What the store knows of these buckets has been told; None: of all, or it stopped answering."""
+    """The store's records of these buckets have been handed over; None: of all, or the store stopped
+    answering."""
 
     buckets: tuple[int, ...] | None
 
 
 class StoredUsers(msgspec.Struct, frozen=True):
-    """Records read from the state store, or from another source that is not the ring."""
+    """User records were read from the store, or from another source that is not the ring."""
 
     records: bytes
     source: str = STORE
 
 
 class StoredHosts(msgspec.Struct, frozen=True):
-    """Host rows read from the state store."""
+    """Host rows were read from the store."""
 
     rows: Sequence[HostRow]
     applied: bool = False
-    """Whether it is known what of the configuration is in them: then they count as they are."""
+    """Whether it is known which part of the configuration the rows have already: then they count as they
+    are."""
     source: str = STORE
 
 
 class Claimed(msgspec.Struct, frozen=True):
-    """The store has settled who gets the user; `records` holds at least his."""
+    """The shared store has answered a claim. `records` holds at least the user's record."""
 
     key: UserKey
     records: bytes
@@ -292,33 +299,33 @@ class ClaimFailed(msgspec.Struct, frozen=True):
 
 
 class Leases(msgspec.Struct, frozen=True):
-    """Who lives by the shared store's own clock, read after the own lease was written; None: it does not
-    say."""
+    """The directors that hold a lease by the shared store's own clock, read after this director's lease was
+    written; None: unknown."""
 
     alive: frozenset[MemberId] | None
     until: float = math.inf
-    """Monotonic seconds until which no other director takes this one for dead. What others wrote while one
-    might have is in memory; 0: not yet."""
+    """Monotonic time until which this director's lease holds, so that no other continues without it. If the
+    lease had expired before, memory has what others wrote meanwhile; 0: not yet."""
 
 
 class Thawed(msgspec.Struct, frozen=True):
-    """The loop stood still for `gap` seconds: the process was frozen."""
+    """The loop did not run for `gap` seconds: the process was suspended."""
 
     gap: float
 
 
 class TimerFired(msgspec.Struct, frozen=True):
-    """`next_deadline()` has come."""
+    """The time of `next_deadline()` has come."""
 
 
 class Stopping(msgspec.Struct, frozen=True):
-    """The director is to end: it introduces its neighbours to each other first. `Left` follows."""
+    """The director is to stop. It first has its neighbours link with each other. `Departed` follows."""
 
 
 UsersEvent = MoveUser | UnpinUser | Flush | Forget | KickSessions
-"""What operators do to users. `UsersDone` or `OperationFailed` follows."""
+"""Operators' operations on users. `UsersDone` or `OperationFailed` follows."""
 Order = HostChange | HostsMoved | MemberChange | UsersEvent | Interrupt
-"""What operators do."""
+"""Everything that operators can ask for."""
 Event = (
     Started
     | Lookup

@@ -1,7 +1,7 @@
-"""What is to be ended, and what is there to end: sessions that the login processes of a machine proxy.
+"""Kicks: which sessions of the login processes of a machine are to be ended; and the sessions themselves.
 
-`KickWhat` also travels in messages of the ring: tags are never used again for something else, new fields go
-last and have a default.
+`KickWhat` is also part of ring messages: a tag is never used again for something else, new fields go last and
+have a default.
 """
 
 from __future__ import annotations
@@ -12,20 +12,21 @@ from typing import Annotated
 import msgspec
 
 MOST_HOSTS = 10_000
-"""Hosts that one kick can name."""
+"""Hosts that a kick can name at most."""
 MOST_COUNTED = 0xFFFFFFFF
-"""Sessions that a token of the ring can count."""
+"""Most sessions that a token can count."""
 
 
 class HashOnHosts(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
-    """The sessions of all users with this 32-bit hash on these hosts (addresses); those on others live on."""
+    """The sessions of all users with this 32-bit hash on these hosts (addresses). Sessions on other hosts
+    continue."""
 
     hash32: int
     hosts: Annotated[list[str], msgspec.Meta(max_length=MOST_HOSTS)]
 
 
 class ByName(msgspec.Struct, frozen=True, array_like=True, tag=2):
-    """The sessions of the user who is called exactly so."""
+    """The sessions of the user with exactly this name."""
 
     name: bytes
 
@@ -44,14 +45,14 @@ class OnHost(msgspec.Struct, frozen=True, array_like=True, tag=4):
 
 
 class Fence(msgspec.Struct, frozen=True, array_like=True, tag=5):
-    """No session: it stands for the kicks asked for before it."""
+    """No session. It stands for all kicks that were asked for before it."""
 
 
 KickWhat = HashOnHosts | ByName | ByField | OnHost | Fence
 
 
 def parts(what: KickWhat, most: int) -> Iterator[KickWhat]:
-    """Kicks that end the same sessions, each on so many hosts at most."""
+    """Split a kick into kicks that end the same sessions, each on at most `most` hosts."""
     if not isinstance(what, HashOnHosts) or len(what.hosts) <= most:
         yield what
         return
@@ -60,10 +61,10 @@ def parts(what: KickWhat, most: int) -> Iterator[KickWhat]:
 
 
 class ProxiedSession(msgspec.Struct, frozen=True, gc=False):
-    """A session that a login process of this machine proxies, or is just connecting to its host."""
+    """A session of a login process of this machine. It may still be connecting to its host."""
 
     name: bytes
     host: str
-    """The address of the backend it goes to."""
+    """The address of its backend."""
     hash32: int | None
-    """Its user's hash, as the director who sent him there knew it; None: no director did."""
+    """The user's hash, as the director that assigned the user gave it; None: no director did."""

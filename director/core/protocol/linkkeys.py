@@ -1,15 +1,15 @@
-"""The proofs and keys of one link, derived from the ring's secret and from both greetings.
+"""The proofs and keys of one link, derived from the ring's secret and both greetings.
 
     transcript = SHA-256 of: label, both greetings as they were on the line, certificates of TLS
     root       = HMAC-SHA256(secret, transcript)
     proofs     = HMAC-SHA256(root, "proof of the dialler" / "... acceptor")
     keys       = HMAC-SHA256(root, "frames of the dialler" / "... acceptor")
 
-While the secret is being changed a director has two. Each end makes its proof and the key of its own frames
-with its first secret; which secret the other end has used, its proof tells.
+While the secret is being changed, a director has two secrets. Each end makes its proof, and the key of its
+own frames, with its first secret. Its proof tells the other end which secret that is.
 
-A greeting holds a version, a name, a direction and a fresh nonce: nothing of one link fits another link, and
-what one end says never fits as the answer of the other end.
+A greeting holds a version, a name, a direction and a fresh nonce. So a proof of one link fits no other link,
+and the proof of one end never fits as the proof of the other end.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ LABEL = b"director: ring link, version 2"
 
 
 class Keys(msgspec.Struct, frozen=True):
-    """What one end of a link seals its frames with, and opens the other end's with: 32 bytes each."""
+    """The keys of one end of a link, 32 bytes each: it seals its frames with one, and opens the other end's
+    frames with the other."""
 
     sending: bytes
     receiving: bytes
@@ -36,7 +37,7 @@ class Keys(msgspec.Struct, frozen=True):
 
 
 class Handshake:
-    """What both ends of a link can derive once each has the other's greeting."""
+    """The proofs and keys of a link. Both ends can derive them once each has the other's greeting."""
 
     def __init__(
         self,
@@ -47,11 +48,13 @@ class Handshake:
         *,
         dialled: bool,
     ) -> None:
-        """
+        """Derive the roots from the secrets and the greetings.
+
         Args:
-            secrets: the first is offered, all are accepted; at least one.
-            dialler, acceptor: the frames with their greetings, as they were sent.
-            certificates: with TLS: SHA-256 of the dialler's, then of the acceptor's; without: empty.
+            secrets: the accepted secrets, at least one. The first is offered.
+            dialler: the dialler's greeting, a frame as it was sent.
+            acceptor: the acceptor's greeting, likewise.
+            certificates: SHA-256 of the dialler's certificate, then of the acceptor's; without TLS: empty.
             dialled: whether this end is the dialler.
         """
         transcript = sha256()
@@ -62,25 +65,27 @@ class Handshake:
         self._dialled = dialled
 
     def proof(self) -> bytes:
-        """What shows the other end that this one has the first secret."""
+        """Return the proof that this end has the first secret."""
         return self._derive(0, b"proof of the ", dialler=self._dialled)
 
     def secret_of(self, proof: bytes) -> int | None:
-        """Which of the secrets the other end has proved to have, from 0; None: it is not its proof."""
+        """Return the number, from 0, of the secret that the other end's proof was made with; None: the proof
+        is wrong."""
         for number in range(len(self._roots)):
             if hmac.compare_digest(proof, self._derive(number, b"proof of the ", dialler=not self._dialled)):
                 return number
         return None
 
     def keys(self) -> Keys:
-        """With the first secret for both directions, until the other end's proof is known."""
+        """Return the keys for the first secret. They hold in both directions until the other end's proof is
+        known."""
         return Keys(
             sending=self._derive(0, b"frames of the ", dialler=self._dialled),
             receiving=self.receiving(0),
         )
 
     def receiving(self, number: int) -> bytes:
-        """The key of the other end's frames, where its proof is made with the secret of this number."""
+        """Return the key of the other end's frames if its proof was made with the secret of this number."""
         return self._derive(number, b"frames of the ", dialler=not self._dialled)
 
     def _derive(self, number: int, use: bytes, *, dialler: bool) -> bytes:

@@ -1,12 +1,12 @@
-"""What the members of a ring say to each other.
+"""The messages between the directors of a ring.
 
-Tags are listed here once and never used again for something else. New fields go last and have a default,
-so that the neighbouring release still reads the message. `tests/unit/wire/samples/` holds an encoded
-sample of each.
+A tag is listed here once and never used again for something else. New fields go last and have a default, so
+that the release before and after can read the message. `tests/unit/wire/samples/` holds an encoded sample of
+each message.
 
-State is a lattice, messages are pieces of it (docs/ring.md, "What it does"): a piece that is lost, repeated
-or overtaken cannot make two members differ for good. Only `Token` depends on when it arrives, and it is
-repeated by whoever waits.
+State merges in any order, and messages are pieces of state (docs/ring.md, "What it does"). A piece that is
+lost, repeated or overtaken cannot make two directors differ permanently. Only `Token` depends on the time
+when it arrives, and the director that waits for it repeats it.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from director.core.placement.users import BUCKETS
 from director.core.protocol.kicktypes import KickWhat
 
 RING_VERSION = 2
-"""The newest version of these messages this program speaks."""
+"""The newest version of the messages that this program can use."""
 OLDEST_RING_VERSION = 2
-"""The oldest version it still understands. Links of version 1 were not protected: none is left."""
+"""The oldest version that it can use. Links of version 1 were not protected, and no director uses them any
+more."""
 
 
 ROWS = 500
-"""Most rows in one message."""
+"""Most rows of one message."""
 DIRECTORS = 10_000
 """Most directors that a token can have passed."""
 
@@ -34,7 +35,7 @@ Passed = Annotated[list[str], Meta(max_length=DIRECTORS)]
 
 
 class HostRow(msgspec.Struct, frozen=True, array_like=True):
-    """A backend host, each attribute with the stamp of the decision behind it (0: from the configuration)."""
+    """A backend host. Each attribute has the stamp of its decision; 0: from the configuration."""
 
     address: str
     hostname: str
@@ -47,44 +48,47 @@ class HostRow(msgspec.Struct, frozen=True, array_like=True):
     up: bool
     up_at: int
     moved: str = ""
-    """Host name of whoever was here before `present_at` and has another address since: his users go where
-    that name is now. Empty: they are placed anew."""
+    """Host name of the backend that was here before `present_at` and has another address now: its users are
+    assigned to that name's address. Empty: its users are assigned anew."""
 
 
 class Hello(msgspec.Struct, frozen=True, array_like=True, tag=1):
-    """First message of both ends, before anything is proved. Nothing in it is believed until `Proof` fits
+    """The first message of both ends, before anything is proved. Nothing in it counts until a `Proof` fits
     it."""
 
     version: int
     oldest_version: int
     member: str
-    """Who speaks, `address:port` as in `ring.servers`."""
+    """The director, as `address:port` in `ring.servers`."""
     incarnation: int
-    """Differs for each start of a director."""
+    """Differs for each run of a director."""
     nonce: bytes
     unix: float
     username_hash: str
-    """Must be the same everywhere: it decides who a user is."""
+    """Must be the same on all directors: it decides which logins are the same user."""
     expire: int
     leftwards: bool = False
-    """The dialler stands to the right: nobody to his left could reach him, so he asks to be dialled back."""
+    """Whether the dialler is to the right of this director: no director to its left could reach it, so it
+    asks to be taken for the right neighbour."""
     release: str = ""
-    """Of the program; empty: it is not told."""
+    """The program's release; empty: not told."""
 
 
 class Proof(msgspec.Struct, frozen=True, array_like=True, tag=2):
-    """Shows that the speaker has the ring's secret, for these two greetings (`linkkeys.py`). Alone in its
-    frame; all frames behind it are sealed."""
+    """Proves that the sender has the ring's secret, for these two greetings (`linkkeys.py`).
+
+    It is alone in its frame. All frames behind it are sealed.
+    """
 
     mac: bytes
 
 
 class Bye(msgspec.Struct, frozen=True, array_like=True, tag=3):
-    """Last message before the connection is closed: why."""
+    """The last message before the connection is closed, with the reason."""
 
     reason: str
     routine: bool = False
-    """Nothing is wrong: a nearer neighbour, a stop."""
+    """Whether nothing is wrong: a nearer neighbour, a stop."""
 
 
 class Users(msgspec.Struct, frozen=True, array_like=True, tag=4, gc=False):
@@ -100,34 +104,38 @@ class Hosts(msgspec.Struct, frozen=True, array_like=True, tag=5):
 
 
 class Digests(msgspec.Struct, frozen=True, array_like=True, tag=6, gc=False):
-    """Digests of the user buckets `first`, `first + 1`, …, 8 bytes each. The other end sends what differs."""
+    """Digests of the user buckets `first`, `first + 1`, …, 8 bytes each. The other end answers with summaries
+    of the buckets that differ."""
 
     first: int
     digests: bytes
 
 
 class ExchangeDone(msgspec.Struct, frozen=True, array_like=True, tag=7):
-    """Everything of mine that differed from your digests has been sent.
+    """The sender has sent everything in which it differed from the receiver's digests.
 
-    settled: my memory had been compared with the ring's before; False from a director that has just
-    started too.
+    settled: whether the sender's memory had been compared with the ring. A director that has just started
+    sends False.
     """
 
     settled: bool
 
 
 class Token(msgspec.Struct, frozen=True, array_like=True, tag=8):
-    """Goes round to the right, twice: the first lap passes a member only if `digest` is that of his effective
-    host table, the second releases him (docs/ring.md, rules 8, 9)."""
+    """Goes round the ring twice, to the right (docs/ring.md, rules 8, 9).
+
+    In the first lap a director passes it on only if `digest` is that of its own effective host table. The
+    second lap releases the director's waiting users.
+    """
 
     origin: str
     serial: int
     lap: int
     digest: bytes
     passed: Passed
-    """Lap 1: the members so far. Lap 2: all members of the ring."""
+    """Lap 1: the directors so far. Lap 2: all directors of the ring."""
     limit: int = 0
-    """Lap 1: the lowest `users.max` of the members so far. Lap 2: that of the ring. 0: no limit."""
+    """Lap 1: the lowest `users.max` of the directors so far. Lap 2: that of the ring. 0: no limit."""
 
 
 class Ping(msgspec.Struct, frozen=True, array_like=True, tag=9):
@@ -137,34 +145,38 @@ class Ping(msgspec.Struct, frozen=True, array_like=True, tag=9):
 class Pong(msgspec.Struct, frozen=True, array_like=True, tag=10):
     serial: int
     unix: float = 0.0
-    """What the clock says; 0: it is not told."""
+    """The sender's clock; 0: not told."""
     backends: int = 0
-    """A digest of the backends in the configuration; 0: it is not told."""
+    """A digest of the backends in the configuration; 0: not told."""
 
 
 class Redirect(msgspec.Struct, frozen=True, array_like=True, tag=11):
-    """Between you and me there is `member`: he is your right neighbour."""
+    """The director `member` is between sender and receiver: it is the receiver's right neighbour."""
 
     member: str
 
 
 class Linked(msgspec.Struct, frozen=True, array_like=True, tag=12):
-    """My own right link has finished its exchange: tokens may come through me."""
+    """The sender's own right link has finished its exchange: tokens can pass through the sender."""
 
 
 class Names(msgspec.Struct, frozen=True, array_like=True, tag=13, gc=False):
     """User names for listings (`core.placement.names`).
 
-    hops: members it is still for, the receiver included; he passes it on to the right. 0: for the receiver
-    alone."""
+    hops: how many directors still get it, the receiver included. The receiver passes it on to the right. 0:
+    only the receiver gets it.
+    """
 
     entries: bytes
     hops: int
 
 
 class MoveRound(msgspec.Struct, frozen=True, array_like=True, tag=14, gc=False):
-    """Goes round to the right once; a member passes it on when the old sessions of these users are gone there
-    (docs/ring.md, rule 24). The moving records themselves have gone ahead of it."""
+    """Goes round the ring once, to the right (docs/ring.md, rule 24).
+
+    A director passes it on when the old sessions of these users have ended there. The MOVING records were
+    sent before it.
+    """
 
     origin: str
     serial: int
@@ -172,28 +184,28 @@ class MoveRound(msgspec.Struct, frozen=True, array_like=True, tag=14, gc=False):
     """Key (8 bytes) and `decided` (4 bytes) of each user."""
     passed: Passed
     late: Passed
-    """Members that passed it on although a kick had not ended in time."""
+    """Directors that passed it on although a kick had not ended in time."""
     kicked: int
-    """Sessions ended so far."""
+    """How many sessions were ended so far."""
     parted: bool = False
-    """Somewhere one of these users had another host, and may be on his way to it still."""
+    """Whether one of these users had another host on some director, and may still be connecting to it."""
 
 
 class NearRound(msgspec.Struct, frozen=True, array_like=True, tag=15, gc=False):
-    """Is this user, who is about to expire, seen anywhere? Passing it on is a promise to hold his logins
-    (docs/ring.md, rule 22)."""
+    """Asks whether any director has seen a user near expiry. A director that passes it on promises to hold
+    the user's logins (docs/ring.md, rule 22)."""
 
     origin: str
     serial: int
     key: int
     seen: int
-    """The latest `seen` of the members so far."""
+    """The latest `seen` of the directors so far."""
     passed: Passed
 
 
 class KickRound(msgspec.Struct, frozen=True, array_like=True, tag=16):
-    """An operator's kick. The first lap begins it everywhere, the second passes a member when it is over
-    there."""
+    """An operator's kick. The first lap begins it on each director. The second lap passes a director when its
+    kick has ended."""
 
     origin: str
     serial: int
@@ -203,39 +215,47 @@ class KickRound(msgspec.Struct, frozen=True, array_like=True, tag=16):
     late: Passed
     kicked: int
     count: KickWhat | None = None
-    """Nothing is to be ended, but these sessions are to be counted; `what` is a `Fence` then, which an older
-    release carries out. It passes the token on without this: so it is known that it has not counted them."""
+    """The sessions to count, if none is to be ended; None: the sessions of `what` are ended.
+
+    `what` is then a `Fence`, which an older release carries out. An older release passes the token on without
+    `count`, so it is known that sessions were not counted.
+    """
 
 
 class MemberRow(msgspec.Struct, frozen=True, array_like=True):
-    """Whether a director belongs to the ring, by an operator's word of this time (Unix seconds)."""
+    """Whether a director belongs to the ring, as an operator decided at this time (Unix seconds)."""
 
     member: str
     present: bool
     at: int
     name: str = ""
-    """`name:port`, where the director is known by that: whatever its address is by now, it is meant."""
+    """`name:port`, if the director is listed by its name: then the row is about the address that the name has
+    now."""
 
 
 class Members(msgspec.Struct, frozen=True, array_like=True, tag=17):
-    """What operators have added to and removed from the list of directors at run time."""
+    """The operators' run-time changes of the list of directors."""
 
     rows: Annotated[list[MemberRow], Meta(max_length=ROWS)]
 
 
 class Summaries(msgspec.Struct, frozen=True, array_like=True, tag=18, gc=False):
-    """Of buckets whose digests differ: what of them is known here. The other end sends what is not in it."""
+    """Summaries of the buckets whose digests differ. The other end answers with the records that they
+    lack."""
 
     buckets: Annotated[list[int], Meta(max_length=BUCKETS)]
     hashes: Annotated[list[bytes], Meta(max_length=BUCKETS)]
-    """For each bucket: 6 bytes a record (`UserTable.summary`)."""
+    """For each bucket: 6 bytes for each record (`UserTable.summary`)."""
     last: bool
-    """Nothing more differs."""
+    """Whether no more buckets differ."""
 
 
 class Leaving(msgspec.Struct, frozen=True, array_like=True, tag=19):
-    """`member` is about to stop. Goes to everybody: it is not partitioned off, it is gone. From another
-    director than the member itself it counts only where no link with the member works."""
+    """The director `member` is about to stop. Every director gets it: `member` is not partitioned off, it is
+    gone.
+
+    From a director other than `member` it counts only if no link with `member` works.
+    """
 
     member: str
     incarnation: int
@@ -243,8 +263,12 @@ class Leaving(msgspec.Struct, frozen=True, array_like=True, tag=19):
 
 
 class Present(msgspec.Struct, frozen=True, array_like=True, tag=20):
-    """`member` is there. Goes to everybody where it is new; an earlier `Leaving` counts no more. To the
-    member itself: the number to announce itself with, because a higher one than its own is known."""
+    """The director `member` is present. Every director gets it if it is new. An earlier `Leaving` no longer
+    counts.
+
+    Sent to `member` itself, it is the number with which `member` has to announce itself, because a higher
+    number than its own is known.
+    """
 
     member: str
     incarnation: int

@@ -1,4 +1,4 @@
-"""What the parts of the core that need time have in common."""
+"""The interface of the core's parts that need time."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import Protocol
 
 
 class Part(Protocol):
-    """A part of the core that waits for times, or spreads work over several turns of the loop."""
+    """A part of the core that waits for times, or spreads its work over several turns of the loop."""
 
     @property
     def has_work(self) -> bool:
-        """Whether work is left over for the next turn of the loop."""
+        """Whether work is left for the next turn of the loop."""
         ...
 
     def next_deadline(self) -> float | None:
-        """Monotonic time at which it is to be asked again; None: no time is awaited."""
+        """Return the monotonic time at which the part has something to do; None: it waits for no time."""
         ...

@@ -1,4 +1,4 @@
-"""How far the clock of another director is ahead, from one time that it has told."""
+"""How far another director's clock is ahead, measured from a time that it has told."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ from director.types import Now
 
 
 def skew_of(unix: float, since: Now, now: Now, older: float = 0.0) -> tuple[float, float]:
-    """Seconds by which another clock is ahead of this one, and by how many that may be wrong.
+    """Return the seconds by which another clock is ahead of this one, and the seconds by which that may be
+    wrong.
 
-    Monotonic time stands still while a machine is suspended, so of the two spans since `since` the longer one
-    counts.
+    Monotonic time stops while a machine is suspended, so the longer of the monotonic and the Unix time since
+    `since` counts.
 
     Args:
-        unix: what the other end told, at a moment between `since` and `now`.
-        older: seconds by which it may have told it before `since`.
+        unix: the other clock at a moment between `since` and `now`.
+        since: the earliest moment.
+        now: the latest moment.
+        older: seconds by which the moment may have been before `since`.
     """
     took = max(now.mono - since.mono, now.unix - since.unix) + older
     return unix - (now.unix - took / 2), took / 2

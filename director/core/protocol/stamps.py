@@ -1,9 +1,9 @@
-"""Stamps: the hybrid times of decisions, how they grow, and how far ahead of a clock they may be.
+"""Stamps: the hybrid logical times of decisions, how they grow, and how far ahead of a clock they may be.
 
 A stamp is a Unix second in 32 bits, later than the stamp it replaces (docs/ring.md, rule 3). Arithmetic with
-stamps saturates at `LATEST`: a stamp that no decision can exceed must not end a director, or a link.
+stamps saturates at `LATEST`: a stamp that no decision can exceed must not end a director or a link.
 
-Merges ask no clock. So what comes from outside is brought within `Bound` before it is merged (docs/ring.md,
+Merges use no clock. So records from outside are brought within `Bound` before they are merged (docs/ring.md,
 rule 45; `admission.py`).
 """
 
@@ -18,34 +18,45 @@ from director.core.placement.users import LATEST
 from director.core.protocol.messages import HostRow, MemberRow
 
 AHEAD = 3600
-"""Seconds by which a time may be ahead of the own clock. Honest stamps are ahead by 7 s, and by one more for
-each repeated change."""
+"""Seconds by which a time may be ahead of the own clock. Honest stamps are at most 7 s ahead, and one more
+for each repeated change."""
 AT_ONCE = 8
-"""Seconds that an honest stamp grows at once, at most: a host that is added again."""
+"""Most seconds by which one honest change raises a stamp: a host that is added again."""
 
 
 class Bound(NamedTuple):
     """How late times from outside may be, in Unix seconds."""
 
     latest: int
-    """What becomes of the times of a user that are later than they may be."""
+    """The time that replaces later times of users."""
     hosts: int
-    """What becomes of the stamps of hosts and directors. It is earlier than `latest` by as much as clocks may
-    differ: a user whose record was clipped elsewhere was not placed before the host was there."""
+    """The stamp that replaces later stamps of hosts and directors. It is earlier than `latest` by as much as
+    clocks may differ: a user whose record was clipped on another director must not have an earlier stamp than
+    the host."""
     decided: int
-    """The latest stamp that is taken as it is. What another director has made `latest` by its clock is below
-    that, so it is not changed once more here."""
+    """The latest stamp that is not replaced. It is later than what other directors' clocks give for `latest`,
+    so that a replaced stamp is not replaced again here."""
     seen: int
-    """The latest `seen` that is taken as it is: it is stored rounded up."""
+    """The latest `seen` that is not replaced. It is later than `decided`, because `seen` is stored rounded
+    up."""
 
     def of_the_past(self) -> Bound:
-        """For what was certainly decided before now, as all that a store holds was: later times become now.
-        So they lose to what directors that went on have brought within an hour since."""
+        """Return the bound for records that were certainly decided before now, as all records of a store
+        were: later times become now.
+
+        So these records lose to those that running directors have brought within the last hour.
+        """
         return self._replace(latest=max(self.latest - AHEAD, 0), hosts=max(self.hosts - AHEAD, 0))
 
 
 def bound_at(unix: float, expire: int, max_clock_skew: float) -> Bound:
-    """The bound by a clock that says `unix`; the clocks of others may differ by `max_clock_skew` seconds."""
+    """Return the bound at a time.
+
+    Args:
+        unix: the own clock, in Unix seconds.
+        expire: as `users.expire`, in seconds.
+        max_clock_skew: seconds by which the clocks of other directors may differ.
+    """
     latest = min(max(int(unix), 0) + AHEAD, LATEST)
     decided = min(latest + AT_ONCE + allowance(max_clock_skew), LATEST)
     hosts = max(latest - allowance(max_clock_skew), 0)
@@ -53,32 +64,37 @@ def bound_at(unix: float, expire: int, max_clock_skew: float) -> Bound:
 
 
 def allowance(max_clock_skew: float) -> int:
-    """Seconds by which two directors may differ over where the bound is."""
+    """Return the seconds by which the bounds of two directors may differ."""
     return 2 * math.ceil(max_clock_skew)
 
 
 def after(stamp: int, replaced: int, apart: int = 1) -> int:
-    """The stamp of a decision made at `stamp` that takes the place of one with the stamp `replaced`.
+    """Return the stamp of a decision that replaces another.
 
     Args:
-        apart: seconds that it is later than `replaced` at least.
+        stamp: Unix seconds of the decision.
+        replaced: the stamp of the decision that it replaces.
+        apart: least seconds between the two stamps.
     """
     return min(max(stamp, replaced + apart), LATEST)
 
 
 def latest_of(row: HostRow | MemberRow) -> int:
-    """The latest stamp of a row."""
+    """Return the latest stamp of a row."""
     if isinstance(row, MemberRow):
         return row.at
     return max(row.present_at, row.tag_at, row.weight_at, row.up_at)
 
 
 def clipped_host(row: HostRow, bound: Bound, mine: HostRow | None) -> HostRow:
-    """A row within the bound; what it says is kept.
+    """Return a row with its stamps within the bound. Its values stay.
 
     Args:
-        mine: the row of this host that is here, if `row` comes from the ring. An attribute that says the same
-            here keeps the stamp it has here: a row without news moves nobody, however often it comes.
+        row: the row.
+        bound: for its stamps.
+        mine: this director's row of the host, if `row` comes from the ring. An attribute with the same value
+            keeps the stamp that it has here, so that a row without news changes nothing, however often it
+            comes.
     """
     if latest_of(row) <= bound.decided:
         return row
@@ -93,7 +109,7 @@ def clipped_host(row: HostRow, bound: Bound, mine: HostRow | None) -> HostRow:
 
 
 def clipped_member(row: MemberRow, bound: Bound, mine: MemberRow | None) -> MemberRow:
-    """The same for a row of the directors."""
+    """Return a row of a director with its stamp within the bound, as `clipped_host` does."""
     if row.at <= bound.decided:
         return row
     same = mine is not None and mine.present == row.present
@@ -101,9 +117,10 @@ def clipped_member(row: MemberRow, bound: Bound, mine: MemberRow | None) -> Memb
 
 
 def due_host(row: HostRow, mine: HostRow) -> HostRow:
-    """A row whose stamps have become possible, for a table in which it has been `mine` since it came.
+    """Return a row whose stamps have become possible, for a table in which the row has been `mine` since it
+    came.
 
-    What was decided otherwise in between takes the place of what the row says: it gets a later stamp.
+    What was decided otherwise in between replaces the row's value, and gets a later stamp.
     """
     decided: dict[str, object] = {}
     for stamp, values in _ATTRIBUTES.items():
@@ -114,19 +131,20 @@ def due_host(row: HostRow, mine: HostRow) -> HostRow:
 
 
 def due_member(row: MemberRow, mine: MemberRow) -> MemberRow:
-    """The same for a row of the directors."""
+    """Return a row of a director whose stamp has become possible, as `due_host` does."""
     if mine.present == row.present:
         return row
     return msgspec.structs.replace(mine, at=after(mine.at, row.at))
 
 
 def restored_host(row: HostRow, before: HostRow, wrong: int) -> HostRow:
-    """A row that was clipped by a clock that was wrong, as it is by one that is right.
+    """Return a row that was clipped by a wrong clock, as a right clock would have it.
 
     Args:
+        row: the row as it is now.
         before: the row before it was clipped.
-        wrong: the latest stamp that the wrong clock can have given. What was decided by it takes the place of
-            what was there before, so it gets a later stamp; later stamps are compared as they are.
+        wrong: the latest stamp that the wrong clock can have given. A decision by that clock replaced what
+            was there before, so it gets a later stamp than that. Later stamps are compared as they are.
     """
     changed: dict[str, object] = {}
     for stamp, values in _ATTRIBUTES.items():
@@ -142,7 +160,7 @@ def restored_host(row: HostRow, before: HostRow, wrong: int) -> HostRow:
 
 
 def restored_member(row: MemberRow, before: MemberRow, wrong: int) -> MemberRow:
-    """The same for a row of the directors."""
+    """Return a row of a director that was clipped by a wrong clock, as `restored_host` does."""
     if row.at >= before.at:
         return row
     if row.present == before.present or row.at > wrong:
@@ -160,4 +178,4 @@ _ATTRIBUTES = {
     "weight_at": ("weight",),
     "up_at": ("up",),
 }
-"""Each stamp of a host, and what it is the stamp of."""
+"""The stamps of a host, each with the attributes that it belongs to."""

@@ -1,4 +1,4 @@
-"""Work that is done in steps: a generator that stops after each, and returns what comes of all."""
+"""Work in steps: a generator that stops after each step and returns the result."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Steps = Generator[None, None, Result]
 
 
 def finished(steps: Steps[Result]) -> Result:
-    """What comes of all steps, done at once."""
+    """Do all steps at once and return the result."""
     while True:
         try:
             next(steps)

@@ -1,4 +1,4 @@
-"""Tables of the states a thing can change between, and what happens to those who leave the table."""
+"""Tables of state machines, and the check of each change of state."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ S = TypeVar("S", bound=Enum)
 
 
 class WrongTransition(RuntimeError):
-    """A bug of the core: a change of state that its table does not have."""
+    """A bug of the core: its table does not permit the change of state."""
 
 
 def check(table: Mapping[S, frozenset[S]], before: S, after: S) -> None:
-    """Raise WrongTransition unless `table` has a way from `before` to `after`."""
+    """Raise WrongTransition unless `table` permits the change from `before` to `after`."""
     if after not in table[before]:
         raise WrongTransition(f"{type(before).__name__}: {before.name} -> {after.name}")

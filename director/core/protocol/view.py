@@ -1,4 +1,4 @@
-"""What the rounds need to know of the ring at the moment."""
+"""The part of the ring's state that the rounds need."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from director.types import LinkId, MemberId
 
 class RingView(msgspec.Struct, frozen=True):
     right: LinkId | None
-    """The link that tokens go out on; None: there is none now."""
+    """The link for tokens to the right; None: there is none now."""
     alone: bool
-    """Nobody is linked with us, and nobody else lives or can be reached: what we have done, all have done."""
+    """Whether no director is linked with this one, and no other holds a lease or can be reached. Then what
+    this director has done, all have done."""
     ring: Sequence[MemberId]
-    """The members of the ring, us included (docs/ring.md, rule 11)."""
+    """The directors of the ring, this one included (docs/ring.md, rule 11)."""
     listed: Sequence[MemberId]
-    """All directors there should be."""
+    """All directors that should be in the ring."""
     held_until: float
-    """Until then no round counts as finished: somebody has only just gone silent (docs/ring.md, rule 14)."""
+    """Monotonic time before which no round counts as finished, because a director has only just gone silent
+    (docs/ring.md, rule 14)."""
     writers: Writers

@@ -1,5 +1,5 @@
-"""Who usually writes a bucket, and looks after what has stopped in it: one member of the ring for each
-(docs/ring.md, rules 26, 32)."""
+"""The usual writer of each bucket: the one director of the ring that writes it, and takes over what has
+stopped in it (docs/ring.md, rules 26, 32)."""
 
 from __future__ import annotations
 
@@ -10,14 +10,19 @@ from director.types import MemberId
 
 
 class Writers:
-    """Rendezvous hashing over the members of a ring, remembered until the ring changes."""
+    """Rendezvous hashing over the directors of a ring. The results are kept until the ring changes."""
 
     def __init__(self) -> None:
         self._ring: Sequence[MemberId] = ()
         self._writers: dict[int, MemberId] = {}
 
     def of(self, bucket: int, ring: Sequence[MemberId]) -> MemberId:
-        """ring: at least one member."""
+        """Return the usual writer of a bucket.
+
+        Args:
+            bucket: number of the bucket.
+            ring: the directors of the ring, at least one.
+        """
         if ring != self._ring:
             self._ring = ring
             self._writers.clear()
