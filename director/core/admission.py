@@ -1,11 +1,11 @@
-"""What comes from outside is brought within an hour of the own clock before it is merged (docs/ring.md,
-rule 45): host rows, rows of directors, users; from the ring, the store, the snapshot.
+"""Admission: times from outside are brought within an hour of the own clock before the merge (docs/ring.md,
+rule 45). This concerns host rows, rows of directors and users, from the ring, the store and the snapshot.
 
-The merge asks no clock, so directors that have taken the same record in at different moments may hold it with
-different times; the later one wins wherever they meet. A time that is only just too late is taken with the
-bound first, and as it came once the bound has passed it: another director may have taken it as it came.
+Merges use no clock. So directors that got the same record at different moments may hold it with different
+times, and the later time wins wherever they meet. A time that is only just too late is merged with the bound
+first, and as it came once the bound has passed it, because another director may have merged it as it came.
 
-While the own clock is doubted (`ownclock.py`) nothing is clipped.
+While the own clock is doubted (`ownclock.py`), no time is clipped.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ from director.core.tables.members import MemberTable, about
 from director.types import Address, Now
 
 RING = "ring"
-"""The source that has a name: the neighbour's. The others are `store`, `snapshot`, `memory`."""
+"""The source of everything that neighbours send. The other sources are `store`, `snapshot` and `memory`."""
 MEMORY = "memory"
 """The source of what was in the own tables."""
 WAITING = 10_000
-"""Rows and users that wait until the bound has passed them."""
+"""Rows and users that wait at most until the bound has passed them."""
 DUE = 500
-"""Of these, the ones that are merged in one turn of the loop."""
+"""Waiting rows and users that are merged in one turn of the loop."""
 
 Row = TypeVar("Row", HostRow, MemberRow)
 
 
 class Postponed(NamedTuple):
-    """What is to be merged as it came, and when, in monotonic seconds."""
+    """A row or record that is merged as it came, at a monotonic time."""
 
     due: float
     what: HostRow | MemberRow | bytes
@@ -63,18 +63,18 @@ class Admission:
         max_clock_skew: float,
     ) -> None:
         self.doubted = False
-        """Whether the own clock may be wrong: no time is judged by it."""
+        """Whether the own clock may be wrong. Then no time is judged by it."""
         self.began_in_doubt = False
-        """Whether the director was away when its clock was set: the own tables are from before that."""
+        """Whether this director was not running when its clock was set, so that its own tables are older."""
         self.has_work = False
-        """Whether `due` has left something over for the next turn."""
+        """Whether `due` has left something for the next turn of the loop."""
         self._hosts, self._members, self._users, self._counters = hosts, members, users, counters
         self._skew = max_clock_skew
         self._waiting: deque[Postponed] = deque()
         self._limit = LogLimit()
 
     def bound(self, source: Neighbour | str, now: Now) -> Bound | None:
-        """None: no time is judged."""
+        """Return the bound for times from a source; None: no time is judged."""
         if self.doubted:
             return None
         bound = self.bound_by(now)
@@ -82,13 +82,13 @@ class Admission:
         return bound.of_the_past() if is_past else bound
 
     def bound_by(self, now: Now) -> Bound:
-        """The bound by a clock that says `now`, whether it is right or not."""
+        """Return the bound by this clock, whether the clock is right or not."""
         return bound_at(now.unix, self._users.expire, self._skew)
 
     def hosts(
         self, rows: Sequence[HostRow], source: Neighbour | str, now: Now
     ) -> tuple[Sequence[HostRow], list[Effect]]:
-        """The rows as they are to be merged."""
+        """Return host rows as they are to be merged, and the effects."""
         known = self._hosts.rows if isinstance(source, Neighbour) else {}
 
         def clip(row: HostRow, bound: Bound) -> HostRow:
@@ -99,7 +99,7 @@ class Admission:
     def members(
         self, rows: Sequence[MemberRow], source: Neighbour | str, now: Now
     ) -> tuple[Sequence[MemberRow], list[Effect]]:
-        """The same for rows of the directors."""
+        """Return rows of directors as they are to be merged, and the effects."""
         known = self._members.rows if isinstance(source, Neighbour) else {}
 
         def clip(row: MemberRow, bound: Bound) -> MemberRow:
@@ -108,7 +108,7 @@ class Admission:
         return self._rows(rows, clip, source, now)
 
     def users(self, records: bytes, source: Neighbour | str, now: Now) -> tuple[bytes, list[Effect]]:
-        """The same for records of users."""
+        """Return records of users as they are to be merged, and the effects."""
         bound = self.bound(source, now)
         if bound is None:
             return records, []
@@ -123,8 +123,11 @@ class Admission:
         return clipped, self.count_users(ahead, source, now)
 
     def due(self, now: Now) -> list[HostRow | MemberRow | bytes]:
-        """What the bound has passed by now, or one turn's share of it: to be merged once more, as it came.
-        What was decided otherwise since it came holds: it takes the place of what came."""
+        """Return the rows and records that the bound has passed, at most DUE: they are merged once more, as
+        they came.
+
+        A decision made since then still holds: it replaces what came.
+        """
         rows: list[HostRow | MemberRow | bytes] = []
         records: list[bytes] = []
         while self._waiting and self._waiting[0].due <= now.mono and len(rows) + len(records) < DUE:
@@ -162,23 +165,41 @@ class Admission:
         return clipped, self.count(len(ahead), kind, max(map(latest_of, ahead)), source, now)
 
     def _wait(self, over: int, what: HostRow | MemberRow | bytes, now: Now) -> None:
-        """over: seconds by which it is later than it may be. Where that is little, another director, whose
-        clock differs, may have taken it as it is."""
+        """Keep a row or record for `due` if another director, whose clock differs, may have merged it as it
+        came.
+
+        Args:
+            over: seconds by which its time is too late. If they are many, no other director has merged it.
+            what: the row or record.
+            now: the time.
+        """
         if over <= allowance(self._skew) and len(self._waiting) < WAITING:
-            # Each waits the longest time, so that they come in order.
+            # All wait for the same, longest time, so that they become due in the order in which they came.
             self._waiting.append(Postponed(now.mono + allowance(self._skew) + 1, what))
 
     def count_users(self, ahead: bytes, source: Neighbour | str, now: Now) -> list[Effect]:
-        """ahead: records of users that were clipped."""
+        """Count users whose times were clipped.
+
+        Args:
+            ahead: their records.
+            source: as in `count`.
+            now: the time.
+        """
         first = next(unpack(ahead[: RECORD.size]))
         return self.count(len(ahead) // RECORD.size, "users", max(first.decided, first.seen), source, now)
 
     def count(
         self, number: int, kind: str, latest: int | None, source: Neighbour | str, now: Now
     ) -> list[Effect]:
-        """Count what was clipped, and name its source, once a minute each.
+        """Count what was clipped, and log it once a minute for each source.
 
-        latest: one of the times; None: not known."""
+        Args:
+            number: how many rows or users.
+            kind: what they are, for the log.
+            latest: one of the times; None: unknown.
+            source: a neighbour, or the name of another source.
+            now: the time.
+        """
         if not number:
             return []
         label, peer = (source, None) if isinstance(source, str) else (RING, source.name())

@@ -1,7 +1,8 @@
-"""The tables that all members must agree on before anybody new is placed: hosts, and the list of directors.
+"""The tables that all directors must agree on before a new user is assigned: the hosts, and the list of
+directors.
 
-A change is passed on first, then made to count here; from then on new users wait until the ring has agreed on
-the digest of both (`barrier.py`).
+A change is passed on first, then applied here. From then on new users wait until the ring has agreed on the
+digest of both tables (`barrier.py`).
 """
 
 from __future__ import annotations
@@ -53,32 +54,37 @@ class Agreement:
         counters: Counters,
     ) -> None:
         self.started = False
-        """Whether changes are agreed on and logged; before the start they only add up."""
+        """Whether changes are agreed on and logged. Before the start they are only merged."""
         self.digest = b""
         self._hosts, self._members, self._ring, self._barrier = hosts, members, ring, barrier
         self._assigner, self._pending, self._logins = assigner, pending, logins
         self._kicks, self._moved_hosts, self._counters = kicks, moved_hosts, counters
         self._admission = admission
         self._present: dict[str, int] = {}
-        """Since when each host that is there has been."""
+        """The stamp of the appearance of each host that is present."""
         self._store_was_read = False
         self._limit = LogLimit()
         self._usable: dict[str, int] = {}
-        """Pools and their usable hosts, as they were said last."""
+        """How many usable hosts each pool had when that was last logged."""
         self._reconfigure()
 
     def all_rows(self) -> list[RingMessage]:
-        """What a new neighbour is told."""
+        """Return the messages with all rows, for a new neighbour."""
         hosts, members = list(self._hosts.rows.values()), list(self._members.rows.values())
         return [*map(Hosts, _pieces(hosts)), *map(Members, _pieces(members))]
 
     def stored_hosts(
         self, rows: Sequence[HostRow], source: str, now: Now, *, applied: bool = False
     ) -> list[Effect]:
-        """Rows read from the store: the first time they meet the configuration as it is now.
+        """Merge host rows from the store. The first rows meet the configuration as it is now.
 
-        applied: what of the configuration is in them is known, so that its changes are made one by one later
-        (`configured.py`)."""
+        Args:
+            rows: the rows.
+            source: the store, or another source that is not the ring.
+            now: the time.
+            applied: whether it is known which part of the configuration the rows have. Then changes of the
+                configuration are made one by one later (`service.operations.fileapplier`).
+        """
         rows, effects = self._admission.hosts(rows, source, now)
         if self._store_was_read or (applied and self.started):
             changed = self._hosts.merge(rows)
@@ -90,12 +96,18 @@ class Agreement:
         return effects + self.hosts_changed(changed, None, now)
 
     def merge_hosts(self, rows: Sequence[HostRow], source: Neighbour | str, now: Now) -> list[Effect]:
-        """source: a neighbour, or where else the rows come from."""
+        """Merge host rows.
+
+        Args:
+            rows: the rows.
+            source: a neighbour, or the name of another source.
+            now: the time.
+        """
         rows, effects = self._admission.hosts(rows, source, now)
         return effects + self.hosts_changed(self._hosts.merge(rows), _neighbour(source), now)
 
     def merge_members(self, rows: Sequence[MemberRow], source: Neighbour | str, now: Now) -> list[Effect]:
-        """The same for rows of the directors."""
+        """Merge rows of directors, as `merge_hosts` does with host rows."""
         rows, effects = self._admission.members(rows, source, now)
         effects += self.members_changed(self._members.merge(rows), _neighbour(source), now)
         left_out = [row.member for row in rows if about(row) not in self._members.rows]
@@ -104,7 +116,7 @@ class Agreement:
         return effects
 
     def _left_out(self, peer: str, number: int, now: Now) -> list[Effect]:
-        """Rows of directors that were not kept: their source is named once a minute."""
+        """Log that rows of directors were not kept, once a minute for each source."""
         before = self._limit.left_out(peer, number, now)
         if before is None:
             return []
@@ -113,7 +125,7 @@ class Agreement:
         return [LogEvent(Level.WARNING, "directors_left_out", fields)]
 
     def retimed(self, hosts: Sequence[HostRow], members: Sequence[MemberRow], now: Now) -> list[Effect]:
-        """These rows have other stamps from now on, and say what they said."""
+        """Set rows that have other stamps and the same values."""
         self._hosts.put(hosts)
         self._members.put(members)
         effects = self.hosts_changed(hosts, None, now)
@@ -122,14 +134,14 @@ class Agreement:
         return effects
 
     def stored_members(self, event: StoredMembers, now: Now) -> list[Effect]:
-        """Rows read from the store."""
+        """Merge rows of directors from the store."""
         self._members.met |= event.met
         effects = self.merge_members(event.rows, event.source, now)
-        self._ring.meet(event.met)  # the rows may have been known from a neighbour
+        self._ring.meet(event.met)  # a neighbour may have sent the same rows before, so that no row is new
         return effects
 
     def meet(self) -> list[Effect]:
-        """A director that was added at run time counts as soon as a link with it is proved."""
+        """Count the directors that were added at run time and now have a proved link."""
         met = self._ring.meet()
         self._members.met |= met
         return [StoreMembers()] if met else []
@@ -137,19 +149,19 @@ class Agreement:
     def list_members(
         self, configured: Sequence[MemberId], names: Mapping[str, MemberId], now: Now
     ) -> list[Effect]:
-        """The configuration's directors are these now, and this is who the names are."""
+        """Set the configuration's directors, and the director that each name has now."""
         self._members.configured, self._members.names = tuple(configured), dict(names)
         return self._relink(now, at_once=True)
 
     def changed_here(self, rows: Sequence[HostRow | MemberRow], now: Now) -> list[Effect]:
-        """An operator has changed rows on this director."""
+        """Handle rows that an operator has changed on this director."""
         hosts = [row for row in rows if isinstance(row, HostRow)]
         members = [row for row in rows if isinstance(row, MemberRow)]
         return self.hosts_changed(hosts, None, now) + self.members_changed(members, None, now)
 
     def hosts_changed(self, rows: Sequence[HostRow], source: Neighbour | None, now: Now) -> list[Effect]:
-        """Rows of the host table are new here: pass them on, and let new users wait if the effective table
-        differs."""
+        """Handle new rows of the host table: pass them on, and let new users wait if the effective table has
+        changed."""
         if not rows:
             return []
         self._counters.host_changes += len(rows)
@@ -158,7 +170,7 @@ class Agreement:
         for row in rows:
             since = self._present.get(row.address)
             if self.started and since is not None and (not row.present or _came_back(row, since, now)):
-                self._kicks.host(row.address, now)  # it was removed: its users are placed anew
+                self._kicks.host(row.address, now)  # the host was removed, so its users are assigned anew
         effects += [self._log_row(row) for row in rows] if self.started else []
         before = self.digest
         self._reconfigure()
@@ -169,9 +181,9 @@ class Agreement:
         return effects
 
     def pools_changed(self) -> list[Effect]:
-        """Say which pools have lost their last usable host, and which have one again."""
+        """Log the pools that have lost their last usable host, and those that have one again."""
         before = self._usable
-        # A pool that lost all its hosts is unusable until one is usable again
+        # A pool without hosts is not in `usable()`. It stays unusable until one of its hosts is usable again.
         self._usable = dict.fromkeys(before, 0) | self._hosts.usable()
         effects: list[Effect] = []
         for tag in before.keys() | self._usable.keys():
@@ -184,8 +196,10 @@ class Agreement:
         return effects
 
     def members_changed(self, rows: Sequence[MemberRow], source: Neighbour | None, now: Now) -> list[Effect]:
-        """Operators have added or removed directors: pass it on first, also to who was removed, then link
-        anew."""
+        """Handle new rows of directors: pass them on, then change the links.
+
+        The rows are passed on first, so that a removed director gets them too.
+        """
         if not rows:
             return []
         effects = self._pass_on(list(map(Members, _pieces(rows))), source)
@@ -193,7 +207,8 @@ class Agreement:
         for row in rows:
             member = self._members.names.get(row.name, MemberId(row.member))
             if row.present:
-                self._ring.presence.returned(member)  # it may have said good-bye when it was none of us
+                # it may have announced its departure while it was not in the ring
+                self._ring.presence.returned(member)
             fields = {"director": member, "state": "added" if row.present else "removed"}
             effects.append(LogEvent(Level.INFO, "ring_changed", fields))
         return effects + self._relink(now, at_once=source is None)
@@ -237,8 +252,12 @@ def _neighbour(source: Neighbour | str) -> Neighbour | None:
 
 
 def _came_back(row: HostRow, since: int, now: Now) -> bool:
-    """Whether a host that was there since `since` was removed and added again meanwhile, unheard of here. A
-    stamp that was clipped already, and is by another clock now, says nothing of that."""
+    """Whether a present host was removed and added again meanwhile, without this director's hearing of the
+    removal.
+
+    A stamp that is far ahead of this clock was clipped, or comes from a wrong clock, so a later one says
+    nothing.
+    """
     return row.present_at > since and since <= now.unix + CLIPPED
 
 
@@ -249,5 +268,5 @@ def _log_row(row: HostRow) -> LogEvent:
 
 
 def _pieces(rows: Sequence[Row]) -> list[list[Row]]:
-    """As many as fit into one message; none at all are one piece too."""
+    """Split rows into pieces that fit into one message. No rows make one empty piece."""
     return [list(rows[start : start + ROWS]) for start in range(0, max(1, len(rows)), ROWS)]

@@ -1,14 +1,15 @@
-"""Names of backends: which addresses count, and what becomes of the hosts when they are others.
+"""Names of backends: which addresses count, and what happens to the hosts when the addresses change.
 
-What the name service says of one name passes three sieves, each pure:
+The name service's answers for a name take three steps, all pure:
 
-    answers over time -> `NameAddresses` -> addresses that count (a flapping answer takes nobody away)
-    file, table, what was last applied -> `look` -> backends that have another address, all moved at once
-    the rest -> `filechanges.compare`, as where the file has changed
+    answers over time -> `NameAddresses` -> addresses that count (a flapping answer removes no address)
+    file, table, last applied file -> `plan_moves` -> backends that have another address, all moved at once
+    the rest -> `filechanges.compare`, as for a changed file
 
-A name that had one address and has one now has *moved*: everything goes with it. Only who has news moves
-anything: a director whose resolver still says what it said when it last looked leaves the table alone, so
-directors that learn of it at different moments do not fight.
+A name that had one address and has another one now has *moved*: everything goes with it. Only a director
+whose resolver has returned a new address moves the backend. A director whose resolver returns the same as the
+last time leaves the table alone. So directors that see the change at different moments do not undo each
+other's moves.
 """
 
 from __future__ import annotations
@@ -27,25 +28,36 @@ from director.core.tables.movedhosts import is_parked, parking_address
 from director.types import Address
 
 GONE_AFTER = 30.0
-"""Seconds an address must be missing from the answers for a name of several before it is taken away."""
+"""Seconds for which an address must be missing from the answers before it no longer counts, if the name has
+several."""
 RETURNS_AFTER = 30
-"""Seconds before a backend goes back to an address that it has left: an old answer may come late."""
+"""Seconds before a backend may return to an address that it has left: an old answer may come late."""
 
 
 class NameAddresses:
     """The addresses of one name that count."""
 
     def __init__(self, known: Iterable[Address] = ()) -> None:
-        """known: as of now; empty: it was not resolved yet."""
+        """Begin with the addresses that are known.
+
+        Args:
+            known: the addresses now; empty: the name was not resolved yet.
+        """
         self._seen: dict[Address, float | None] = dict.fromkeys(known)
-        """Since when each is missing from the answers; None: it is not."""
+        """The addresses that count, each with the monotonic time since when the answers lack it; None: they
+        do not."""
 
     @property
     def addresses(self) -> tuple[Address, ...]:
         return tuple(sorted(self._seen, key=address_order))
 
     def answered(self, found: Collection[Address], now: float) -> None:
-        """The name service has said this, at `now` in monotonic seconds. An empty answer says nothing."""
+        """Take an answer of the name service. An empty answer is ignored.
+
+        Args:
+            found: the addresses of the answer.
+            now: monotonic seconds.
+        """
         if not found:
             return
         if len(self._seen) == 1 and len(found) == 1:
@@ -63,12 +75,12 @@ class NameAddresses:
 
 
 class NamePlan(NamedTuple):
-    """What a file with names in it comes to."""
+    """The plan for a file that has names."""
 
     moves: list[HostMove]
-    """Backends that have another address than the table says."""
+    """Moves of backends that have another address than in the table."""
     waiting: frozenset[str]
-    """Names whose backend is not moved yet."""
+    """Names whose backends must wait before they move."""
     settings: list[BackendSetting]
     """The hosts of the file, once the moves are made."""
 
@@ -83,7 +95,7 @@ def plan_moves(
     """Plan the moves of backends whose names have another address now.
 
     Args:
-        applied: what this director last applied of its file; None: not known.
+        applied: what this director last applied of its file; None: unknown.
         settings: the hosts of the file, without those of unresolved names.
         unresolved: names of the file that have no address now.
         rows: the host table.
@@ -120,7 +132,8 @@ def _plan(
 def _before(
     name: str, after: Address, applied: Iterable[AppliedHost] | None, rows: Mapping[Address, HostRow]
 ) -> Address | None:
-    """The address that the backend of this name has left for `after`, if we have news of that."""
+    """Return the address that the backend of this name has left for `after`; None: this director has no news
+    of that."""
     place = parking_address(name)
     if place in rows and is_parked(rows[place]):
         return place
@@ -135,7 +148,8 @@ def _before(
 
 
 def _evict(moves: dict[str, HostMove], rows: Mapping[Address, HostRow]) -> None:
-    """Whose address another one has by now, and who has none: he is kept until he is found."""
+    """Add moves for backends whose addresses other backends get, and that have no new address: their rows are
+    parked until the names have addresses again."""
     for move in list(moves.values()):
         row = rows.get(move.after)
         if row is None or not row.present or row.hostname in ("", move.name) or row.hostname in moves:
@@ -149,8 +163,17 @@ def known_settings(
     applied: Iterable[AppliedHost] | None,
     rows: Mapping[Address, HostRow],
 ) -> list[BackendSetting]:
-    """The hosts of the file, with those of the unresolved names (settings without an address) where they were
-    last known to be: what cannot be resolved now is no less in the file."""
+    """Return the hosts of the file.
+
+    Those of unresolved names have the addresses that were last known, because an unresolved name is still in
+    the file.
+
+    Args:
+        settings: the hosts with addresses.
+        unresolved: settings of names without an address now.
+        applied: what this director last applied of its file; None: unknown.
+        rows: the host table.
+    """
     found = {setting.address: setting for setting in settings}
     names = {setting.hostname: setting for setting in unresolved}
     if applied is None:
@@ -166,8 +189,11 @@ def known_settings(
 def carried(
     applied: Iterable[AppliedHost], settings: Iterable[BackendSetting], rows: Mapping[Address, HostRow]
 ) -> list[AppliedHost]:
-    """What was last applied, by the addresses of now: a name that had one address and has another one is the
-    same host of the file, whatever became of it at run time."""
+    """Return what was last applied, by the present addresses.
+
+    A name that had one address and has another one now is the same host of the file, whatever became of the
+    host at run time.
+    """
     applied = list(applied)
     before = _single_of(_listed(applied, rows))
     moved = {before[name]: (name, after) for name, after in _single(settings).items() if name in before}
@@ -188,7 +214,7 @@ def carried(
 
 
 def _single(settings: Iterable[BackendSetting]) -> dict[str, Address]:
-    """Names with exactly one address."""
+    """Return the names that have exactly one address."""
     return _single_of((setting.address, setting.hostname) for setting in settings)
 
 
@@ -200,8 +226,10 @@ def _single_of(named: Iterable[tuple[Address, str]]) -> dict[str, Address]:
 
 
 def _listed(applied: Iterable[AppliedHost], rows: Mapping[Address, HostRow]) -> Sequence[tuple[Address, str]]:
-    """Address and name of each host that the file listed. Where an older release has kept no name the table
-    has it."""
+    """Return address and name of each host that the file listed.
+
+    The table has the names that an older release did not keep.
+    """
     found = []
     for host in applied:
         if host.listed:

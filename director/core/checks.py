@@ -1,6 +1,6 @@
-"""What a neighbour may say. He has proved that he knows the secret; that his program is in order he has not.
+"""Checks of what neighbours send. A neighbour has proved that it has the secret, not that its program works.
 
-Each check returns what is wrong, for the Bye and the log, or None.
+Each check returns the text of the error, for the Bye and the log, or None.
 """
 
 from __future__ import annotations
@@ -44,17 +44,17 @@ from director.core.tables.hosts import MAX_WEIGHT
 from director.core.tables.members import MOST_ROWS
 
 NAME_LIMIT = 0xFFFF
-"""Bytes of a user name, or of a field's value."""
+"""Most bytes of a user name, or of a field's value."""
 LONGEST_MEMBER = 53
 """Characters of an IPv6 address in brackets and a port."""
 MOST_PASSED = 240
-"""Members that a token can pass."""
+"""Most directors that a token can pass."""
 _ADDRESSES = re.compile(r"(?:[0-9a-f:.]{2,45}\n)*+")
-"""Lines that consist of what addresses consist of."""
+"""Lines that contain only characters of addresses."""
 
 
 def wrong(message: RingMessage) -> str | None:
-    """What cannot be right about a message of a neighbour."""
+    """Return the error in a neighbour's message; None: none."""
     match message:
         case Users(records):
             return wrong_records(records)
@@ -136,7 +136,10 @@ def _wrong_names(members: Iterable[str]) -> str | None:
 
 @lru_cache(maxsize=4096)
 def _is_member(member: str) -> bool:
-    """Cached, because each token of a large ring names all members."""
+    """Whether the text is a director, ADDRESS:PORT.
+
+    Cached, because each token of a large ring names all directors.
+    """
     text, _, port = member.rpartition(":")
     if not re.fullmatch("[1-9][0-9]{0,4}", port) or int(port) > 65535:
         return False
@@ -154,7 +157,7 @@ def _wrong_count(sessions: int) -> str | None:
 
 
 def wrong_kick(what: KickWhat) -> str | None:
-    """What cannot be right about a kick, of a neighbour or an operator."""
+    """Return the error in a kick from a neighbour or an operator; None: none."""
     match what:
         case HashOnHosts(_, hosts) if len(hosts) > MOST_HOSTS:
             return f"a kick on {len(hosts)} hosts"
@@ -172,8 +175,11 @@ def wrong_kick(what: KickWhat) -> str | None:
 
 
 def _wrong_hosts(hosts: Sequence[str]) -> str | None:
-    """Of thousands of hosts the forms are not looked at one by one: that took 30 ms. An address in another
-    form than the canonical one is that of no session."""
+    """Return the error in the hosts of a kick; None: none.
+
+    The form of each address is not checked: with thousands of hosts that took 30 ms. An address that is not
+    in canonical form matches no session.
+    """
     lines = "\n".join([*hosts, ""])
     if lines.count("\n") == len(hosts) and _ADDRESSES.fullmatch(lines):
         return None

@@ -1,36 +1,39 @@
-"""The director: one facade over everything that decides. `handle(event, now)` returns what is to be done.
+"""The core of a director: one facade for everything that decides. `handle(event, now)` returns the effects.
 
 Theory of operation
 -------------------
 
-The driver feeds one event at a time and carries the effects out in list order. It calls back at
-`next_deadline()`, and at once while work is left over. Nothing here waits, reads a clock or opens a socket.
+The driver hands over one event at a time and carries out the effects in their order. It calls again at
+`next_deadline()`, and immediately while work is left. Nothing here waits, reads a clock or opens a socket.
 
-An event takes these steps. The order of the steps is what makes the promises of docs/ring.md hold.
+Each event takes these steps. Their order is what keeps the promises of docs/ring.md.
 
-1. `announce`: what the hot path has put into the user table since the last event goes to all neighbours. It
-   goes first, so that no message of this event overtakes a record that an earlier login rests on.
-2. Am I right? How late this event is (`_late`), what time it is (`OwnClock`, `ClockWatch`). A director that
-   was frozen or has a wrong clock suspects itself before it judges neighbours: this comes before the event.
-3. The event itself, to the part that it concerns: `Logins`, `Reception` for neighbours, `Ring` for links,
+1. `announce`: the users that the hot path has written to the user table since the last event go to all
+   neighbours. This comes first, so that no message of this event overtakes the record of an earlier login.
+2. This director checks itself: how late the event is (`_late`), and what time it is (`OwnClock`,
+   `ClockWatch`). A director that was suspended or has a wrong clock must doubt itself before it judges its
+   neighbours, so this comes before the event.
+3. The event goes to the part that it concerns: `Logins`, `Reception` for neighbours, `Ring` for links,
    `Dispatcher` for operators, the tables for what the store holds.
 4. `_settle`: everything else is brought in line with what has happened.
 
    a. The rest of what neighbours have sent, then one turn's share of long work: exchanges, housekeeping.
-   b. Links: who is neighbour now, who is dialled. Before the gate, because a lost neighbour closes it.
-   c. The partition: does this director have the majority, may it answer (`Gatekeeper.judge_partition`)?
-      Operators' changes begin or are confirmed only by it, and each change is judged again.
+   b. Links: which directors are neighbours now, which are dialled. Before the gate, because a lost
+      neighbour closes it.
+   c. The partition: whether this director is on the majority side and may assign users
+      (`Gatekeeper.judge_partition`). Only if it may, operators' changes begin or are confirmed; after each
+      change the partition is judged again.
    d. The token of the barrier, if one is due. It carries the digest of the tables after c.
-   e. The gate: everybody, known users, or nobody is answered. Then logins that wait are tried again.
-   f. Rounds and moves (`_go_round`): they may use what e has placed, and see the tables as c has left them.
-   g. Good-bye, once the ring goes on without this director.
+   e. The gate: whether all users, assigned users or none are answered. Then waiting logins are tried again.
+   f. Rounds and moves (`_go_round`): they may use what e has assigned, and see the tables as c has left them.
+   g. The departure, once the ring continues without this director.
 
-5. The effects leave in this order: records and tables, tokens, answers to logins (rule 5). A record is on its
-   way to all neighbours before its user's login is answered, and a token follows every record that it vouches
-   for, because a link keeps the order.
+5. The effects leave in this order: records and tables, tokens, answers to logins (rule 5). So a record is on
+   its way to all neighbours before its user's login is answered. Since a link keeps the order, a token
+   follows every record that it vouches for.
 
 A turn of the loop must not take more than 5 ms, however much neighbours have sent. So each part does a
-bounded share a turn, says in `has_work` that something is left, and stands in `_parts`.
+bounded share in a turn, says in `has_work` that something is left, and is listed in `_parts`.
 """
 
 from __future__ import annotations
@@ -122,26 +125,27 @@ from director.core.tables.movedhosts import MovedHosts
 from director.types import HostId, MemberId, Now, UserKey
 
 FROZEN = 1.0
-"""Seconds an event may be late behind the deadline that was asked for; beyond that the process was frozen."""
+"""Seconds by which an event may come after the requested deadline. If it comes later, the process was
+suspended."""
 TELL_AGAIN = 2.0
-"""Seconds without agreement on the tables after which neighbours are told them once more."""
+"""Seconds without agreement after which neighbours get the tables once more."""
 LATE = 0.05
-"""Seconds late from which on nobody else is taken for silent because of it."""
+"""Seconds by which this process must be late before the time-outs of the links are moved."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """What an operator has set; seconds where it is a time."""
+    """Settings of an operator. Times are in seconds."""
 
     isolation_wait: float = 20.0
     kick_delay: float = 2.0
     max_parallel_moves: int = 100
     max_parallel_kicks: int = 100
     max_users: int = 0
-    """Records in the table from which on unknown users are not remembered; 0: no limit."""
+    """Records in the table from which on new users get no record; 0: no limit."""
     flush_program: bool = False
-    """There is one to run for each user who is moved."""
+    """Whether a flush program runs for each user who is moved."""
     remember_names: bool = False
-    """Names of users are kept with their assignments."""
+    """Whether the names of users are kept with their assignments."""
 
 
 class Director:
@@ -159,17 +163,17 @@ class Director:
 
         Args:
             identity: what this director says of itself to its neighbours.
-            servers: the directors of the configuration, this one included.
+            servers: the directors of the configuration, including this one.
             hosts: the host table.
-            assigner: places users; its user table is the one that is served from.
+            assigner: assigns users; its user table is the one that logins are answered from.
             names: names of users.
-            settings: what an operator may set.
+            settings: the settings of an operator.
             member_names: as in `MembersListed`.
         """
         self.identity = identity
         self.me = identity.member
         self.name = identity.name or identity.member
-        """By what this director is known, whatever its address is."""
+        """The name under which this director is listed, whatever its address is; else the address."""
         self.hosts = hosts
         self.assigner = assigner
         assigner.remember_names = settings.remember_names
@@ -277,39 +281,39 @@ class Director:
             self._intake,
             self._housekeeping,
         )
-        """All that may have work left over, or wait for a time."""
+        """All parts that may have work left or wait for a time."""
         self._writers = Writers()
         self._tables_told_at = float("-inf")
         self._clock_watch = ClockWatch()
         self._seen_by_moves = self._agreement.digest
         self._started = self._announced_departure = False
         self._expected: float | None = None
-        """When the next event was due at the latest; None: nothing was."""
+        """Monotonic time at which the next event was due at the latest; None: no event was due."""
         self._now = 0.0
         self._thawed_at = float("-inf")
         self._lease_until = math.inf
-        """As the last `Leases` said."""
+        """As in the last `Leases`."""
         self.settled = True
-        """Whether the last event may have moved `next_deadline()`."""
+        """Whether the last event may have changed `next_deadline()`."""
 
     @property
     def smaller_since(self) -> float | None:
-        """Since when this is the smaller part of a cut ring, in monotonic seconds; None: it is not."""
+        """Monotonic time at which this director found itself on the minority side; None: it is not there."""
         return self._partition.smaller_since
 
     def take_over(self, smaller_since: float | None) -> None:
-        """Go on where a predecessor in this process has stopped.
+        """Continue where a predecessor in this process has stopped.
 
         Args:
-            smaller_since: as of the predecessor: this director need not wait for `isolation_wait` from the
-                start.
+            smaller_since: as in the predecessor, so that this director need not wait for `isolation_wait`
+                from the beginning.
         """
         self._partition.smaller_since = smaller_since
 
     def set_limits(self, settings: Settings) -> None:
         """Take over changed settings, except `flush_program` and `remember_names`.
 
-        What is under way may end by the former settings.
+        Work under way may still end by the former settings.
         """
         self._partition.isolation_wait = settings.isolation_wait
         self.moves.kick_delay = settings.kick_delay
@@ -320,16 +324,16 @@ class Director:
     # ---- what happened
 
     def handle(self, event: Event, now: Now, *, same_turn: bool = False) -> list[Effect]:
-        """Take one event.
+        """Handle one event.
 
         Args:
             event: what has happened.
             now: the time, monotonic and by the clock.
-            same_turn: there was another event in this turn of the loop; of long work a turn does only its
-                share.
+            same_turn: whether another event came in this turn of the loop. A turn does only its share of long
+                work.
 
         Returns:
-            What is to be done, in the order in which it is to be done.
+            The effects, in the order in which they are to be carried out.
         """
         if not same_turn:
             self._intake.new_turn()
@@ -377,8 +381,11 @@ class Director:
         return [*effects, *self.announce(), *self._settle(now)]
 
     def _clock_stepped(self, seconds: float, now: Now) -> list[Effect]:
-        """The clock no longer says when users were last seen. What it would drop is kept for a while, and the
-        sessions of this machine say who is there."""
+        """React to a step of the clock, after which the last logins of users have wrong times.
+
+        Expired records are kept for a while, and the sessions of this machine are listed to refresh their
+        users.
+        """
         self._housekeeping.wait(now.mono + self.users.expire)
         self.kicks.clock_stepped(now)
         if seconds > 0:
@@ -388,12 +395,15 @@ class Director:
         return [LogEvent(Level.WARNING, "clock_stepped", {"seconds": round(seconds, 1), "note": note})]
 
     def clock_is_sure(self, mono: float) -> bool:
-        """Whether the clock may say who is long gone: it has not stepped lately, and no living director is
-        outside the ring, whose clock may be the right one."""
+        """Whether the clock may decide that a record has long expired.
+
+        It may if it has not stepped recently, and no director outside the ring, whose clock may be the right
+        one, holds a lease.
+        """
         return not self.partial and mono >= self._clock_watch.stepped_at + self.users.expire
 
     def _late(self, now: Now) -> list[Effect]:
-        """How late we are ourselves; nobody else is blamed for it."""
+        """React to a late event: this process was late, and no other director is blamed for it."""
         late = 0.0 if self._expected is None else now.mono - self._expected
         self._expected = None
         if late > FROZEN:
@@ -403,7 +413,7 @@ class Director:
         return []
 
     def _happened(self, event: Event, now: Now) -> list[Effect]:
-        """What comes less often."""
+        """Handle the less frequent events."""
         match event:
             case Started():
                 self._started = self._agreement.started = self._reception.started = True
@@ -462,7 +472,7 @@ class Director:
         """Return the monotonic time at which `TimerFired` is due.
 
         Returns:
-            Seconds; 0.0: work is left over for the next turn of the loop; None: nothing waits for a time.
+            Seconds; 0.0: work is left for the next turn of the loop; None: nothing waits for a time.
         """
         if self._has_work():
             return 0.0
@@ -494,50 +504,51 @@ class Director:
 
     @property
     def unverified(self) -> bool:
-        """What is in memory has not been compared with anybody yet: a hint, no more (docs/ring.md, rule
-        28)."""
+        """Whether memory was not compared with any other director yet (docs/ring.md, rule 28)."""
         return self._trust.unverified
 
     @property
     def loading(self) -> bool:
-        """The store is being read: what it knows of users is not all in memory yet."""
+        """Whether the store is being read, so that not all of its users are in memory yet."""
         return self._startup.under_way
 
     @property
     def joining(self) -> bool:
-        """It is comparing what it remembers with its neighbours, to be one of the ring."""
+        """Whether this director is comparing its memory with its neighbours, to join the ring."""
         return not self.synced and any(n.state is State.EXCHANGING for n in self.ring.links.values())
 
     @property
     def partial(self) -> bool:
-        """Somebody who lives is outside the ring: the store is kept an eye on (docs/ring.md, rule 12)."""
+        """Whether a director outside the ring holds a lease, so that the store is watched (docs/ring.md, rule
+        12)."""
         return self.standing is Standing.CLAIM
 
     def binds(self, key: UserKey) -> bool:
-        """Whether what memory holds of a user is to be kept by a claim, rather than replaced by its
+        """Whether a claim must keep the record of a user that is in memory, instead of the claim's
         candidate."""
         return self._logins.binds(key, self._now)
 
     # ---- users
 
     def announce(self) -> list[Effect]:
-        """Announce to all neighbours what the hot path has put into the user table.
+        """Announce to all neighbours the users that the hot path has written to the user table.
 
         The hot path calls it at the end of each turn of the loop; `handle` calls it too.
 
         Returns:
-            One message for each neighbour; none where nothing was put into the table.
+            One message for each neighbour; none if no user was written.
         """
         return self._intake.announce()
 
     def _merge_users(self, records: bytes, source: Neighbour | str, now: Now) -> list[Effect]:
-        """Take in what a neighbour, or another source, knows; what was new goes on to all others."""
+        """Merge user records from a neighbour or another source, and pass on what was new."""
         return self._intake.merge(records, source, now, started=self._started)
 
     # ---- the ring
 
     def _only_users(self, event: Received) -> bool:
-        """Whether a frame was what most are, and concerns neither the ring nor anybody who waits."""
+        """Whether a frame holds only users and names, as most do, and neither the ring nor a waiting login is
+        concerned."""
         neighbour = self.ring.links.get(event.link)
         if neighbour is None or neighbour.state is State.CLOSED or self._has_work():
             return False
@@ -546,7 +557,8 @@ class Director:
         return all(isinstance(m, Users | Names) for m in event.messages)
 
     def _thawed(self, gap: float, now: Now) -> list[Effect]:
-        """We were frozen: suspect ourselves before others, and ask them before we answer anybody."""
+        """React to a suspension of this process: compare memory with the neighbours before any login is
+        answered."""
         fields = {"seconds": round(gap, 1), "note": "comparing with the neighbours first"}
         self._thawed_at = now.mono
         if self._partition.leases is not None and now.mono >= self._lease_until:
@@ -562,12 +574,13 @@ class Director:
     # ---- after every event
 
     def _settle(self, now: Now) -> list[Effect]:
-        """Bring neighbours, barrier, standing, gate and all that waits in line with what has happened."""
+        """Bring neighbours, barrier, standing, gate and everything that waits in line with what has
+        happened."""
         effects = self._reception.turn(now)
         effects += self._tick(now)
         if self.ring.unmet:
             self.ring.named = self.barrier.ring
-            effects += self._agreement.meet()  # before links that were made for this alone are closed
+            effects += self._agreement.meet()  # before links that were made only for this are closed
         effects += self._review_links(now)
         if self._started:
             self._gatekeeper.judge_partition(now, self._agreement.digest)
@@ -580,21 +593,21 @@ class Director:
         return [*effects, *self.announce(), *tokens, *answers]
 
     def _go_round(self, now: Now) -> list[Effect]:
-        """Everything that needs the word of the whole ring, and the kicks that come with it."""
+        """Continue everything that the whole ring has to confirm, and the kicks that belong to it."""
         overdue: list[Effect] = self.kicks.overdue(now)
-        if overdue:  # whoever waits for them goes on at once
+        if overdue:  # moves and rounds that wait for these kicks continue immediately
             self.moves.wake(now)
             self.kick_rounds.kicked(now)
         wanted = self._startup.want(self._logins.unread)
         self._logins.unread = []
         listing = self._sessions.turn(now)
         self._ask_for_logins(now)
-        if not self._intake.has_work:  # else users may be moving whose moves are not known yet
+        if not self._intake.has_work:  # else users may be moving although their moves are not known yet
             self.jobs.turn(now)
         view = self._view()
         if self._agreement.digest != self._seen_by_moves:
             self._seen_by_moves = self._agreement.digest
-            self.moves.wake(now)  # their hosts may be gone
+            self.moves.wake(now)  # the hosts of the moves may have been removed
         effects = [*overdue, *wanted, *listing, *self.near.turn(now, view)]
         effects += self.moves.turn(now, view)
         effects += self.moves.start_programs()
@@ -602,13 +615,14 @@ class Director:
         return effects + self.kicks.turn(now) + self.jobs.ends()
 
     def _ask_for_logins(self, now: Now) -> None:
-        """Users who cannot be answered before the ring was asked, or they were moved."""
+        """Ask the ring about users near expiry, and move users whose host has another tag: their logins wait
+        for it."""
         near, self._logins.near = self._logins.near, {}
         for key, tag in near.items():
             self.near.ask(key, tag, now)
         retagged, self._logins.retagged = self._logins.retagged, {}
         if self.assigner.gate is not Gate.OPEN and not self._logins.claiming:
-            return  # they are tried again when it opens
+            return  # their logins are tried again when the gate opens
         for key, tag in retagged.items():
             if not self.moves.is_moving(key):
                 backend = self.assigner.place(key >> 32, tag)
@@ -626,14 +640,14 @@ class Director:
         )
 
     def _leave(self, now: Now) -> list[Effect]:
-        """Once the ring goes on without us: good-bye."""
+        """Announce the departure once the ring continues without this director."""
         if self._announced_departure or not self.ring.has_left(now):
             return []
         self._announced_departure = True
         return [*self.ring.stop("the director stops"), Departed()]
 
     def _tick(self, now: Now) -> list[Effect]:
-        """Time-outs of links, and one turn's share of what takes long."""
+        """Handle the time-outs of links, and do one turn's share of long work."""
         effects: list[Effect] = []
         busy = self.loading or self.clock.walking
         postpone_exchanges(
@@ -667,7 +681,7 @@ class Director:
         return effects + self.ring.dials(now)
 
     def _change_tables(self, now: Now) -> list[Effect]:
-        # Who has removed itself is in no ring that could agree, and has told the others.
+        # A director that has removed itself is in no ring that could agree. It has told the others.
         effects = self.changes.confirm() if self.barrier.synced or self.ring.removed else []
         while self.barrier.synced and self.changes.can_begin and self.standing is not Standing.WAIT:
             effects += self._carried_out(*self.changes.begin(now), now)
@@ -677,11 +691,11 @@ class Director:
 
     @property
     def _removes_without_sync(self) -> bool:
-        """Whether a removal of a director may be carried out although the ring is not in sync."""
+        """Whether a director may be removed although the ring is not in sync."""
         return not self.barrier.synced and self.standing is not Standing.WAIT
 
     def _carried_out(self, done: list[Effect], rows: Sequence[HostRow | MemberRow], now: Now) -> list[Effect]:
-        """What follows from a change of an operator, which has changed these rows."""
+        """Handle the rows that an operator's change has changed."""
         if not rows:
             return done
         effects = done + self._agreement.changed_here(rows, now)
@@ -698,7 +712,8 @@ class Director:
         return [*self._tell_tables_again(now), Send(self.ring.right.link, [token])]
 
     def _tell_tables_again(self, now: Now) -> list[Effect]:
-        """Tokens do not come back: a member may lack a row, although it is linked with one that has it."""
+        """Send all rows to the neighbours if tokens do not return: a director may lack a row although it is
+        linked with another that has it."""
         since = self.barrier.waiting_since
         if since is None or now.mono < max(since, self._tables_told_at) + TELL_AGAIN:
             return []

@@ -1,4 +1,4 @@
-"""What operators want: each order goes to whom it concerns, or is refused with the reason."""
+"""Operators' orders: each goes to the part that it concerns, or is refused with a reason."""
 
 from __future__ import annotations
 
@@ -48,8 +48,9 @@ class Dispatcher:
         return []
 
     def _refused(self, order: Order) -> tuple[type[OperationError], str] | None:
-        """The error and its reason, where this director cannot do it now."""
-        if self._ring.removed and not isinstance(order, MemberChange):  # it may be told to come back
+        """Return the error and its reason if this director cannot carry out the order now; None: it can."""
+        # an order may bring this director back
+        if self._ring.removed and not isinstance(order, MemberChange):
             return Refused, REMOVED
         if isinstance(order, HostChange | HostsMoved | MemberChange):
             return (TryAgain, STOPS) if self._ring.leaving else None

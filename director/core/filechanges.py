@@ -1,14 +1,14 @@
-"""What a changed configuration file does to the hosts: the three-way merge of the file as it was last
-applied, the file as it is, and the host table (docs/ring.md, rule 4).
+"""The effect of a changed configuration file on the hosts: a three-way merge of the file as it was last
+applied, the file as it is now, and the host table (docs/ring.md, rule 4).
 
-    file has not changed it                                       -> stays as it is
-    file has changed it, the table says so already                -> nothing to do: another member made it
-    file has changed it, nobody has touched it since              -> made
-    file has changed it, somebody has changed it at run time since -> kept
+    the file has not changed it                                            -> stays as it is
+    the file has changed it, the table has the same                        -> stays: another director made it
+    the file has changed it, nothing has changed it at run time since      -> made
+    the file has changed it, an operator has changed it at run time since  -> kept
 
-"Touched since" is judged by stamps alone: with the settings last applied goes the stamp that each attribute
-had in the table when the table said the same. So no clocks are compared, and a change that another member
-made and an operator has overruled is not made a second time.
+Only stamps decide whether something has changed it since. The settings last applied are kept with the stamps
+that the attributes had in the table when the table agreed with the file. So no clocks are compared, and a
+change that another director made and an operator overruled is not made a second time.
 """
 
 from __future__ import annotations
@@ -40,57 +40,59 @@ NEVER = HostRow(
     up=True,
     up_at=0,
 )
-"""The row of a host that nobody has heard of."""
+"""The row of a host that was never in the table."""
 
 APART = -1
-"""In place of a stamp: the table does not say what the file says, because of somebody at run time."""
+"""Stands for a stamp when the table does not agree with the file because of a change at run time."""
 
 
 class AppliedHost(msgspec.Struct, frozen=True, array_like=True):
-    """What one member's file said of one host when it was last applied.
+    """The settings of one host in one director's file when the file was last applied.
 
-    Each stamp is that of the table when the file, as it is here, first agreed with it; APART: it does not."""
+    Each stamp is that of the table when it first agreed with the file; APART: it does not agree.
+    """
 
     address: str
     listed: bool
-    """False: the file lists it no more; kept for the stamp of its removal."""
+    """False: the file no longer lists the host. The entry is kept for the stamp of the removal."""
     present_at: int
     tag: str = ""
     tag_at: int = 0
     weight: int = 0
     weight_at: int = 0
     hostname: str = ""
-    """The name that the address came from, if it came from one."""
+    """The name whose address this is; empty: the file has the address itself."""
 
 
 class Outcome(Enum):
     MADE = "made"
-    """It is changed as the file says, for the whole ring."""
+    """The host is changed as the file says, for the whole ring."""
     KEPT = "kept"
-    """The file has changed it, but so has somebody at run time since it was last applied: that stays."""
+    """The file has changed it, but an operator has changed it at run time since it was last applied: the
+    change at run time stays."""
     STAYS = "stays"
-    """The file says what it said when it was last applied: what was changed at run time stays."""
+    """The file says the same as when it was last applied: a change at run time stays."""
 
 
 class Difference(msgspec.Struct, frozen=True):
-    """One thing in which the file and the host table differ, and what becomes of it."""
+    """One difference between the file and the host table, and its outcome."""
 
     address: Address
     attribute: Attribute
     outcome: Outcome
     row: HostRow | None
-    """The host in the table; None: it has never been there."""
+    """The host in the table; None: it was never there."""
     setting: BackendSetting | None
     """The host in the file; None: it is not listed."""
 
     @property
     def decided(self) -> int:
-        """The stamp of what holds in the table; 0: it came from a file."""
+        """The stamp of the value in the table; 0: the value came from a file."""
         row = self.row or NEVER
         return {"host": row.present_at, "weight": row.weight_at, "tag": row.tag_at}[self.attribute]
 
     def values(self) -> tuple[str, str]:
-        """The attribute as the table has it, and as the file has it, for people."""
+        """Return the attribute as people read it: in the table, and in the file."""
         row, setting = self.row or NEVER, self.setting
         if self.attribute == "weight":
             return str(row.weight), str(setting.weight if setting else "")
@@ -99,7 +101,7 @@ class Difference(msgspec.Struct, frozen=True):
         return ("there" if row.present else ""), (_in_words(setting) if setting else "")
 
     def gone_from(self, row: HostRow | None) -> bool:
-        """Whether a host with this row no longer differs so."""
+        """Whether a host with this row no longer has the difference."""
         current, setting = row or NEVER, self.setting
         if setting is None or self.attribute == "host":
             return current.present is (setting is not None)
@@ -108,7 +110,10 @@ class Difference(msgspec.Struct, frozen=True):
         return current.tag == setting.tag
 
     def change(self) -> HostChange:
-        """What makes it so. It is not carried out where the row has changed meanwhile."""
+        """Return the change that removes the difference.
+
+        It is not carried out if the row has changed meanwhile.
+        """
         if self.setting is None:
             return HostChange(0, self.address, remove=True, only_if=self.row)
         if self.attribute == "weight":
@@ -133,10 +138,13 @@ def _in_words(setting: BackendSetting) -> str:
 def compare(
     applied: Iterable[AppliedHost] | None, settings: Iterable[BackendSetting], rows: Mapping[Address, HostRow]
 ) -> list[Difference]:
-    """Everything in which the file (`settings`) and the host table (`rows`) differ, by address.
+    """Return all differences between the file and the host table, by address.
 
-    applied: what this member last applied; None: not known. Then the file decides over whatever carries the
-    stamp 0, as at the start of a director that has no memory of an earlier one.
+    Args:
+        applied: what this director last applied; None: unknown. Then the file decides about everything that
+            has stamp 0, as at the first start of a director.
+        settings: the hosts of the file.
+        rows: the host table.
     """
     known = None if applied is None else {Address(host.address): host for host in applied}
     listed = {setting.address: setting for setting in settings}
@@ -152,7 +160,7 @@ def compare(
 def _differing(
     last: AppliedHost | None, setting: BackendSetting | None, row: HostRow
 ) -> list[tuple[Attribute, Outcome]]:
-    """In which attributes one host differs, and what becomes of each."""
+    """Return the attributes in which one host differs, each with the outcome."""
     if row.present is not (setting is not None):
         if last is None:
             return [("host", _by_stamp(row.present_at))]
@@ -176,7 +184,13 @@ def _differing(
 
 
 def _outcome(changed: bool, stamp: int, agreed: int) -> Outcome:
-    """changed: by the file. stamp: of the table now; agreed: when it last was as the file said."""
+    """Return the outcome for one attribute.
+
+    Args:
+        changed: whether the file has changed it.
+        stamp: its stamp in the table.
+        agreed: its stamp when the table last agreed with the file.
+    """
     if not changed:
         return Outcome.STAYS
     return Outcome.MADE if stamp == agreed else Outcome.KEPT
@@ -189,7 +203,7 @@ def _by_stamp(stamp: int) -> Outcome:
 def now_applied(
     applied: Iterable[AppliedHost], settings: Iterable[BackendSetting], rows: Mapping[Address, HostRow]
 ) -> list[AppliedHost]:
-    """What is to be remembered once the file has been applied, by address."""
+    """Return what to remember once the file has been applied, by address."""
     before = {Address(host.address): host for host in applied}
     listed = {setting.address: setting for setting in settings}
     found = []
@@ -221,20 +235,30 @@ def now_applied(
 
 
 def _agreed(same: bool, before: int, agrees: bool, stamp: int) -> int:
-    """The stamp to remember of one attribute. same: the file says what it said before."""
+    """Return the stamp to remember for one attribute.
+
+    Args:
+        same: whether the file says the same as before.
+        before: the stamp remembered so far.
+        agrees: whether the table agrees with the file.
+        stamp: the stamp in the table.
+    """
     clipped = agrees and stamp < before  # the clock was set back since (docs/ring.md, rules 45 and 46)
     if same and before != APART and not clipped:
-        return before  # also where it is the same again: what came in between was not this file's doing
+        # even if the table has come to agree again: this file did not make the changes in between
+        return before
     return stamp if agrees else APART
 
 
 Applied = dict[str, list[AppliedHost]]
-"""By member, what each last applied."""
+"""The settings that each director last applied, by director."""
 
 
 def encode_applied(applied: Mapping[str, list[AppliedHost]]) -> bytes:
-    """The document of the state store: msgpack, members in order and rows with checksums, so that equal
-    contents are equal bytes."""
+    """Return the document of applied configurations.
+
+    It is msgpack: directors in order, rows with checksums, so that equal contents are equal bytes.
+    """
     return msgspec.msgpack.encode(
         {
             member: [with_checksum(row, member.encode()) for row in applied[member]]
@@ -244,14 +268,15 @@ def encode_applied(applied: Mapping[str, list[AppliedHost]]) -> bytes:
 
 
 def read_applied(data: bytes) -> tuple[Applied, str]:
-    """The members of whom all rows can be right, and what is wrong with the document; empty: nothing.
+    """Return the directors whose rows are all readable, and the text of an error; empty: none.
 
-    Never raises."""
+    Never raises.
+    """
     return finished(applied_in_steps(data))
 
 
 def applied_in_steps(data: bytes) -> Steps[tuple[Applied, str]]:
-    """The same, some rows in each step."""
+    """Return what `read_applied` returns, some rows in each step."""
     pairs = split_map(data)
     applied: Applied = {}
     problem = "" if pairs is not None else "it is cut off or overwritten"
@@ -268,7 +293,7 @@ def applied_in_steps(data: bytes) -> Steps[tuple[Applied, str]]:
 
 
 def decode_applied(data: bytes) -> Applied:
-    """Raises ValueError where anything of `data` is no such document."""
+    """Return the contents of a document. Raises ValueError if any part of `data` cannot be read."""
     applied, problem = read_applied(data)
     if problem:
         raise ValueError(problem)

@@ -1,4 +1,4 @@
-"""Who may be answered from memory at the moment: everybody, known users, nobody."""
+"""The gate: which users are answered from memory at the moment (all, assigned users, none)."""
 
 from __future__ import annotations
 
@@ -31,16 +31,17 @@ class Gatekeeper:
         self._assigner, self._logins, self._pending = assigner, logins, pending
         self._counters = counters
         self._departed: set[MemberId] = set()
-        """Members that have said good-bye and are out of the ring since."""
+        """Directors that have announced their departure and have left the ring since."""
         self._sessions_due = True
 
     def review_sessions(self) -> None:
-        """The sessions of this machine are to be listed again."""
+        """Have the sessions of this machine listed again."""
         self._sessions_due = True
 
     @property
     def known_alone(self) -> bool:
-        """Nobody is linked with us, and nobody else lives (by the leases) or none can be reached."""
+        """Whether this director is known to be alone: no other is linked with it, and no other holds a lease
+        or can be reached."""
         if not self._ring.unlinked:
             return False
         leases = self._partition.leases
@@ -49,7 +50,7 @@ class Gatekeeper:
         return self._ring.alone
 
     def judge_partition(self, now: Now, digest: bytes) -> None:
-        """Alone, whole, partial?"""
+        """Judge the partition again: alone, complete ring, incomplete ring."""
         barrier, ring = self._barrier, self._ring
         if not barrier.synced and self.known_alone and not barrier.holds_back(now, digest):
             barrier.release((ring.me,), now, digest)
@@ -68,7 +69,7 @@ class Gatekeeper:
         barrier.look_for(now, missing=missing)
 
     def review(self, now: Now, *, started: bool) -> list[Effect]:
-        """Open and close; wakes the waiting logins when it opens further."""
+        """Open or close the gate. Waiting logins are woken when it opens further."""
         effects: list[Effect] = []
         was_unverified = self._trust.unverified
         barrier, standing = self._barrier, self._partition.standing

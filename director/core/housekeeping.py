@@ -1,9 +1,11 @@
-"""What walks all buckets, a few in each turn of the loop: dropping users who are gone, and, while the
-table is full, users who logged in once; after a change of hosts, confirming those that the hash would now
-put elsewhere (docs/ring.md, rule 49).
+"""Housekeeping: walks through all buckets, a few buckets in each turn of the loop.
 
-Users of a removed host are not dropped sooner: their records say when they were placed, and without them an
-older record could come back from somebody who was away.
+One walk drops records that are gone. While the table is full, another drops records of users with a single
+login. After a change of hosts, a third confirms the records of users that the hash would now put elsewhere
+(docs/ring.md, rule 49).
+
+Users of a removed host are not dropped sooner. Their records say when they were assigned; without these
+records, a director that was unreachable could bring back older ones.
 """
 
 from __future__ import annotations
@@ -16,20 +18,20 @@ from director.core.protocol.effects import Effect, Level, LogEvent
 from director.types import Now
 
 SWEEP_SECONDS = 60
-"""In this time every bucket is looked through for users who are gone once."""
+"""Seconds in which the walk for records that are gone visits every bucket once."""
 SWEEP_EVERY = 1.0
 DROPPED = 200
-"""Users after which no more buckets are looked through for who is gone in one turn of the loop."""
+"""Records dropped after which this walk visits no more buckets in the turn of the loop."""
 RECORDS = 25_000
-"""Records looked at in one turn of the other walks: 1 to 3 ms with their names."""
+"""Records that the other walks look at in one turn of the loop: 1 to 3 ms with their names."""
 DROP_EVERY = 10.0
-"""Seconds between two walks through a table that is full."""
+"""Seconds between two walks through a full table."""
 DROP_PAUSE = 0.02
 """Seconds between two turns of such a walk."""
 ROOM = 10
-"""A walk ends once a tenth of the limit is free."""
+"""A walk ends when one part in ROOM of the limit is free."""
 LOG_EVERY = 60.0
-"""Seconds between two lines about users who are not remembered."""
+"""Seconds between two log lines about users without records."""
 
 
 class Housekeeping:
@@ -37,13 +39,13 @@ class Housekeeping:
         self._assigner, self._users, self._names = assigner, assigner.users, names
         self._counters = counters
         self._bucket = self._due = 0
-        """The next bucket, and how many are to be looked through now."""
+        """The next bucket, and how many buckets are to be visited now."""
         self._early_bucket = 0
         self._to_visit = 0
-        """Buckets that the walk for records to drop early has still to go through."""
+        """Buckets that the walk for records to drop early still has to visit."""
         self._digest = b""
         self._unconfirmed = 0
-        """Buckets at the end that have not been looked through since hosts changed."""
+        """Buckets, at the end, that were not visited since the hosts changed."""
         self._sweep_at: float | None = None
         self._drop_at: float | None = None
         self._log_at = 0.0
@@ -53,7 +55,7 @@ class Housekeeping:
         self._sweep_at = self._drop_at = now.mono + SWEEP_EVERY
 
     def wait(self, until: float) -> None:
-        """Drop nobody before this monotonic time, once started."""
+        """Drop no records before this monotonic time, if the walks have started."""
         if self._sweep_at is not None:
             self._sweep_at = max(self._sweep_at, until)
 
@@ -64,15 +66,20 @@ class Housekeeping:
 
     @property
     def has_work(self) -> bool:
-        """Whether some of what is due is left for the next turn."""
+        """Whether work that is due is left for the next turn of the loop."""
         return self._due > 0 or self._unconfirmed > 0
 
     def is_behind(self, digest: bytes) -> bool:
-        """Whether the tables that placement depends on have changed since the last turn."""
+        """Whether the tables that assignments depend on have changed since the last turn."""
         return digest != self._digest
 
     def turn(self, now: Now, digest: bytes) -> list[Effect]:
-        """One turn's share. digest: of the tables that placement depends on."""
+        """Do one turn's share.
+
+        Args:
+            now: the time.
+            digest: of the tables that assignments depend on.
+        """
         effects: list[Effect] = []
         if digest != self._digest:
             self._digest, self._unconfirmed = digest, BUCKETS
@@ -94,7 +101,7 @@ class Housekeeping:
         return effects
 
     def _drop_early(self, now: Now) -> None:
-        """Go on with a walk, or begin one where the table is full."""
+        """Continue a walk that drops records early, or begin one if the table is full."""
         limit = self._assigner.limit
         if not self._to_visit and len(self._users) >= limit:
             self._to_visit = BUCKETS
@@ -110,11 +117,11 @@ class Housekeeping:
         self._drop_at = now.mono + (DROP_PAUSE if self._to_visit else DROP_EVERY)
 
     def _slice(self) -> int:
-        """Buckets that have about RECORDS records."""
+        """Return how many buckets have about RECORDS records."""
         return max(1, RECORDS * BUCKETS // max(1, len(self._users)))
 
     def _sweep(self, number: int, unix: int) -> int:
-        """How many users were dropped."""
+        """Drop the records of a bucket that are gone. Returns how many were dropped."""
         dropped = self._users.sweep(number, unix)
         if dropped:
             self._sweep_names(number)
@@ -124,7 +131,7 @@ class Housekeeping:
         self._names.sweep(number, self._users.bucket(number))
 
     def _report(self, now: Now) -> list[Effect]:
-        """Say at most once a minute that users were not remembered."""
+        """Log that users got no records, at most once a minute."""
         number = self._assigner.not_remembered - self._logged
         if not number or now.mono < self._log_at or self._assigner.limit == NO_LIMIT:
             return []

@@ -1,5 +1,5 @@
-"""Users as they come in and go out: records from neighbours and the store are merged, what is new goes on to
-the others, what was decided here is announced."""
+"""Intake and announcement of users: records from neighbours and the store are merged, new ones are passed on,
+and decisions made here are announced."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from director.core.tables.hosts import HostTable
 from director.types import HostId, Now, UserKey
 
 MERGED = 4000
-"""User records of neighbours after which no more are merged in one turn of the loop."""
+"""User records of neighbours after which no more are merged in the turn of the loop."""
 DISPLACED = 150
-"""Users dealt with in one turn of the loop who change hosts, or begin to move, by a merge."""
+"""Users whose hosts or moves a merge has changed, and that are handled in one turn of the loop."""
 NAME = 6
-"""What a name that is looked at costs, in records that could be merged meanwhile."""
+"""The cost of a name that is looked at, in records that could be merged in that time."""
 RECALLED = 200
-"""Names looked for in one turn of the loop: with ten million users 10 µs each."""
+"""Names looked for in one turn of the loop. With ten million users each takes 10 µs."""
 
 
 class Intake:
@@ -49,12 +49,12 @@ class Intake:
         self._recalled = b""
         self._room = self._room_for_displaced = 0
         self._displaced: deque[memoryview] = deque()
-        """Records before merges that changed their hosts or moves, which are not dealt with yet."""
+        """Former records of users whose hosts or moves a merge has changed, and that were not handled yet."""
         self._left_behind: deque[bytes] = deque()
-        """Records of links that were closed, not merged yet."""
+        """Records that came over links that were closed, and that were not merged yet."""
 
     def new_turn(self) -> None:
-        """What one turn of the loop may do starts anew."""
+        """Begin a turn of the loop with its full limits."""
         self._room, self._room_for_displaced = MERGED, DISPLACED
 
     @property
@@ -63,30 +63,32 @@ class Intake:
 
     @property
     def has_room(self) -> bool:
-        """Whether this turn of the loop may deal with more of what neighbours say: whatever they say rests on
-        the records that came before it."""
+        """Whether this turn of the loop may handle more messages of neighbours.
+
+        A message must not be handled before the records that came ahead of it.
+        """
         return self._room > 0 and not self.has_work
 
     def spend(self, records: int) -> None:
-        """Something else of a neighbour took this turn as much as merging so many records takes."""
+        """Count other work for a neighbour. It took this turn as long as merging so many records."""
         self._room -= records
 
     def keep(self, records: bytes) -> None:
-        """Merge these records of a neighbour that is gone in the next turns."""
+        """Keep records of a neighbour that is gone, and merge them in the next turns."""
         self._left_behind.append(records)
 
     def next_deadline(self) -> float | None:
-        return None  # it never waits for a time
+        return None  # the intake never waits for a time
 
     def turn(self, now: Now, *, started: bool) -> list[Effect]:
-        """This turn's share of what was left over."""
+        """Do this turn's share of what is left."""
         effects = self._displace(now, started=started)
         while self._left_behind and self._room > 0 and not self._displaced:
             effects += self.merge(self._left_behind.popleft(), RING, now, started=started)
         return effects
 
     def seen(self, names: Iterable[bytes]) -> None:
-        """These users have live sessions; under which tag is not said."""
+        """Refresh users that have live sessions. Their tags are not known."""
         tags = {row.tag.encode() for row in self._hosts.present()} | {b""}
         refreshed = b""
         for name in names:
@@ -98,16 +100,17 @@ class Intake:
             self._recall(refreshed)
 
     def _recall(self, entries: bytes) -> None:
-        """Names of known users who were seen: those that nobody here remembers are remembered, and announced.
+        """Keep and announce the names of assigned users who were seen and whose names are unknown here.
 
-        A name is stored up to 30 s after its user: if all directors die before that, it is lost. Of many in
-        one turn some are looked for, the others when they are next seen."""
+        A name is stored up to 30 s after its user. It is lost if all directors stop before that. If there are
+        many in a turn, only some are looked for; the others follow when the users are next seen.
+        """
         if lost := self._names.missing(entries, RECALLED):
             self._names.add(lost)
             self._recalled += lost
 
     def announce(self) -> list[Effect]:
-        """What the table has changed by itself goes to all neighbours, one message each."""
+        """Announce what the table has changed by itself to all neighbours, one message each."""
         names = self._assigner.take_names()
         if names:
             self._names.add(names)
@@ -126,7 +129,14 @@ class Intake:
         return effects
 
     def merge(self, records: bytes, source: Neighbour | str, now: Now, *, started: bool) -> list[Effect]:
-        """Take in what a neighbour knows, or `source`."""
+        """Merge records of users, and pass on what is new.
+
+        Args:
+            records: packed.
+            source: a neighbour, or the name of another source.
+            now: the time.
+            started: whether the director has started.
+        """
         self._room -= len(records) // RECORD.size
         records, effects = self._admission.users(records, source, now)
         changed = self._users.merge(records)
@@ -143,7 +153,8 @@ class Intake:
         return effects
 
     def _displace(self, now: Now, *, started: bool) -> list[Effect]:
-        """Deal with users who have changed hosts or begin to move; before the start with all at once."""
+        """Handle users whose hosts or moves have changed: some in each turn of the loop, all at once before
+        the start."""
         on_two_hosts: list[User] = []
         while self._displaced and (self._room_for_displaced > 0 or not started):
             records = self._displaced.popleft()
@@ -159,13 +170,13 @@ class Intake:
         return self._conflicts(on_two_hosts)
 
     def names(self, neighbour: Neighbour, names: Names) -> list[Effect]:
-        """Names for listings; they go round to the right as far as they are to."""
+        """Keep names for listings, and pass them on to the right if they have hops left."""
         try:
             known = self._of_known_users(names.entries)
         except ValueError as exc:
             return neighbour.close(str(exc))
         if names.hops:
-            self._names.add(known)  # fresh from a login: nearly always new
+            self._names.add(known)  # they come from a login, so nearly all are new
         else:
             self._names.merge(known)
         self.spend(NAME * self._names.take_looked_at())
@@ -175,22 +186,30 @@ class Intake:
         return []
 
     def _of_known_users(self, entries: bytes) -> bytes:
-        """Those of these names whose users are known, which is nearly all: their records came before. The
-        others would be kept for ever. Raises ValueError for half entries."""
+        """Return the names whose users are assigned.
+
+        Nearly all are, because the records came before the names. Other names would be kept without end.
+        Raises ValueError if an entry is incomplete.
+        """
         walked = list(entries_in(entries))
         self.spend(NAME * len(walked))
         known = [(key, name) for key, name in walked if self._users.get(key) is not None]
         return entries if len(known) == len(walked) else b"".join(entry(key, name) for key, name in known)
 
     def _is_conflict(self, old: User) -> bool:
-        """Whether a merge took a user from a host where he was still alive (docs/ring.md, rule 20)."""
+        """Whether a merge has replaced an assignment that had not expired with another host (docs/ring.md,
+        rule 20)."""
         new = self._users.get(old.key)
         if new is None or old.host in (0, new.host) or self._hosts.host_removed(old):
             return False
         return old.seen + self._users.expire > new.decided and not new.flags & BY_HAND
 
     def _conflicts(self, before: Sequence[User]) -> list[Effect]:
-        """Count users who were on two hosts, and name the first of them. before: their records before."""
+        """Count users who were on two hosts, and log the first of them.
+
+        Args:
+            before: their former records.
+        """
         if not before:
             return []
         self._counters.conflicts += len(before)
@@ -210,10 +229,10 @@ class Intake:
 
 
 def _later(merged: bytes, came: bytes) -> bytes:
-    """Of what records that came were merged to, those whose decision is another one.
+    """Return those merged records whose decisions differ from the records that came.
 
-    Who sent such a record does not know the later decision where ours had expired: expired records are not
-    compared, and what came says that the user is there after all.
+    The sender may not know the later decision: if the record had expired here, it was not compared, and the
+    record that came shows that the user is active after all.
     """
     size = RECORD.size
     theirs = {decision_of(came[at : at + size]) for at in range(0, len(came), size)}

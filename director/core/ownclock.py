@@ -1,21 +1,22 @@
-"""Whether the own clock may be wrong, and what becomes of the own tables once it is known to be right.
+"""The own clock: whether it may be wrong, and what happens to the own tables once it is right.
 
-A clock that was set back was wrong before, or is wrong now: a director alone cannot tell. So from that
-moment, and after a start at which a file is younger than the clock, the clock is *doubted*: no time is judged
-by it (docs/ring.md, rule 46). Otherwise a director whose clock is years behind would take its store for a
-forgery, and what operators changed would lose to what others know from before.
+A clock that was set back was wrong before, or is wrong now. A director alone cannot tell which. So from that
+moment on, and after a start at which a file is younger than the clock, the clock is *doubted*: no time is
+judged by it (docs/ring.md, rule 46). Otherwise a director whose clock is years behind would clip everything
+in its store, and operators' changes would lose to older ones that other directors have.
 
     right --set back by BACK, or started before a file was written--> doubted
     doubted --a neighbour's clock agrees, it is set right again, or an hour without another step--> right
 
-With the return to right the own tables are brought within the bound: hosts and directors at once, users in
-slices, before they are compared with neighbours. Directors whose clocks were set back at different moments
-have different times then, and one that was not set back may have the former ones. So links that stood
-before are made anew where anything was changed: both ends compare what they have, and the later time wins.
+When the clock is right again, the own tables are brought within the bound: hosts and directors at once, users
+in slices before they are compared with neighbours. Directors whose clocks were set back at different moments
+then have different times, and a director whose clock was not set back may have the former ones. So if
+anything was changed, links from before are made anew: both ends compare their records, and the later time
+wins.
 
-Should the clock be set forward to where the former stamps of hosts and directors are possible, it was wrong
-all the same, and so were those that agreed with it: they get their former stamps back, and what operators did
-since gets later ones. A director that was away in between undoes nothing.
+If the clock is later set forward to where the former stamps of hosts and directors are possible, it was wrong
+after all, and so were the clocks that agreed with it. Then hosts and directors get their former stamps back,
+and operators' changes since then get later stamps. A director that did not run in between undoes nothing.
 """
 
 from __future__ import annotations
@@ -44,11 +45,12 @@ from director.core.tables.members import MemberTable, about
 from director.types import Address, Now
 
 BACK = 60.0
-"""Seconds by which a clock may be set back and is not doubted: nothing is an hour ahead because of it."""
+"""Seconds by which a clock may be set back without being doubted: no time comes to be an hour ahead by it."""
 DOUBTED = 3600.0
-"""Seconds after which a clock that nobody has agreed with, and that was not set again, is believed."""
+"""Seconds after which the clock is believed if no other clock has agreed with it and it was not set again."""
 RESTORED = 10.0
-"""Seconds from a clock that was set forward to the return of former stamps: the clocks of others follow."""
+"""Seconds from the moment a clock is set forward until former stamps return, so that the clocks of other
+directors can follow."""
 SLICE = 100_000
 """Bytes of records changed in one turn of the loop: 4,500 users."""
 SCANNED = 64
@@ -71,20 +73,21 @@ class OwnClock:
         self._admission, self._agreement, self._intake, self._moves = admission, agreement, intake, moves
         self._hosts, self._members, self._users, self._ring = hosts, members, users, ring
         self._highest = self._last = float("-inf")
-        """Unix time less monotonic time: the highest since the own tables were within the bound; the last."""
+        """Unix time minus monotonic time: the highest since the own tables were brought within the bound; the
+        last."""
         self._doubted_at = self._until = 0.0
         self._compared: list[Neighbour] = []
-        """Links whose ends have compared what they have before the clock was believed."""
+        """Links whose ends had begun to compare records before the clock was believed."""
         self._hosts_before: dict[Address, HostRow] = {}
         self._members_before: dict[str, MemberRow] = {}
         """Rows as they were before they were clipped here."""
         self._restore_at: float | None = None
         self._wrong = 0
-        """The latest stamp that is possible by the clock before it was set forward."""
+        """The latest stamp that the clock could give before it was set forward."""
         self._bound: Bound | None = None
         self._bucket = BUCKETS
         self._changed = False
-        """Whether anything was clipped since the clock is believed."""
+        """Whether something was clipped since the clock is believed."""
 
     @property
     def doubted(self) -> bool:
@@ -92,7 +95,10 @@ class OwnClock:
 
     @property
     def walking(self) -> bool:
-        """Users are being brought within the bound: they are compared with those of others after that."""
+        """Whether users are being brought within the bound.
+
+        They are compared with neighbours only after that.
+        """
         return self._bucket < BUCKETS
 
     @property
@@ -104,16 +110,17 @@ class OwnClock:
         return min((at for at in deadlines if at is not None), default=None)
 
     def doubt(self, now: Now, *, started: bool = False) -> None:
-        """The clock is earlier than a moment that has been.
+        """Doubt the clock: it is earlier than a moment that has certainly passed.
 
         Args:
-            started: whether that moment was before the start.
+            now: the time.
+            started: whether that moment was before the start of this director.
         """
         self._admission.doubted, self._admission.began_in_doubt = True, started
         self._doubted_at, self._until = now.mono, now.mono + DOUBTED
 
     def check(self, now: Now) -> list[Effect]:
-        """The clock says `now`: was it set?"""
+        """Find out whether the clock was set, and doubt or believe it."""
         offset = now.unix - now.mono
         stepped = abs(offset - self._last) > BACK
         if stepped and offset > self._last and (self._hosts_before or self._members_before):
@@ -138,7 +145,12 @@ class OwnClock:
         return []
 
     def agreed(self, now: Now, *, since: float) -> list[Effect]:
-        """The clock of another director agrees with ours; it was asked after `since` (monotonic seconds)."""
+        """Believe the clock if another director's clock agrees with it.
+
+        Args:
+            now: the time.
+            since: monotonic time after which the other director was asked.
+        """
         if not self._admission.doubted or since < self._doubted_at:
             return []
         return self._believed(now)
@@ -164,7 +176,7 @@ class OwnClock:
         return effects + self._admission.count(len(members), "directors", None, MEMORY, now)
 
     def _restored(self, now: Now) -> list[Effect]:
-        """The former stamps that are possible again."""
+        """Give rows their former stamps back if these are possible again."""
         bound = self._admission.bound(MEMORY, now)
         if self._restore_at is None or now.mono < self._restore_at or bound is None:
             return []
@@ -182,7 +194,7 @@ class OwnClock:
         return self._agreement.retimed(hosts, members, now) if hosts or members else []
 
     def turn(self, now: Now) -> list[Effect]:
-        """A slice of what takes long, and what has waited for the bound."""
+        """Do one slice of the walk, and merge what has waited for the bound."""
         effects = self._restored(now)
         for what in self._admission.due(now):
             match what:
@@ -208,7 +220,7 @@ class OwnClock:
             effects += self._admission.count_users(records, MEMORY, now)
         for user in unpack(records):
             if user.flags & MOVING:
-                self._moves.record_changed(user, now)  # a move is known by the stamp of its record
+                self._moves.record_changed(user, now)  # a move is identified by the stamp of its record
         if self._bucket == BUCKETS and self._changed:
             for neighbour in self._compared:
                 effects += neighbour.close("times are compared anew: the clock was set", level=Level.INFO)

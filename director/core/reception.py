@@ -1,6 +1,5 @@
-"""What neighbours send: greetings are dealt with at once, everything else in order, as far as a turn of the
-loop has room for it. Each message goes to the part of the core that it concerns.
-"""
+"""Reception of what neighbours send: greetings are handled at once, all other messages in order, as many as a
+turn of the loop has room for. Each message goes to the part of the core that it concerns."""
 
 from __future__ import annotations
 
@@ -58,12 +57,25 @@ class Reception:
         counters: Counters,
         view: Callable[[], RingView],
     ) -> None:
-        """view: the ring as rounds see it."""
+        """Begin without links.
+
+        Args:
+            ring: the links.
+            barrier: takes its tokens.
+            agreement: takes rows of hosts and directors.
+            intake: takes users and names.
+            moves: takes the rounds of moves.
+            near: takes the questions about users near expiry.
+            kick_rounds: takes the rounds of kicks.
+            clock: is told which clocks agree with it.
+            counters: for the metrics.
+            view: returns the ring as the rounds see it.
+        """
         self._ring, self._barrier, self._agreement, self._intake = ring, barrier, agreement, intake
         self._moves, self._near, self._kick_rounds = moves, near, kick_rounds
         self._clock, self._counters, self._view = clock, counters, view
         self.started = False
-        """The director has begun to answer."""
+        """Whether the director has started."""
 
     def received(self, event: Received, now: Now) -> list[Effect]:
         neighbour = self._ring.links.get(event.link)
@@ -86,7 +98,7 @@ class Reception:
         return self._read(neighbour, now)
 
     def _greeted(self, neighbour: Neighbour, event: Received, now: Now) -> list[Effect]:
-        """A frame of the handshake: dealt with at once, for the frame behind it may be a sealed one."""
+        """Handle a frame of the handshake at once: the next frame may be sealed."""
         if len(event.messages) > 1 and any(isinstance(message, Proof) for message in event.messages):
             return neighbour.close("its proof is not alone in its frame, which is not sealed")
         effects: list[Effect] = []
@@ -99,10 +111,11 @@ class Reception:
         return effects
 
     def _read(self, neighbour: Neighbour, now: Now) -> list[Effect]:
-        """Deal with what has come from a neighbour, as far as this turn of the loop has room for it."""
+        """Handle what has come from a neighbour, as much as this turn of the loop has room for."""
         effects: list[Effect] = []
         inbox = neighbour.inbox
-        while inbox and (self._intake.has_room or not neighbour.live):  # a greeting rests on nothing
+        # a greeting depends on no earlier message
+        while inbox and (self._intake.has_room or not neighbour.live):
             message, rest = head(inbox.popleft())
             if rest is not None:
                 inbox.appendleft(rest)
@@ -130,7 +143,7 @@ class Reception:
         return effects
 
     def read_rest(self, link: LinkId, now: Now) -> list[Effect]:
-        """What came over a link that is closed counts, but for tokens, which are repeated."""
+        """Handle what came over a closed link. It still counts, except tokens, which are repeated."""
         neighbour = self._ring.links.get(link)
         effects: list[Effect] = []
         while neighbour is not None and neighbour.inbox:
@@ -142,11 +155,12 @@ class Reception:
         return effects
 
     def turn(self, now: Now) -> list[Effect]:
-        """What was left over of what neighbours have said; who has waited longest first."""
+        """Handle what was left of the neighbours' messages, beginning with the neighbour that has waited
+        longest."""
         effects = self._intake.turn(now, started=self.started)
         for neighbour in sorted(self._ring.links.values(), key=lambda link: link.read_at):
             if neighbour.inbox:
-                neighbour.heard = now.mono  # nothing more is read from it meanwhile
+                neighbour.heard = now.mono  # meanwhile nothing more is read from it, so it is not silent
                 if self._intake.has_room:
                     neighbour.read_at = now.mono
                     effects += self._read(neighbour, now)
@@ -157,7 +171,7 @@ class Reception:
         if problem is not None:
             return neighbour.close(problem)
         if neighbour.rightward and isinstance(message, Token | MoveRound | NearRound | KickRound):
-            return []  # tokens come from the left: one that is sent back has not been everywhere
+            return []  # tokens come from the left: a token that is sent back has not been everywhere
         match message:
             case Users(records):
                 return self._intake.merge(records, neighbour, now, started=self.started)

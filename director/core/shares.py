@@ -1,8 +1,8 @@
-"""Messages of a neighbour and the turns of the loop: how much of a message a turn deals with, what it costs,
-and how a message that is too large for a frame is sent as two.
+"""Shares of a turn of the loop: how much of a message one turn handles, what a message costs, and how a
+message that is too large for a frame is sent as two.
 
-A member that has the secret chooses what its messages hold. So everything that takes time by its size has a
-cost, or is cut.
+A director that has the secret chooses the contents of its messages. So everything whose time grows with its
+size has a cost, or is divided.
 """
 
 from __future__ import annotations
@@ -31,21 +31,22 @@ from director.core.protocol.messages import (
 )
 
 PIECE = MERGED * RECORD.size
-"""Bytes of user records that are merged at once."""
+"""Bytes of user records that are merged together."""
 ENTRIES = 400
-"""Names that are taken in at once."""
+"""Names that are added together."""
 HOSTS, WEIGHT = 50, 10_000
-"""Rows of hosts that are taken in at once, and their weights in all: so many points of circles are made."""
+"""Host rows that are merged together, and the sum of their weights: the number of circle points to be
+made."""
 DIRECTORS = 40
-"""Rows of directors that are taken in at once."""
+"""Rows of directors that are merged together."""
 MESSAGE, TABLE, ROW, DIRECTOR, WORD, MEMBER, KICK, KICKED = 8, 400, 80, 90, 40, 20, 60, 6
-"""What these cost, in records that could be merged meanwhile: a message, a change of a table, a row of a
-host, of a director, a word of a departure or presence, a member that a token has passed, a kick, a host of
-it."""
+"""Costs, in records that could be merged in that time: a message, a change of a table, a host row, a
+director's row, a word about departure or presence, a director that a token has passed, a kick, a host of a
+kick."""
 
 
 def cost(message: RingMessage) -> int:
-    """How much of a turn of the loop a message takes, but for the records in it."""
+    """Return the share of a turn that a message takes, without the records in it."""
     match message:
         case Hosts(rows):
             return max(TABLE + ROW * len(rows), sum(row.weight for row in rows) * MERGED // WEIGHT)
@@ -66,7 +67,7 @@ def cost(message: RingMessage) -> int:
 
 
 def head(message: RingMessage) -> tuple[RingMessage, RingMessage | None]:
-    """What one turn takes of a message, and the rest of it."""
+    """Return the part of a message for one turn, and the rest; None: there is no rest."""
     match message:
         case Names(entries, hops):
             at = _end_of_names(entries, ENTRIES)
@@ -82,8 +83,8 @@ def head(message: RingMessage) -> tuple[RingMessage, RingMessage | None]:
 
 
 def halves(message: RingMessage) -> tuple[RingMessage, RingMessage] | None:
-    """Two messages that say the same as this one, each about half as large. None: it cannot be divided,
-    and is never large."""
+    """Return two messages with the contents of this one, each about half as large; None: it cannot be
+    divided, and is never large."""
     match message:
         case Users(records) if len(records) > RECORD.size:
             middle = len(records) // RECORD.size // 2 * RECORD.size
@@ -106,7 +107,7 @@ def halves(message: RingMessage) -> tuple[RingMessage, RingMessage] | None:
 
 
 def _end_of_hosts(rows: Sequence[HostRow]) -> int:
-    """How many of these rows are taken in at once: one at least."""
+    """Return how many of these rows are merged together: at least one."""
     weight = 0
     for number, row in enumerate(rows[:HOSTS]):
         weight += row.weight
@@ -116,8 +117,13 @@ def _end_of_hosts(rows: Sequence[HostRow]) -> int:
 
 
 def _end_of_names(entries: bytes, most: int, most_bytes: int | None = None) -> int:
-    """Where the last of the first `most` names ends, or of those in the first `most_bytes`; the end of all
-    where one is cut off."""
+    """Return where the last of the first names ends; the end of all entries if one is incomplete.
+
+    Args:
+        entries: the names.
+        most: how many names.
+        most_bytes: names that begin after so many bytes do not count; None: no limit.
+    """
     at = names = 0
     while names < most and at < len(entries) and (most_bytes is None or at <= most_bytes):
         if at + HEAD.size > len(entries):

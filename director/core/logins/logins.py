@@ -86,8 +86,10 @@ class Logins:
         return effects + self._refuse(now)
 
     def claimed(self, key: UserKey, now: Now) -> list[Effect]:
-        """Answer the waiting logins of a user after a claim. The result of the claim is in the user table
-        already."""
+        """Answer the waiting logins of a user after a claim.
+
+        The result of the claim is in the user table already.
+        """
         user = self._users.get(key)
         if user is not None and user.host and is_alive(user, self._assigner.unix, self._users.expire):
             # no question near expiry either: the store has just answered

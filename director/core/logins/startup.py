@@ -32,8 +32,11 @@ class Startup:
         self._assigner.await_store(range(BUCKETS))
 
     def want(self, keys: Iterable[UserKey]) -> list[Effect]:
-        """Let these users wait for their buckets. Returns the requests for buckets that were not requested
-        before."""
+        """Let these users wait for their buckets.
+
+        Returns:
+            The requests for buckets that were not requested before.
+        """
         asked = []
         for key in keys:
             bucket = key >> BUCKET_SHIFT

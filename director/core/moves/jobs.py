@@ -44,7 +44,7 @@ PLACED = 40
 SCANNED = 64
 """Buckets looked at by a walk in one turn of the loop, however empty they are."""
 FORGOTTEN = 500
-"""Users that are forgotten at a time. To forget a user is a move to no host, without the kick delay."""
+"""Users that are forgotten at a time. A forgotten user is moved to no host, without the kick delay."""
 
 
 class _Walk(msgspec.Struct, eq=False):

@@ -2,7 +2,7 @@
 kicks that records have caused. A dry run goes round in the same way and counts the sessions instead of ending
 them.
 
-    lap 1 begins the kick everywhere --token back--> lap 2 passes a director when its kick has ended --back--> done
+    lap 1 begins the kick everywhere --token back--> lap 2 passes a director when its kick ended --back--> end
 
 At most `max_parallel_kicks` kicks are under way at a time. The others wait in the order in which they came.
 """

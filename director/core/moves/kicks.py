@@ -111,8 +111,9 @@ class Kicks:
         self._to_begin, self._to_look_at = BEGUN, LOOKED_AT
 
     def start(self, what: KickWhat, now: Now, *, count_only: bool = False) -> KickRun:
-        """Begin a kick that something waits for. A fence ends when all kicks that are under way now have
-        ended.
+        """Begin a kick that something waits for.
+
+        A fence ends when all kicks that are under way now have ended.
 
         Args:
             what: the sessions.
@@ -161,8 +162,9 @@ class Kicks:
         self._hosts_again.append((now.mono + AGAIN_AFTER, address))
 
     def _elsewhere_now(self, record: bytes) -> KickWhat | None:
-        """Return which sessions of a user on former hosts are to be ended now; None: none. The user may have
-        been moved back meanwhile, or the record may be gone.
+        """Return which sessions of a user on former hosts are to be ended now; None: none.
+
+        The user may have been moved back meanwhile, or the record may be gone.
 
         Args:
             record: the user's former record, packed.
@@ -265,8 +267,10 @@ class Kicks:
         return (CountSessions if run.count_only else Kick)(run.number, run.what)
 
     def overdue(self, now: Now) -> list[Effect]:
-        """End the kicks whose time-out has passed, and log each. A kick that has not begun by then is still
-        done later."""
+        """End the kicks whose time-out has passed, and log each.
+
+        A kick that has not begun by then is still done later.
+        """
         effects: list[Effect] = []
         while self._awaited and self._awaited[0].deadline <= now.mono and self._to_look_at > 0:
             run = self._awaited.popleft()

@@ -307,8 +307,11 @@ class Moves:
         return effects
 
     def _decide(self, led: LedMove, now: Now) -> None:
-        """Write the MOVING record of a move. Its stamp is later than that of the record it replaces, and than
-        what other directors decide in the same moment."""
+        """Write the MOVING record of a move.
+
+        Its stamp is later than that of the record it replaces, and than what other directors decide in the
+        same moment.
+        """
         key = led.key
         old = self._users.get(key) or led.old
         row = self._hosts.row(led.target)

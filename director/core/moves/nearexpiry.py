@@ -71,8 +71,11 @@ class NearExpiry:
             self._counters.near_rounds += 1
 
     def token(self, token: NearRound, now: Now, view: RingView) -> list[Effect]:
-        """Take a token from the left neighbour. Returns the token for the right neighbour, if it is passed
-        on."""
+        """Take a token from the left neighbour.
+
+        Returns:
+            The token for the right neighbour, if it is passed on.
+        """
         key, origin = UserKey(token.key), MemberId(token.origin)
         if origin == self._me:
             asked = self._asked.get(key)
@@ -154,8 +157,10 @@ class NearExpiry:
         self._at = at if self._at is None else min(self._at, at)
 
     def _decide(self, key: UserKey, asked: _AskedRound, seen: int) -> None:
-        """Decide: the whole ring has been asked. An assignment that has not expired by this clock stays;
-        otherwise the user is assigned anew."""
+        """Decide: the whole ring has been asked.
+
+        An assignment that has not expired by this clock stays; otherwise the user is assigned anew.
+        """
         del self._asked[key]
         user = self._users.get(key)
         unix = self._assigner.unix

@@ -54,8 +54,10 @@ class Wait(Enum):
 
 
 class Backend(NamedTuple):
-    """A host that users can be assigned to. A host that is down or has weight 0 gets no new users and keeps
-    its users."""
+    """A host that users can be assigned to.
+
+    A host that is down or has weight 0 gets no new users and keeps its users.
+    """
 
     id: HostId
     address: str

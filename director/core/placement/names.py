@@ -1,5 +1,6 @@
-"""The names of users by key, for listings. Routing never needs them: a user without a name is shown by the
-hash.
+"""The names of users by key, for listings.
+
+Routing never needs them: a user without a name is shown by the hash.
 
 An entry is a key (8 bytes), a length (2 bytes) and the name as Dovecot's auth gave it. The buckets are those
 of the user table. A name of more than LONGEST_NAME bytes is not kept, wherever it comes from. The record of
@@ -27,8 +28,10 @@ removed."""
 
 
 class NameTable:
-    """Names by bucket. New names are appended. Repetitions are removed when a bucket is read or has
-    doubled."""
+    """Names by bucket.
+
+    New names are appended. Repetitions are removed when a bucket is read or has doubled.
+    """
 
     def __init__(self) -> None:
         self._buckets: list[bytearray] = [bytearray() for _ in range(BUCKETS)]
@@ -184,8 +187,11 @@ def entry(key: UserKey, name: bytes) -> bytes:
 
 
 def short_entries_in(data: bytes) -> Iterator[tuple[UserKey, bytes]]:
-    """Iterate over the entries whose names are short enough to be kept. Raises ValueError if the last entry
-    is incomplete."""
+    """Iterate over the entries whose names are short enough to be kept.
+
+    Raises:
+        ValueError: the last entry is incomplete.
+    """
     return ((key, name) for key, name in entries_in(data) if len(name) <= LONGEST_NAME)
 
 

@@ -96,8 +96,9 @@ def record_hash(user: User) -> int:
 
 
 def record_mix(user: User) -> int:
-    """Return the 64 bits that stand for a record wherever directors compare records. They are the same in
-    every version.
+    """Return the 64 bits that stand for a record wherever directors compare records.
+
+    They are the same in every version.
 
     Three words (the key; host and decided; seen and flags) are mixed in one after the other, each with the
     last steps of splitmix64. The hash need not resist an attacker: only the holder of the ring's secret can
@@ -267,8 +268,10 @@ class UserTable:
         return pack(self._sorted(number))
 
     def with_hash(self, hash32: int) -> bytes:
-        """Return the records of all users with this hash, packed, by key. The hash is the upper half of a
-        key."""
+        """Return the records of all users with this hash, packed, by key.
+
+        The hash is the upper half of a key.
+        """
         number = (hash32 << 32) >> BUCKET_SHIFT
         return pack(sorted(user for user in self._buckets[number].values() if user.key >> 32 == hash32))
 
@@ -377,8 +380,11 @@ class UserTable:
         return self._keep(number, [user for user in users if not self._expired(user, unix)])
 
     def shed(self, number: int, unix: int) -> int:
-        """Delete the records of a bucket that are gone or may be dropped early. Returns how many were
-        deleted."""
+        """Delete the records of a bucket that are gone or may be dropped early.
+
+        Returns:
+            How many were deleted.
+        """
         return self._keep(number, list(self._kept(number, unix)))
 
     def confirm(self, first: int, last: int) -> int:

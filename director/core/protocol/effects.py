@@ -1,5 +1,7 @@
-"""The effects: everything that a director may ask for. They are data only; `service.driver` carries them out
-in order."""
+"""The effects: everything that a director may ask for.
+
+They are data only; `service.driver` carries them out in order.
+"""
 
 from __future__ import annotations
 
@@ -45,8 +47,10 @@ class SetReading(msgspec.Struct, frozen=True):
 
 
 class Seal(msgspec.Struct, frozen=True):
-    """Seal every frame that is sent over a link from now on. The other end's next frame still comes plain:
-    its Proof."""
+    """Seal every frame that is sent over a link from now on.
+
+    The other end's next frame still comes plain: its Proof.
+    """
 
     link: LinkId
     keys: Keys
@@ -166,7 +170,9 @@ class StopFlush(msgspec.Struct, frozen=True):
 
 class ReadBuckets(msgspec.Struct, frozen=True):
     """Read these buckets of users from the store before all others, because logins wait for them.
-    `BucketsRead` follows."""
+
+    `BucketsRead` follows.
+    """
 
     buckets: tuple[int, ...]
 

@@ -114,8 +114,10 @@ class HostMove(msgspec.Struct, frozen=True):
 
 
 class HostsMoved(msgspec.Struct, frozen=True):
-    """Backends have other addresses. All moves are made at once, because two backends may have exchanged
-    addresses."""
+    """Backends have other addresses.
+
+    All moves are made at once, because two backends may have exchanged addresses.
+    """
 
     operation: int
     moves: Sequence[HostMove]
@@ -142,8 +144,10 @@ class MembersListed(msgspec.Struct, frozen=True):
 
 
 class IdentityChanged(msgspec.Struct, frozen=True):
-    """The configuration was read again and has other secrets or backends. The fields are those of
-    `Identity`."""
+    """The configuration was read again and has other secrets or backends.
+
+    The fields are those of `Identity`.
+    """
 
     secret: bytes
     second_secret: bytes
@@ -165,8 +169,10 @@ class StoredMembers(msgspec.Struct, frozen=True):
 
 
 class MoveUser(msgspec.Struct, frozen=True):
-    """An operator moves a user to a host. `UsersDone` or `OperationFailed` follows, as for all
-    UsersEvents."""
+    """An operator moves a user to a host.
+
+    `UsersDone` or `OperationFailed` follows, as for all UsersEvents.
+    """
 
     operation: int
     key: UserKey

@@ -18,8 +18,10 @@ MOST_COUNTED = 0xFFFFFFFF
 
 
 class HashOnHosts(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
-    """The sessions of all users with this 32-bit hash on these hosts (addresses). Sessions on other hosts
-    continue."""
+    """The sessions of all users with this 32-bit hash on these hosts (addresses).
+
+    Sessions on other hosts continue.
+    """
 
     hash32: int
     hosts: Annotated[list[str], msgspec.Meta(max_length=MOST_HOSTS)]

@@ -77,8 +77,10 @@ class Handshake:
         return None
 
     def keys(self) -> Keys:
-        """Return the keys for the first secret. They hold in both directions until the other end's proof is
-        known."""
+        """Return the keys for the first secret.
+
+        They hold in both directions until the other end's proof is known.
+        """
         return Keys(
             sending=self._derive(0, b"frames of the ", dialler=self._dialled),
             receiving=self.receiving(0),

@@ -53,8 +53,10 @@ class HostRow(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Hello(msgspec.Struct, frozen=True, array_like=True, tag=1):
-    """The first message of both ends, before anything is proved. Nothing in it counts until a `Proof` fits
-    it."""
+    """The first message of both ends, before anything is proved.
+
+    Nothing in it counts until a `Proof` fits it.
+    """
 
     version: int
     oldest_version: int
@@ -104,8 +106,10 @@ class Hosts(msgspec.Struct, frozen=True, array_like=True, tag=5):
 
 
 class Digests(msgspec.Struct, frozen=True, array_like=True, tag=6, gc=False):
-    """Digests of the user buckets `first`, `first + 1`, …, 8 bytes each. The other end answers with summaries
-    of the buckets that differ."""
+    """Digests of the user buckets `first`, `first + 1`, …, 8 bytes each.
+
+    The other end answers with summaries of the buckets that differ.
+    """
 
     first: int
     digests: bytes
@@ -192,8 +196,10 @@ class MoveRound(msgspec.Struct, frozen=True, array_like=True, tag=14, gc=False):
 
 
 class NearRound(msgspec.Struct, frozen=True, array_like=True, tag=15, gc=False):
-    """Asks whether any director has seen a user near expiry. A director that passes it on promises to hold
-    the user's logins (docs/ring.md, rule 22)."""
+    """Asks whether any director has seen a user near expiry.
+
+    A director that passes it on promises to hold the user's logins (docs/ring.md, rule 22).
+    """
 
     origin: str
     serial: int
@@ -204,8 +210,10 @@ class NearRound(msgspec.Struct, frozen=True, array_like=True, tag=15, gc=False):
 
 
 class KickRound(msgspec.Struct, frozen=True, array_like=True, tag=16):
-    """An operator's kick. The first lap begins it on each director. The second lap passes a director when its
-    kick has ended."""
+    """An operator's kick.
+
+    The first lap begins it on each director. The second lap passes a director when its kick has ended.
+    """
 
     origin: str
     serial: int
@@ -240,8 +248,10 @@ class Members(msgspec.Struct, frozen=True, array_like=True, tag=17):
 
 
 class Summaries(msgspec.Struct, frozen=True, array_like=True, tag=18, gc=False):
-    """Summaries of the buckets whose digests differ. The other end answers with the records that they
-    lack."""
+    """Summaries of the buckets whose digests differ.
+
+    The other end answers with the records that they lack.
+    """
 
     buckets: Annotated[list[int], Meta(max_length=BUCKETS)]
     hashes: Annotated[list[bytes], Meta(max_length=BUCKETS)]
@@ -251,8 +261,9 @@ class Summaries(msgspec.Struct, frozen=True, array_like=True, tag=18, gc=False):
 
 
 class Leaving(msgspec.Struct, frozen=True, array_like=True, tag=19):
-    """The director `member` is about to stop. Every director gets it: `member` is not partitioned off, it is
-    gone.
+    """The director `member` is about to stop.
+
+    Every director gets it: `member` is not partitioned off, it is gone.
 
     From a director other than `member` it counts only if no link with `member` works.
     """
@@ -263,8 +274,9 @@ class Leaving(msgspec.Struct, frozen=True, array_like=True, tag=19):
 
 
 class Present(msgspec.Struct, frozen=True, array_like=True, tag=20):
-    """The director `member` is present. Every director gets it if it is new. An earlier `Leaving` no longer
-    counts.
+    """The director `member` is present.
+
+    Every director gets it if it is new. An earlier `Leaving` no longer counts.
 
     Sent to `member` itself, it is the number with which `member` has to announce itself, because a higher
     number than its own is known.

@@ -1,5 +1,7 @@
-"""The order of the ring: directors by address, then by port. Right is upwards, and the first follows the
-last."""
+"""The order of the ring: directors by address, then by port.
+
+Right is upwards, and the first follows the last.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +15,10 @@ from director.types import Address, MemberId
 
 @lru_cache(maxsize=1024)
 def split_member(member: MemberId) -> tuple[Address, int]:
-    """Return address and port of `10.0.0.1:9090` or `[2001:db8::1]:9090`. Raises ValueError for anything
-    else."""
+    """Return address and port of `10.0.0.1:9090` or `[2001:db8::1]:9090`.
+
+    Raises ValueError for anything else.
+    """
     text, colon, port = member.rpartition(":")
     if not colon or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 65536:
         raise ValueError(f"{member!r} is not ADDRESS:PORT")

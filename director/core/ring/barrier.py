@@ -146,8 +146,10 @@ class Barrier:
         return min((at for at in (self._due, self._look_at) if at is not None), default=None)
 
     def due(self, now: Now, digest: bytes) -> Token | None:
-        """Return the token that is to be sent now; None: none. The caller drops it if there is no right
-        neighbour."""
+        """Return the token that is to be sent now; None: none.
+
+        The caller drops it if there is no right neighbour.
+        """
         if self._due is None or now.mono < self._due:
             return None
         self._due = None if self.synced and self._untold is None else now.mono + self._repeat

@@ -191,8 +191,10 @@ def _digests(users: UserTable, first: int, after: int, unix: int) -> bytes:
 
 
 def _differences(ours: bytes, theirs: bytes) -> Iterator[int]:
-    """Iterate over the offsets of the digests that differ. Equal digests are skipped in large steps, because
-    nearly all are equal."""
+    """Iterate over the offsets of the digests that differ.
+
+    Equal digests are skipped in large steps, because nearly all are equal.
+    """
     for start in range(0, len(ours), STEP):
         if ours[start : start + STEP] != theirs[start : start + STEP]:
             for at in range(start, min(start + STEP, len(ours)), DIGEST):

@@ -1,5 +1,6 @@
-"""One link with another director: its state machine, from the first byte to the last. It uses no socket and
-no clock.
+"""One link with another director: its state machine, from the first byte to the last.
+
+It uses no socket and no clock.
 
     GREETING --Hello fits--> PROVING --Proof fits--> EXCHANGING --both ends sent all that differs--> FULL
         \\________________________\\________________________\\____ anything else, or silence ____> CLOSED
@@ -213,8 +214,10 @@ class Neighbour:
 
     @property
     def rightward(self) -> bool:
-        """Whether the other end is to the right. A director dials to the right, unless another director asks
-        it to dial to the left."""
+        """Whether the other end is to the right.
+
+        A director dials to the right, unless another director asks it to dial to the left.
+        """
         return (self.dialled is not None) != self.leftwards
 
     @property
@@ -426,8 +429,11 @@ class Neighbour:
         return [Unseal(self.link, self._handshake.receiving(number))] if number else []
 
     def set_identity(self, me: Identity) -> list[Effect]:
-        """Take over changed secrets. A link that was made with a secret that is no longer accepted is closed
-        and made anew, because its keys can be derived from that secret."""
+        """Take over changed secrets.
+
+        A link that was made with a secret that is no longer accepted is closed and made anew, because its
+        keys can be derived from that secret.
+        """
         self.me = me
         if not self.live or self._made_with <= set(me.secrets):
             return []

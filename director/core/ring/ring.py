@@ -176,8 +176,10 @@ class Ring:
         return [e for n in self.links.values() for e in n.close(reason, level=Level.INFO)]
 
     def leave(self, now: Now) -> list[Effect]:
-        """Tell the neighbours that this director leaves, so that they link with each other. `has_left` says
-        when they have."""
+        """Tell the neighbours that this director leaves, so that they link with each other.
+
+        `has_left` says when they have.
+        """
         self._running = False
         self._leaving_until = now.mono + LEAVE_WITHIN
         return self.presence.leave()
@@ -298,8 +300,10 @@ class Ring:
         return [effect for neighbour in too_many for effect in neighbour.close(reason)]
 
     def greeted(self, neighbour: Neighbour, now: Now) -> list[Effect]:
-        """Check the director that the other end says it is, or has just proved to be. Closes the link if it
-        does not fit."""
+        """Check the director that the other end says it is, or has just proved to be.
+
+        Closes the link if it does not fit.
+        """
         if neighbour.peer in self._removed:
             # the director was down when it was removed: it is told and heard first, then `dismiss` closes the
             # link
@@ -328,8 +332,10 @@ class Ring:
         return effects
 
     def dismiss(self, neighbour: Neighbour, now: Now) -> list[Effect]:
-        """Close the link if operators have removed the director at the other end. Both ends have the list of
-        directors now."""
+        """Close the link if operators have removed the director at the other end.
+
+        Both ends have the list of directors now.
+        """
         if neighbour.peer in self._removed:
             return neighbour.close(f"{neighbour.peer} was removed from the ring", level=Level.INFO)
         return self.greeted(neighbour, now)
@@ -517,8 +523,10 @@ class Ring:
         return []
 
     def _let_go(self, leaving: Neighbour) -> list[Effect]:
-        """Replace the right neighbour, which is about to stop. The link with the next one comes first, if
-        there is one."""
+        """Replace the right neighbour, which is about to stop.
+
+        The link with the next one comes first, if there is one.
+        """
         expected = self.expected()
         for member in expected:
             neighbour = self._rightward_full(member)

@@ -46,8 +46,10 @@ class Trust:
         continued without it."""
 
     def thawed(self, ring: Ring, now: Now) -> list[Effect]:
-        """Ask all neighbours for a sign of life after a suspension. Without neighbours, memory counts as
-        unverified."""
+        """Ask all neighbours for a sign of life after a suspension.
+
+        Without neighbours, memory counts as unverified.
+        """
         effects: list[Effect] = []
         self._asked, self._answered, self._asked_at = {}, False, now.mono
         for neighbour in ring.live_links():

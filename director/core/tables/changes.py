@@ -71,8 +71,10 @@ class Changes:
         return not self._current and bool(self._queue)
 
     def begin(self, now: Now) -> tuple[list[Effect], Sequence[HostRow | MemberRow]]:
-        """Carry out the next change. The ring must be in sync. Returns the effects, and the rows that have
-        changed."""
+        """Carry out the next change.
+
+        The ring must be in sync. Returns the effects, and the rows that have changed.
+        """
         return self._carry_out(self._queue.popleft(), now)
 
     def begin_removal(self, now: Now) -> tuple[list[Effect], Sequence[HostRow | MemberRow]]:

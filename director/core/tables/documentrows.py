@@ -189,8 +189,10 @@ def _scan(data: bytes) -> Iterator[bytes]:
 
 
 def _values_from(data: bytes, at: int) -> list[bytes]:
-    """Return the encoded values of the array that begins at a position. Raises ValueError or IndexError if
-    none does."""
+    """Return the encoded values of the array that begins at a position.
+
+    Raises ValueError or IndexError if none does.
+    """
     count, at = _header(data, at, FIXARRAY, 0xDC)
     if not count:
         raise ValueError("there is nothing in it")
@@ -228,8 +230,10 @@ def _header(data: bytes, at: int, fixed: int, long: int) -> tuple[int, int]:
 
 
 def _end(data: bytes, at: int, depth: int = 2) -> int:
-    """Return where the value ends that begins at a position. Raises ValueError or IndexError if no row, nor a
-    value of a row, begins there."""
+    """Return where the value ends that begins at a position.
+
+    Raises ValueError or IndexError if no row, nor a value of a row, begins there.
+    """
     code = data[at]
     if code <= 0x7F or code >= 0xE0:
         return at + 1

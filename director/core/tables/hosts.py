@@ -102,8 +102,10 @@ def is_usable(row: HostRow) -> bool:
 
 
 class HostTable:
-    """All rows, and the effective table that is derived from them. It uses no clock: stamps come with the
-    changes."""
+    """All rows, and the effective table that is derived from them.
+
+    It uses no clock: stamps come with the changes.
+    """
 
     def __init__(self, configured: Iterable[BackendSetting] = (), unresolved: Iterable[str] = ()) -> None:
         """Make the table of the configuration file.
@@ -266,8 +268,9 @@ class HostTable:
 
     @staticmethod
     def _appear(row: HostRow, stamp: int, hostname: str, tag: str, weight: int) -> HostRow:
-        """Return the row of a host that comes back. It comes as a new host: its former attributes do not
-        count.
+        """Return the row of a host that comes back.
+
+        It comes as a new host: its former attributes do not count.
 
         Every attribute gets a stamp, even if it is as before: the file of another director (stamp 0) must not
         win over it.
@@ -315,8 +318,10 @@ class HostTable:
         return host_id(address)
 
     def taken_by(self, address: Address) -> Address | None:
-        """Return the other host that has the same 32-bit id as this address; None: none. Records could not
-        distinguish the two (docs/ring.md, rule 1)."""
+        """Return the other host that has the same 32-bit id as this address; None: none.
+
+        Records could not distinguish the two (docs/ring.md, rule 1).
+        """
         owner = self._ids.get(host_id(address))
         return owner if owner is not None and owner != address else None
 
@@ -413,8 +418,10 @@ class HostTable:
         return [row for row in self.present() if row.tag == tag]
 
     def usable(self) -> dict[str, int]:
-        """Return how many hosts of each pool take new users, by tag. Without any host there is the pool
-        ""."""
+        """Return how many hosts of each pool take new users, by tag.
+
+        Without any host there is the pool "".
+        """
         present = self._made_present()
         usable = Counter([made.row.tag for made in present if made.usable])
         return {tag: usable[tag] for tag in dict.fromkeys([made.row.tag for made in present])} or {"": 0}

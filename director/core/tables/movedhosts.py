@@ -134,8 +134,10 @@ def _arrived(
 
 
 def _inherited(present: tuple[T, int], former: tuple[T, int]) -> tuple[T, int]:
-    """Return an attribute with its stamp as it goes with the name. If both values come from a file, that of
-    the new address counts, because it is from the file as it is now."""
+    """Return an attribute with its stamp as it goes with the name.
+
+    If both values come from a file, that of the new address counts, because it is from the file as it is now.
+    """
     if present[1] < former[1]:
         return former
     if present == former or present[1] == former[1] == 0:
@@ -165,8 +167,11 @@ class MovedHosts:
             self._due = [now.mono + seconds for seconds in WALKS]
 
     def follow(self, key: UserKey) -> bool:
-        """Follow a user who logs in to the new address of the host. Returns whether the record has
-        changed."""
+        """Follow a user who logs in to the new address of the host.
+
+        Returns:
+            Whether the record has changed.
+        """
         old = self._users.get(key)
         new = self._hosts.moved_record(old) if old is not None else None
         if new is None:
