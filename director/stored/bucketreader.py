@@ -1,8 +1,9 @@
-"""From the store into memory: at the start, after an absence, and what others have written.
+"""Reads buckets from the store into memory: at the start, after an absence, and what other directors have
+written.
 
-At the start users come in while logins are answered already: those who wait for a bucket get it first.
-Buckets are merged a few at a time, so that nobody waits long for the loop. One that was split leads to those
-below it. A damaged one is named and left out: it is written again from memory.
+At the start, users come in while logins are answered already. Buckets that logins wait for are read first.
+Buckets are merged a few at a time, so that the loop does not stop for long. A split bucket leads to the
+buckets below it. A damaged bucket is logged and ignored: it is written again from memory.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ from state.base import EMPTY_VERSION, SPLIT, SPLIT_VERSION, Bucket, Space, versi
 from state.bucketnumbers import below
 
 READ_BUCKETS = 128
-"""Buckets asked for at a time."""
+"""Buckets in one request."""
 
 
 def in_parts(buckets: Sequence[Bucket]) -> Iterator[Sequence[Bucket]]:
-    """Each is taken in in one turn of the loop."""
+    """Divide buckets into parts, each of which is merged in one turn of the loop."""
     size = first = 0
     for at, bucket in enumerate(buckets, start=1):
         size += len(bucket.blob)
@@ -54,24 +55,24 @@ class BucketReader:
         """Begin with nothing read.
 
         Args:
-            names: names of users, where those of the store go.
-            source: what the director calls the store.
-            fill: takes in from elsewhere what damaged buckets lack.
+            names: the names of users, into which those of the store are merged.
+            source: the store's name in events to the director.
+            fill: merges what damaged buckets lack from another place; None: there is no other place.
         """
         self.versions: dict[Space, dict[int, bytes]] = {"users": {}, "names": {}}
-        """Of each bucket in the store, the version that memory has taken in or that was written from it."""
+        """For each bucket of the store, the version that was merged into memory or written from it."""
         self.trees: dict[Space, BucketTree] = {"users": users_tree(), "names": names_tree()}
-        """Which buckets are split in the store."""
+        """The buckets that are split in the store."""
         self.damaged: dict[Space, set[int]] = {"users": set(), "names": set()}
-        """Those whose content cannot be right, whatever their version says."""
+        """Buckets whose content cannot be right, whatever their versions say."""
         self.progress = 0.0
-        """The part of the users' buckets that has been read at the start, 0 to 1."""
+        """How much of the users' buckets was read at the start, 0 to 1."""
         self._names, self._source, self._fill = names, source, fill
         self._wanted: set[int] = set()
         self._wait_for_wanted = Signal()
 
     def load(self) -> Procedure[None]:
-        """Everything the store holds: users, then names. The director is told of the buckets read."""
+        """Read all users of the store, then all names. The director is told which buckets were read."""
         read = 0
         begins = True
         while (batch := (yield LoadBuckets("users", begins))) is not None:
@@ -90,12 +91,12 @@ class BucketReader:
             yield from self._take_slowly("names", batch)
 
     def want(self, buckets: Iterable[int]) -> None:
-        """Logins wait for these buckets of users."""
+        """Have these buckets of users read soon: logins wait for them."""
         self._wanted.update(buckets)
         self._wait_for_wanted.set()
 
     def load_wanted(self) -> Procedure[None]:
-        """What is wanted, beside `load`, until that is done with users."""
+        """Read the buckets that logins wait for, beside `load`, until that has read all users."""
         while self.progress < 1.0:
             yield Wait(signals=(self._wait_for_wanted,))
             self._wait_for_wanted.clear()
@@ -106,7 +107,8 @@ class BucketReader:
                 yield Tell(BucketsRead(tuple(part)))
 
     def changed(self, space: Space) -> Procedure[None]:
-        """The buckets that others have written since the last time. Which are split is learned anew."""
+        """Read the buckets that other directors have written since the last time, and learn again which are
+        split."""
         known, tree = self.versions[space], self.trees[space]
         stored: dict[int, bytes] = yield ReadVersions(space)
         for number in [n for n in known if n not in stored]:
@@ -126,16 +128,20 @@ class BucketReader:
             yield from self._read_stored(space, changed[at : at + READ_BUCKETS])
 
     def read(self, space: Space, numbers: Iterable[int]) -> Procedure[list[Bucket]]:
-        """Take in buckets of the table; gives those of the store that hold them, and those above them."""
+        """Read buckets of the table.
+
+        Returns:
+            The buckets of the store that hold them, and those above them.
+        """
         tree = self.trees[space]
         leaves = {leaf for number in numbers for leaf in tree.leaves(number)}
         return (yield from self._read_stored(space, leaves.union(*map(tree.path, leaves))))
 
     def _read_stored(self, space: Space, numbers: Iterable[int]) -> Procedure[list[Bucket]]:
-        """Take in buckets of the store, and what is below those that turn out to be split.
+        """Read buckets of the store, and the buckets below those that turn out to be split.
 
-        What is below a bucket that is not split, as it now turns out, is left out: it may never have counted,
-        and a claim that we took for settled by it would be known to nobody else.
+        A bucket below one that turns out not to be split is ignored. It may never have counted: if a claim
+        were taken from it, no other director would know of the claim.
         """
         tree = self.trees[space]
         found: list[Bucket] = []
@@ -192,7 +198,7 @@ class BucketReader:
         return wrong_records(bucket.blob) if space == "users" else self._wrong_names(bucket.blob)
 
     def _wrong_names(self, entries: bytes) -> str | None:
-        """Merge names into memory. Returns what is wrong with them."""
+        """Merge names into memory. Returns the text of an error; None: none."""
         try:
             self._names.merge(entries)
         except ValueError as exc:

@@ -1,12 +1,15 @@
-"""How the buckets of the table are spread over those of a store (docs/ring.md, rule 33). Pure.
+"""Bucket trees: how the buckets of the table are divided among those of a store (docs/ring.md, rule 33).
 
-The table has 4096 buckets, whatever it holds: neighbours compare those. In a store, one that has grown large
-is split in two by the next bit of the key, and these again: a tree below each bucket of the table, whose
-leaves hold the users. Below bucket n are 4096 + 2n, for keys whose next bit is 0, and 4097 + 2n.
+Pure.
 
-A split bucket holds a marker in the store. It is written when everything below is there, so that whoever
-meets it finds all; without it nobody looks below. It is never taken away; but a store may be found without
-it, after it was wiped or restored: then its bucket is a leaf again.
+The table always has 4096 buckets, so that neighbours can compare them. In a store, a bucket that has grown
+large is split in two by the next bit of the key, and so on. So there is a tree below each bucket of the
+table, and its leaves hold the users. Below bucket n are bucket 4096 + 2n, for keys whose next bit is 0, and
+bucket 4097 + 2n.
+
+A split bucket holds a marker in the store. The marker is written after everything below it, so that a
+director that finds the marker finds everything. Without the marker no director looks below. A marker is never
+removed, but a store that was wiped or restored may lack it: then its bucket is a leaf again.
 """
 
 from __future__ import annotations
@@ -20,59 +23,66 @@ from director.types import UserKey
 from state.bucketnumbers import BUCKETS, LEVELS, above, below, level
 
 USERS_SPLIT_ABOVE: Final = 512 * RECORD.size
-"""Bytes of records, 512, above which a bucket of users is split when it is written."""
+"""Bytes of records above which a bucket of users is split when it is written: 512 records."""
 NAMES_SPLIT_ABOVE: Final = 16384
-"""The same for names: about as many."""
+"""Bytes of names above which a bucket of names is split when it is written: about as many users."""
 
 KEY_BITS = 64
 TOP_BITS = KEY_BITS - BUCKET_SHIFT
 
 
 class Division(NamedTuple):
-    """A bucket of the table as it is to be stored."""
+    """How a bucket of the table is to be stored."""
 
     leaves: list[tuple[int, bytes]]
-    """By key: what each holds."""
+    """The leaves with their contents, by key."""
     splits: list[int]
-    """Those that are not split yet, but have to be for this; a bucket comes before what is below it."""
+    """Buckets that have to be split for this. A bucket comes before the buckets below it."""
 
 
 class BucketTree:
-    """Which buckets of one space are split in the store, as far as we have heard."""
+    """The buckets of one space that are split in the store, as far as is known."""
 
     def __init__(self, cut: Callable[[bytes, UserKey], int], split_above: int) -> None:
-        """cut: the place in a blob, ordered by key, where the keys from a given one on begin. split_above:
-        bytes."""
+        """Make a tree without split buckets.
+
+        Args:
+            cut: returns where, in the content of a bucket, the keys from a given key on begin.
+            split_above: bytes above which a bucket is split.
+        """
         self.split_above = split_above
         self._cut = cut
         self._split: set[int] = set()
 
     def __contains__(self, number: int) -> bool:
-        """Whether it is split."""
+        """Whether the bucket is split."""
         return number in self._split
 
     def __iter__(self) -> Iterator[int]:
-        """All that are split, in no order."""
+        """Iterate over the split buckets, in no order."""
         return iter(self._split)
 
     def learn(self, number: int, *, split: bool) -> None:
-        """This is how the store has it. A bucket of the last level is never split, whatever it holds."""
+        """Note whether a bucket is split in the store.
+
+        A bucket of the last level never is, whatever it holds.
+        """
         if split and level(number) < LEVELS:
             self._split.add(number)
         elif number in self._split:
             self._split.discard(number)
-            for child in below(number):  # what was known of them is of a tree that is gone
+            for child in below(number):  # the buckets below belong to a tree that is gone
                 self.learn(child, split=False)
 
     def leaves(self, number: int) -> list[int]:
-        """The buckets that hold what belongs into this one, by key."""
+        """Return the buckets that hold the contents of this bucket, by key."""
         if number not in self._split:
             return [number]
         low, high = below(number)
         return self.leaves(low) + self.leaves(high)
 
     def leaf_of(self, key: UserKey) -> int:
-        """The bucket that holds this key."""
+        """Return the bucket that holds this key."""
         number, shift = key >> BUCKET_SHIFT, BUCKET_SHIFT
         while number in self._split:
             shift -= 1
@@ -80,7 +90,7 @@ class BucketTree:
         return number
 
     def path(self, number: int) -> list[int]:
-        """The buckets above this one, the nearest first."""
+        """Return the buckets above this bucket, the nearest first."""
         found = []
         while number >= BUCKETS:
             number = above(number)
@@ -88,8 +98,13 @@ class BucketTree:
         return found
 
     def divide(self, number: int, blob: bytes, *, may_split: bool) -> Division:
-        """How what belongs into this bucket is spread over those below it. may_split: where it is more than
-        the store has buckets for, plan to split."""
+        """Return how the content of a bucket is to be divided among the buckets below it.
+
+        Args:
+            number: of the bucket.
+            blob: the content.
+            may_split: whether buckets that are too large may be split.
+        """
         division = Division([], [])
         self._divide(number, blob, may_split, division)
         return division
@@ -107,13 +122,13 @@ class BucketTree:
 
 
 def first_key(number: int) -> UserKey:
-    """The lowest key that belongs into this bucket."""
+    """Return the lowest key of this bucket."""
     bits = TOP_BITS + level(number)
     return UserKey((number + BUCKETS ^ 1 << bits) << KEY_BITS - bits)
 
 
 def belongs(key: UserKey, number: int) -> bool:
-    """Whether this key belongs into this bucket, or below it."""
+    """Whether this key belongs to this bucket, or to a bucket below it."""
     return key >> BUCKET_SHIFT - level(number) == number + BUCKETS ^ 1 << TOP_BITS + level(number)
 
 

@@ -1,13 +1,14 @@
-"""From memory into the store, behind everybody's back: which buckets are to be written, and how.
+"""Writes buckets from memory into the store, write-behind: which buckets are written, and how.
 
-Every write is compare-and-swap: who loses the race merges what the other wrote and tries again, so any
-director may write any bucket. To save work each bucket has one usual writer among the members of the ring
-(docs/ring.md, rules 30-32). What is queued is a set of bucket numbers, so an outage cannot make it grow.
+Every write is compare-and-swap. A director that loses the race merges what the other has written and tries
+again. So every director may write every bucket. To save work, each bucket has a usual writer among the
+directors of the ring (docs/ring.md, rules 30-32). The queue is a set of bucket numbers, so an outage cannot
+make it grow without limit.
 
 A bucket that has grown large is split in the store (docs/ring.md, rule 33): first everything below it is
-written, then the marker in its place, from the bottom up. Whoever was faster has left something else there:
-that is merged, and all of it written again. Interrupted in between, what is below has no marker above it, and
-nobody sees it.
+written, then the marker in its place, from the bottom up. If another director was faster, something else is
+there: it is merged, and everything is written again. If a split is interrupted, the buckets below have no
+marker above them, and no director reads them.
 """
 
 from __future__ import annotations
@@ -39,17 +40,17 @@ from state.base import (
 from state.bucketnumbers import level, root_of
 
 WRITE_BUCKETS = 128
-"""Buckets of one write."""
+"""Buckets in one write."""
 NAMES_AT_ONCE = 512
-"""Buckets of names written before users have their turn again."""
+"""Buckets of names that are written before it is the users' turn again."""
 
 
 class Plan(NamedTuple):
-    """How a bucket of the table gets into the store."""
+    """The writes that bring a bucket of the table into the store."""
 
     swaps: list[Swap]
     marks: list[Swap]
-    """Those to be split, when all swaps are done."""
+    """Markers of buckets to be split, to be written after all swaps."""
 
 
 class BucketWriter:
@@ -68,13 +69,13 @@ class BucketWriter:
         """Begin with nothing to write.
 
         Args:
-            director: what it decides is written.
+            director: its users and names are written.
             clock: the time.
             reader: knows what the store holds.
-            usual: knows which buckets are this director's to write.
+            usual: knows which buckets this director has to write.
             shared: whether other directors write to this store too.
-            may_split: whether the store's layout knows of split buckets.
-            between: what is done after every write of some buckets, because an operator waits for it.
+            may_split: returns whether the store's schema has split buckets.
+            between: runs after each write of some buckets, because an operator waits for it.
             noted: is told of every bucket that has changed, whichever director writes it.
         """
         self.questions = Questions()
@@ -95,11 +96,11 @@ class BucketWriter:
 
     @property
     def lag(self) -> float:
-        """Seconds since the oldest change of a user that is not known to be stored."""
+        """Return the seconds since the oldest change of a user that is not known to be stored."""
         return self._age.seconds(self._clock.mono)
 
     def note_changes(self) -> None:
-        """Users may have changed."""
+        """Note when users have changed."""
         if self._users.dirty_count:
             self._age.changed(self._clock.mono)
 
@@ -109,13 +110,16 @@ class BucketWriter:
 
     @property
     def has_work(self) -> bool:
-        """Whether anything is known to be written; what has only just changed is not looked at."""
+        """Whether there is something to write. The latest changes are not looked at."""
         return bool(self._queued or self.questions) or self._usual.has_changed()
 
     def ask(self, number: int, buckets: Sequence[int] | None) -> None:
-        """Write these buckets of users, or all that have changed; `Persisted` follows when they are stored.
+        """Have these buckets of users written, or all that have changed (None).
 
-        Ours or not: a move in progress must be in the store before its round starts."""
+        `Persisted` follows when they are stored.
+
+        Buckets of other directors are written too: a move must be in the store before its round begins.
+        """
         if buckets is None:
             self._queued.update(self._take_dirty(), self._under_way)  # these may be lost yet
             buckets = tuple(self._queued)
@@ -123,7 +127,7 @@ class BucketWriter:
         self.questions.ask(number, buckets)
 
     def collect(self) -> None:
-        """Move what has become dirty to the queue, or leave it to its usual writer."""
+        """Queue the buckets that have changed, or leave them to their usual writers."""
         for number in self._take_dirty():
             if self._usual.is_ours(number):
                 self._queued.add(number)
@@ -131,7 +135,10 @@ class BucketWriter:
                 self._usual.defer(number)
 
     def collect_names(self) -> None:
-        """The same for names, whose usual writer has them too."""
+        """Queue the buckets of names that have changed.
+
+        Those of other directors are left out: their usual writers have the names too.
+        """
         numbers = self._names.take_dirty()
         self._noted("names", numbers)
         self._queued_names.update(n for n in numbers if self._usual.is_ours(n))
@@ -142,8 +149,8 @@ class BucketWriter:
         return numbers
 
     def new_ring(self) -> Procedure[None]:
-        """Other members, other writers: take over what no other director writes now (docs/ring.md, rules 32,
-        39)."""
+        """Take over buckets that no other director writes now, after the ring has changed (docs/ring.md,
+        rules 32, 39)."""
         if not self._usual.has_changed():
             return
         was_alone_or_new = not self._usual.ring
@@ -157,18 +164,19 @@ class BucketWriter:
         try:
             yield from self.catch_up()
         except BaseException:
-            self._usual.ring, self._usual.partial = before  # so that it is begun again, if only by a stop
+            # so that it is begun again, at the latest when the director stops
+            self._usual.ring, self._usual.partial = before
             raise
 
     def catch_up(self) -> Procedure[None]:
-        """Read and merge what others have written, and queue what the store lacks then (docs/ring.md, rule
-        31)."""
+        """Read and merge what other directors have written, then queue what the store lacks (docs/ring.md,
+        rule 31)."""
         for space in SPACES:
             yield from self._reader.changed(space)
         yield from self.queue_differences()
 
     def queue_differences(self) -> Procedure[None]:
-        """Queue every bucket that is ours to write and differs from what the store holds."""
+        """Queue every bucket that this director has to write and that differs from the store."""
         portion = Portion()
         known = self._reader.versions["users"]
         for number in range(BUCKETS):
@@ -184,7 +192,7 @@ class BucketWriter:
                 yield Pause()
 
     def write_users(self) -> Procedure[None]:
-        """Write what is queued now; what becomes dirty meanwhile, or is lost, is for the next time."""
+        """Write the queued buckets. Changes that come meanwhile, and lost races, are for the next time."""
         self._age.collected()
         self.collect()
         self._queued.update(map(root_of, self._reader.damaged["users"]))
@@ -194,8 +202,11 @@ class BucketWriter:
             yield Tell(Persisted(question))
 
     def write_names(self) -> Procedure[bool]:
-        """The same for names, some buckets at a time, so that users never wait for them. Returns whether all
-        are written that had changed when the first of them were."""
+        """Write queued names, some buckets at a time, so that users do not wait for them.
+
+        Returns:
+            Whether all names are written that had changed when the first of them were.
+        """
         if not self._queued_names:
             self.collect_names()
             self._queued_names.update(map(root_of, self._reader.damaged["names"]))
@@ -203,10 +214,10 @@ class BucketWriter:
         return not self._queued_names
 
     def write_the_rest(self) -> Procedure[None]:
-        """Until nothing is left to write.
+        """Write until nothing is left.
 
-        What was left to its usual writer of late is written too: he may be stopping as well, and have written
-        for the last time before he heard of it.
+        Buckets that were recently left to their usual writers are written too. The usual writer may be
+        stopping as well, and may have written for the last time before it heard of the change.
         """
         self.collect()
         self._queued.update(self._usual.recently_deferred())
@@ -256,7 +267,7 @@ class BucketWriter:
                 self._is_stored(space, number, prepared[number])
 
     def _plan(self, space: Space, number: int, blob: bytes) -> Plan:
-        """What has to be written of a bucket of the table, which holds this now."""
+        """Return the writes that a bucket of the table needs, with its present content."""
         known, damaged = self._reader.versions[space], self._reader.damaged[space]
         tree = self._reader.trees[space]
         if number not in tree and len(blob) <= tree.split_above and not damaged:
@@ -273,23 +284,31 @@ class BucketWriter:
             stored = known.get(leaf, EMPTY_VERSION)
             if leaf in damaged:
                 if not part:
-                    continue  # `director state verify --fix` may save more than we know
-                # It may have the version of what it should be, and pass for stored already.
+                    continue  # `director state verify --fix` may restore more than memory has
+                # The damaged bucket may have the version of the right content, and would then pass for
+                # stored.
                 swaps.append(Swap(space, leaf, stored, b""))
                 stored = EMPTY_VERSION
             elif version_of(part) == stored and new.isdisjoint(path):
-                continue  # below a new mark nothing is taken for granted
+                continue  # below a new marker, nothing counts as stored
             swaps.append(Swap(space, leaf, stored, part))
             guards.update(dict.fromkeys(parent for parent in path if parent in tree))
-        # That is no change: it is lost where the store is another one by now, that knows of no split here.
+        # Each of these swaps changes nothing. It fails if the store is another one now, without the split.
         swaps += [Swap(space, parent, SPLIT_VERSION, SPLIT) for parent in guards]
         marks = [Swap(space, parent, known.get(parent, EMPTY_VERSION), SPLIT) for parent in division.splits]
         return Plan(swaps, marks)
 
     def _mark(self, space: Space, marks: Iterable[Swap], lost: set[int]) -> Procedure[set[int]]:
-        """Mark buckets as split, from the bottom up: a mark is worth what is below it.
+        """Write markers of split buckets, from the bottom up, because a marker vouches for everything below
+        it.
 
-        lost: buckets of the table where something else was stored; given with those where a mark was refused.
+        Args:
+            space: users or names.
+            marks: the markers.
+            lost: buckets of the table in which other content was found.
+
+        Returns:
+            `lost`, and the buckets of the table in which a marker was refused.
         """
         lost = set(lost)
         by_level = groupby(sorted(marks, key=lambda mark: -mark.number), key=lambda mark: level(mark.number))
@@ -299,7 +318,11 @@ class BucketWriter:
         return lost
 
     def _swap_each(self, space: Space, swaps: Sequence[Swap]) -> Procedure[set[int]]:
-        """Swap, and merge whatever else is there; gives the buckets of the table where there was anything."""
+        """Do these swaps, and merge other content that they find.
+
+        Returns:
+            The buckets of the table in which there was any.
+        """
         known, tree = self._reader.versions[space], self._reader.trees[space]
         lost = set()
         taken = 0
@@ -320,6 +343,6 @@ class BucketWriter:
         return lost
 
     def _is_stored(self, space: Space, number: int, asked: int) -> None:
-        """A bucket, as it was when so many had asked, is in the store."""
+        """Note that a bucket is stored as it was when this many questions had been asked."""
         if space == "users":
             self.questions.stored(number, asked)

@@ -1,4 +1,5 @@
-"""Settling a user in the shared store when the ring cannot order (docs/ring.md, rule 12)."""
+"""Claims: users are claimed through the shared store when the ring cannot order decisions (docs/ring.md, rule
+12)."""
 
 from __future__ import annotations
 
@@ -16,13 +17,13 @@ from state.base import SPLIT, SPLIT_VERSION, Bucket, Lost, StoreError, Swap
 from state.bucketnumbers import root_of
 
 BATCH = 512
-"""Users claimed in one go; a bucket each at most."""
+"""Users claimed together, each in at most one bucket."""
 TURN = 64
-"""Of these, the answered in one turn of the loop."""
+"""Claims answered in one turn of the loop."""
 
 
 def following(candidate: User, old: User | None) -> User:
-    """The candidate with stamps that take the place of `old`, which does not bind any more."""
+    """Return the candidate with stamps that replace `old`, a record that no longer binds."""
     if old is None:
         return candidate
     decided = Stamp(min(max(candidate.decided, old.decided + 1), LATEST))
@@ -30,10 +31,11 @@ def following(candidate: User, old: User | None) -> User:
 
 
 def with_candidates(blob: bytes, candidates: Iterable[User], expire: int) -> bytes:
-    """The bucket as it is to be stored when these take the places of whatever it holds of their users.
+    """Return the content of a bucket in which these candidates replace the records of their users.
 
-    The caller has seen that no binding record is there. Nothing of this is in memory before the store has
-    taken it: who loses the race must take the winner's choice, not merge his own over it.
+    The caller has checked that the bucket has no binding record of them. Nothing of this is in memory before
+    the store has it: a director that loses the race must take the winner's assignment, not merge its own over
+    it.
     """
     records = {blob[at : at + 8]: blob[at : at + RECORD.size] for at in range(0, len(blob), RECORD.size)}
     for candidate in candidates:
@@ -43,13 +45,21 @@ def with_candidates(blob: bytes, candidates: Iterable[User], expire: int) -> byt
 
 
 class Claims:
-    """The claims under way: users of a partial ring are claimed in the shared store, all that wait at a time
-    in one go. The first swap wins. Each claim ends with `Claimed` or `ClaimFailed`."""
+    """The claims under way. All users that wait at a time are claimed together. The first swap wins.
+
+    Each claim ends with `Claimed` or `ClaimFailed`.
+    """
 
     def __init__(
         self, director: Director, reader: BucketReader, failed: Callable[[str, StoreError], None]
     ) -> None:
-        """failed: is told where the store did not do it."""
+        """Begin without claims.
+
+        Args:
+            director: the director.
+            reader: reads buckets of the store.
+            failed: is told of an operation that the store did not carry out.
+        """
         self._director, self._reader, self._failed = director, reader, failed
         self._users = director.users
         self._waiting: dict[UserKey, User | None] = {}
@@ -59,13 +69,18 @@ class Claims:
         return len(self._waiting)
 
     def add(self, key: UserKey, record: bytes) -> None:
-        """Claim this user; `record` is put into the store if no director has claimed the user there, unless
-        it is empty."""
+        """Claim a user.
+
+        Args:
+            key: of the user.
+            record: is written to the store if no director has claimed the user there; empty: nothing is
+                written.
+        """
         self._waiting[key] = next(unpack(record), None)
         self._work.set()
 
     def run(self) -> Procedure[None]:
-        """Without end."""
+        """Make claims as they come, without end."""
         while True:
             yield Wait(signals=(self._work,))
             self._work.clear()
@@ -80,7 +95,7 @@ class Claims:
                     yield from self._give_up(batch)
 
     def _give_up(self, batch: dict[UserKey, User | None]) -> Procedure[None]:
-        """The store is unreachable: what waits would fail too."""
+        """Let all claims fail that wait: the store is unreachable."""
         unsettled = [*batch, *self._waiting]
         self._waiting.clear()
         for number, key in enumerate(unsettled):
@@ -89,10 +104,12 @@ class Claims:
                 yield Pause()
 
     def _settle(self, batch: dict[UserKey, User | None]) -> Procedure[None]:
-        """Take whatever binds in the store, put the candidates of the others there; whoever loses reads
-        again.
+        """Claim users: take records that bind from the store, and write the candidates of the other users.
 
-        batch: candidates, if any; a user who is settled is taken out.
+        After a lost race, read again.
+
+        Args:
+            batch: the users with their candidates, if any. A claimed user is removed from it.
         """
         tree = self._reader.trees["users"]
         while batch:
@@ -137,8 +154,11 @@ class Claims:
         ]
 
     def _swaps(self, bucket: Bucket, mine: Sequence[User]) -> list[Swap]:
-        """A bucket with these candidates. First, that those above it are still split: another store, wiped or
-        restored, has nothing below them that a director would find."""
+        """Return the swaps that write these candidates into a bucket.
+
+        The first swaps check that the buckets above are still split. Another store, wiped or restored, would
+        hold nothing below them that a director could find.
+        """
         tree = self._reader.trees["users"]
         swaps = [Swap("users", ancestor, SPLIT_VERSION, SPLIT) for ancestor in tree.path(bucket.number)]
         root = root_of(bucket.number)

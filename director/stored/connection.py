@@ -1,4 +1,4 @@
-"""The connection of the director with its store: its states, and what is logged of its loss."""
+"""The director's connection with its store: its states, and the log lines about its loss."""
 
 from __future__ import annotations
 
@@ -11,50 +11,51 @@ from state.base import StoreError, StoreRefused
 
 class State(Enum):
     CLOSED = "closed"
-    """Not opened yet, or closed again."""
+    """It was not opened yet, or is closed again."""
     LOADING = "loading"
-    """It answers and its documents are in memory; its users are being read, and logins are answered."""
+    """The store answers, and its documents are in memory. Its users are being read while logins are
+    answered."""
     CONNECTED = "connected"
-    """Memory holds all that the store held, and changes are written behind."""
+    """Memory has everything that the store had. Changes are written write-behind."""
     DISCONNECTED = "disconnected"
-    """It does not answer, or it is another store than before: it has to be read before it is written."""
+    """The store is unreachable, or is another store than before: it has to be read before it is written."""
 
 
 TRANSITIONS = {
-    # CONNECTED: the director is stopped while it opens the store.
+    # CONNECTED: the director stops while it opens the store.
     State.CLOSED: frozenset({State.LOADING, State.CONNECTED, State.DISCONNECTED}),
     State.LOADING: frozenset({State.CONNECTED, State.DISCONNECTED, State.CLOSED}),
     State.CONNECTED: frozenset({State.DISCONNECTED, State.CLOSED}),
     State.DISCONNECTED: frozenset({State.CONNECTED, State.CLOSED}),
 }
-"""Where a connection may go from each state."""
+"""The states that may follow each state."""
 
 
 class Connection:
     def __init__(self, url: str) -> None:
         self.state = State.CLOSED
         self.run_id = ""
-        """Of the store that memory was last compared with; empty: of none."""
+        """The run id of the store that memory was last compared with; empty: there was none."""
         self.error: str | None = None
         """Why the store is unreachable."""
         self.errors: dict[str, int] = {}
-        """How often an operation has failed, for the metrics."""
+        """How often each operation has failed, for the metrics."""
         self._url = url
         self._reported: tuple[type[StoreError], str] | None = None
-        """The kind of error that was logged; None: there is none."""
+        """The kind of error that was last logged; None: none since the store was reachable."""
 
     @property
     def is_up(self) -> bool:
-        """Whether the store can be relied on."""
+        """Whether the store is reachable and may be relied on."""
         return self.state in (State.LOADING, State.CONNECTED)
 
     def enter(self, state: State) -> None:
-        """Raises WrongTransition."""
+        """Change the state. Raises WrongTransition if TRANSITIONS does not permit it."""
         check(TRANSITIONS, self.state, state)
         self.state = state
 
     def established(self, state: State, run_id: str) -> None:
-        """The store of this run id has been compared with memory."""
+        """Note that memory has been compared with the store of this run id."""
         self.enter(state)
         self.run_id = run_id
         self.error = self._reported = None
@@ -64,7 +65,11 @@ class Connection:
             self.enter(State.DISCONNECTED)
 
     def failed(self, operation: str, error: StoreError) -> list[LogEvent]:
-        """The store did not carry out an operation. What is to be logged: each kind of error once."""
+        """Note that the store did not carry out an operation.
+
+        Returns:
+            The log event, once for each kind of error.
+        """
         self.errors[operation] = self.errors.get(operation, 0) + 1
         self.error = str(error)
         kind = type(error), error.code if isinstance(error, StoreRefused) else ""

@@ -1,5 +1,5 @@
-"""Stored documents that are damaged: what was stored is set aside before it is written over, and further
-copies of the document fill its gaps."""
+"""Damaged documents of the store: the damaged form is kept before it is overwritten, and copies fill the
+gaps."""
 
 from __future__ import annotations
 
@@ -16,40 +16,43 @@ MISSING = "it is missing, and the store holds other data"
 
 Result = TypeVar("Result")
 Copies = Callable[[str], Procedure[Sequence[Copy]]]
-"""Further copies of the document of this name, the best first."""
+"""Returns copies of the document of this name, the best first."""
 
 
 class Table(NamedTuple):
-    """What a document is made from, and read into."""
+    """A table that is stored as one document."""
 
     name: str
     encode: Callable[[], bytes]
-    """The table as it is in memory."""
+    """Returns the document for the table in memory."""
     read: Callable[[bytes, Sequence[bytes]], Steps[Any]]
-    """Read a document in steps, as far as it can be right. What it lacks is taken from the first of its
-    further copies that has it. `problem` of what comes of it: what is wrong with the document; empty:
-    nothing."""
+    """Reads a document in steps, as far as it can be right. The first of its copies that has a missing row
+    fills the gap. `problem` of the result is the text of an error; empty: none."""
     merge: Callable[[Any, str], Event | None]
-    """What the director is to be told of what was read from the source that is named; None: nothing, it is
-    merged."""
+    """Merges what was read from a source. Returns an event for the director; None: there is nothing to
+    tell."""
 
     def take(self, data: bytes, source: str, others: Sequence[bytes] = ()) -> Procedure[None]:
-        """Read a document, with its further copies, and merge it."""
+        """Read a document with its copies, and merge it."""
         yield from tell_director(self.merge((yield from in_pauses(self.read(data, others))), source))
 
     def take_at_once(self, data: bytes, source: str) -> Event | None:
-        """The same in one turn of the loop: nobody is served yet. Returns what the director is to be told."""
+        """Read and merge a document in one turn of the loop, while no logins are answered yet.
+
+        Returns:
+            An event for the director; None: there is nothing to tell.
+        """
         return self.merge(finished(self.read(data, ())), source)
 
 
 def tell_director(event: Event | None) -> Procedure[None]:
-    """Hand an event to the director, if there is one."""
+    """Tell the director of an event, if there is one."""
     if event is not None:
         yield Tell(event)
 
 
 def in_pauses(steps: Steps[Result]) -> Procedure[Result]:
-    """What comes of all steps, each done in a turn of the loop of its own."""
+    """Do all steps, each in another turn of the loop. Returns their result."""
     while True:
         try:
             next(steps)
@@ -60,7 +63,7 @@ def in_pauses(steps: Steps[Result]) -> Procedure[Result]:
 
 
 def is_sound(document: Document) -> bool:
-    """Whether the content is what was written."""
+    """Whether the content fits the version."""
     return document.version == version_of(document.data)
 
 
@@ -68,17 +71,19 @@ class Examined(NamedTuple):
     """A document that was read."""
 
     found: Any
-    """What is to be merged."""
+    """The part that can be merged."""
     problem: str
-    """What is wrong with it; empty: nothing."""
+    """The text of an error; empty: none."""
     kept: dict[str, str]
-    """For the log: where its bytes are kept by now, if something is wrong."""
+    """For the log: where the damaged document is kept; empty: it is not damaged."""
 
 
 def examine(table: Table, document: Document) -> Procedure[Examined]:
-    """Read a document, and set it aside where something is wrong with it.
+    """Read a document, and keep it elsewhere if it is damaged.
 
-    Raises StoreError: then it must not be written over."""
+    Raises:
+        StoreError: the document must not be overwritten.
+    """
     found = yield from in_pauses(table.read(document.data, ()))
     problem: str = found.problem
     if not is_sound(document):
@@ -89,10 +94,11 @@ def examine(table: Table, document: Document) -> Procedure[Examined]:
 
 
 def with_its_version(name: str, document: Document) -> Procedure[Document]:
-    """The document with the version of its content, or what another director has written since.
+    """Return the document with the version of its content, or what another director has written since.
 
-    Something else than a director has changed the content and left the version. Until that is the version of
-    the content, what should be there has the stored version: it would not be written again."""
+    A program other than a director has changed the content and left the version. As long as the version does
+    not fit the content, the right content has the stored version, and would not be written again.
+    """
     if is_sound(document):
         return document
     outcome = yield SwapDocument(name, document.version, document.data)
@@ -100,12 +106,12 @@ def with_its_version(name: str, document: Document) -> Procedure[Document]:
 
 
 def own_copy(url: str, name: str) -> Procedure[list[Copy]]:
-    """The second copy that the store at this URL keeps of a document itself, where it does, and where that is
-    sound."""
+    """Return the second copy of a document that the store at this URL keeps itself; empty: there is none, or
+    it is damaged."""
     copy: Document | None = yield ReadSecondCopy(name)
     return [] if copy is None else [Copy(copy.data, f"second copy in {url}")]
 
 
 def filled_from(copies: Sequence[Copy]) -> str:
-    """For the log."""
+    """Return the text for the log."""
     return ", ".join(copy.place for copy in copies) or "memory"

@@ -1,8 +1,7 @@
-"""Stored documents, read so that one row that is wrong costs no other row, and that further copies of the
-document fill the gaps.
+"""Reading of stored documents: a wrong row costs no other row, and copies of the document fill the gaps.
 
-A stamp that is out of the range of stamps is no damage: its row says what an operator did. It is brought
-within the range here, and within the bound of the clock when it is merged (`admission.py`).
+A stamp out of range is no damage: its row still says what an operator did. It is brought within the range
+here, and within the bound of the clock when it is merged (`admission.py`).
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ Row = TypeVar("Row", HostRow, MemberRow)
 
 
 class Sound(NamedTuple):
-    """The rows that can be right, and what is wrong with the others; empty: nothing."""
+    """The rows that can be right, and the text of an error about the others; empty: none."""
 
     hosts: list[HostRow]
     members: list[MemberRow]
@@ -32,44 +31,47 @@ class Sound(NamedTuple):
 
 
 class SoundApplied(NamedTuple):
-    """The same of what members have applied of their configurations."""
+    """The applied configurations that can be right, and the text of an error; empty: none."""
 
     applied: Applied
     problem: str
 
 
 def read_hosts(data: bytes, *others: bytes) -> Sound:
-    """others: further copies of the document; a host whose row is missing is taken from the first with it.
+    """Read a document of hosts. Never raises: if nothing can be read, there are no rows, and an error.
 
-    Never raises: where nothing can be read there are no rows, and a problem."""
+    Args:
+        data: the document.
+        others: its copies. A missing row is taken from the first copy that has it.
+    """
     return finished(hosts_in_steps(data, others))
 
 
 def read_members(data: bytes, *others: bytes) -> Sound:
-    """The same for directors."""
+    """Read a document of directors, as `read_hosts` does."""
     return finished(members_in_steps(data, others))
 
 
 def read_applied_documents(data: bytes, *others: bytes) -> SoundApplied:
-    """The same for what members have applied of their configurations."""
+    """Read a document of applied configurations, as `read_hosts` does."""
     return finished(applied_documents_in_steps(data, others))
 
 
 def hosts_in_steps(data: bytes, others: Sequence[bytes] = ()) -> Steps[Sound]:
-    """As `read_hosts`, some rows in each step."""
+    """Return what `read_hosts` returns, some rows in each step."""
     steps = _read(data, others, HostRow, lambda row: wrong_rows([row]), lambda row: row.address)
     rows, problem = yield from steps
     return Sound(rows, [], problem)
 
 
 def members_in_steps(data: bytes, others: Sequence[bytes] = ()) -> Steps[Sound]:
-    """As `read_members`, some rows in each step."""
+    """Return what `read_members` returns, some rows in each step."""
     rows, problem = yield from _read(data, others, MemberRow, lambda row: wrong_members([row]), about)
     return Sound([], rows, problem)
 
 
 def applied_documents_in_steps(data: bytes, others: Sequence[bytes] = ()) -> Steps[SoundApplied]:
-    """As `read_applied_documents`, some rows in each step."""
+    """Return what `read_applied_documents` returns, some rows in each step."""
     applied, problem = yield from applied_in_steps(data)
     for copy in others:
         more, _ = yield from applied_in_steps(copy)

@@ -1,4 +1,5 @@
-"""The lease of this director in the shared store: whether others may have taken the director for dead."""
+"""The lease of this director in the shared store: whether it has expired, so that others may have continued
+without this director."""
 
 from __future__ import annotations
 
@@ -10,17 +11,27 @@ from director.types import MemberId
 from state.base import KNOWN_SCHEMA, SCHEMA, Lease
 
 RENEWALS = 3
-"""Times a lease is renewed before it would lapse."""
+"""How often a lease is renewed before it would expire."""
 
 
 class OwnLease:
-    """It has lapsed if the store says so with a renewal, or if none has succeeded for too long by our clock:
-    then it may be that the store was not asked yet, as after the process was suspended."""
+    """The lease has expired if the store says so at a renewal, or if no renewal has succeeded for too long by
+    this clock. In the second case the store may not have been asked yet, as after a suspension of the
+    process."""
 
     def __init__(
         self, director: Director, clock: Clock, ours: Ours, ttl: float, incarnation: int, *, shared: bool
     ) -> None:
-        """ttl: seconds that a renewal is good for."""
+        """Begin without a lease.
+
+        Args:
+            director: the director.
+            clock: the time.
+            ours: the cluster that the lease names.
+            ttl: seconds for which a renewal is valid.
+            incarnation: of this run of the director.
+            shared: whether the store is shared; else there are no leases.
+        """
         self.ttl = ttl
         self.lapses = 0
         """How often a renewal has found that it had lapsed."""
@@ -30,7 +41,11 @@ class OwnLease:
         self._lapsed = True
 
     def renew(self) -> Procedure[frozenset[MemberId] | None]:
-        """Write it first, then read who lives (docs/ring.md, rule 15); None: the store cannot say."""
+        """Renew the lease, then read the leases of all directors (docs/ring.md, rule 15).
+
+        Returns:
+            The directors that hold a lease; None: the store is not shared.
+        """
         if not self._shared:
             return None
         me = self._director.me
@@ -44,8 +59,9 @@ class OwnLease:
         begun = self._clock.mono
         had_one = yield RenewLease(lease, self.ttl)
         if not had_one and begun < self._begun + self.ttl:
-            # By our clock it was good still: the store has lost its leases, or its own clock has stepped.
-            # Until all that live have renewed theirs, no director is dead because it has none.
+            # By this clock the lease was still valid: the store has lost its leases, or its clock has
+            # stepped. Until all running directors have renewed theirs, a director without a lease does not
+            # count as stopped.
             self._lost_until = begun + self.ttl
         if not (had_one and self.remaining):
             self.lapses += 1
@@ -69,15 +85,16 @@ class OwnLease:
 
     @property
     def until(self) -> float:
-        """Monotonic seconds until which nobody takes this director for dead, if it has not lapsed."""
+        """Return the monotonic time until which no other director continues without this one, if the lease
+        has not expired."""
         return self._begun + self.ttl
 
     @property
     def pause(self) -> float:
-        """Seconds until it is to be renewed."""
+        """Return the seconds until the next renewal is due."""
         return max(0.0, self._begun + self.ttl / RENEWALS - self._clock.mono)
 
     @property
     def remaining(self) -> float:
-        """Seconds in which it does not lapse; 0 where it may have lapsed."""
+        """Return the seconds until the lease expires; 0: it may have expired."""
         return max(0.0, self.until - self._clock.mono)

@@ -1,4 +1,4 @@
-"""How fast the store is written, and how soon it is tried again."""
+"""The pace of writes to the store, and of attempts to reach it again."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from collections.abc import Callable
 from director.types import Now
 
 FLUSH_AFTER = 0.2
-"""Seconds from the first change to its writing."""
+"""Seconds from the first change until it is written."""
 FLUSH_WITHIN = 1.0
-"""Seconds from a change to its end in the store, as long as a write takes less than half of it."""
+"""Seconds from a change until the store has it, as long as a write takes less than half of that."""
 REST_TIMES = 9
-"""Writing may take a tenth of the time: it is followed by a pause this many times as long..."""
+"""A write may take a tenth of the time: the pause after it is this many times as long …"""
 REST_LEAST = 0.5
-"""...or, where that would be too late, by one of this part of its length."""
+"""… or, if that would be too late, this part of its length."""
 RETRY_FIRST, RETRY_LONGEST = 0.2, 2.0
-"""Seconds between two attempts to reach the store."""
+"""First and longest pause, in seconds, between two attempts to reach the store."""
 TURN_BYTES = 100_000
-"""About what is merged in one turn of the loop: some 4,500 users."""
+"""Bytes that are merged in one turn of the loop: about 4,500 users."""
 PREPARED_BYTES = 50_000
-"""About what is made ready for writing in one turn of the loop: less than 5 ms without compiled code."""
+"""Bytes that are prepared for writing in one turn of the loop: less than 5 ms without compiled code."""
 BUCKET_BYTES = 200
-"""What a bucket counts beside its content."""
+"""Bytes that a bucket counts in addition to its content."""
 
 
 class Clock:
-    """The time of the event in hand."""
+    """The time of the event that is being handled."""
 
     def __init__(self) -> None:
         self.now = Now(0.0, 0.0)
@@ -36,19 +36,31 @@ class Clock:
 
 
 def rest_after(took: float) -> float:
-    """Seconds of rest after a write that took so many, so that writing leaves time to logins.
+    """Return the pause after a write, so that writes leave time for logins.
 
-    What changes as a write begins waits for its end, this rest, and the next write.
+    A change that comes as a write begins waits for the end of the write, for this pause, and for the next
+    write.
+
+    Args:
+        took: seconds of the write.
+
+    Returns:
+        Seconds.
     """
     in_time = FLUSH_WITHIN - 2 * took
     return max(FLUSH_AFTER, REST_LEAST * took, min(REST_TIMES * took, in_time))
 
 
 class BackOff:
-    """Pauses between attempts to reach the store, each about twice as long as the one before."""
+    """The back-off between attempts to reach the store: each pause is about twice as long as the one
+    before."""
 
     def __init__(self, uniform: Callable[[float, float], float]) -> None:
-        """uniform: draws a number between two others."""
+        """Begin with the shortest pause.
+
+        Args:
+            uniform: returns a random number between two others.
+        """
         self._uniform = uniform
         self._pause = RETRY_FIRST
 
@@ -56,20 +68,23 @@ class BackOff:
         self._pause = RETRY_FIRST
 
     def pause(self) -> float:
-        """Seconds until the next attempt, after one that failed."""
+        """Return the seconds until the next attempt, after a failed one."""
         seconds = self._pause * self._uniform(0.8, 1.2)
         self._pause = min(2 * self._pause, RETRY_LONGEST)
         return seconds
 
 
 class Age:
-    """Since when something waits to be written. Its oldest part counts, until a pass has written all."""
+    """How long changes have waited to be written.
+
+    The oldest change counts until a pass has written everything.
+    """
 
     def __init__(self) -> None:
         self._changed: float | None = None
-        """Of what no pass has begun to write."""
+        """Monotonic time of the oldest change that no pass has begun to write."""
         self._queued: float | None = None
-        """Of what the last pass was to write."""
+        """Monotonic time of the oldest change that the last pass had to write."""
 
     def changed(self, now: float) -> None:
         if self._changed is None:
@@ -81,13 +96,17 @@ class Age:
         return self._changed is not None
 
     def collected(self) -> None:
-        """A pass begins: it writes all that has changed so far."""
+        """Begin a pass: it writes everything that has changed so far."""
         if self._queued is None:
             self._queued = self._changed
         self._changed = None
 
     def written(self, *, everything: bool) -> None:
-        """The pass has ended. everything: nothing is left of what it was to write."""
+        """End a pass.
+
+        Args:
+            everything: whether it has written everything that it had to write.
+        """
         if everything:
             self._queued = None
 
@@ -97,13 +116,13 @@ class Age:
 
 
 class Portion:
-    """Counts work, and says when a turn of the loop has had its share."""
+    """Counts work, and tells when a turn of the loop has done its share."""
 
     def __init__(self) -> None:
         self._size = 0
 
     def is_full(self, size: int) -> bool:
-        """Whether with another bucket of so many bytes it is time for a pause; then it begins anew."""
+        """Whether a pause is due after another bucket of this many bytes. If so, the count begins again."""
         self._size += BUCKET_BYTES + size
         if self._size < PREPARED_BYTES:
             return False

@@ -1,12 +1,12 @@
-"""Memory and store: what is read, written and claimed when. Pure: events in, effects out.
+"""The core of persistence: what is read, written and claimed, and when. Pure: events in, effects out.
 
-At the start all that the store holds is loaded, while logins are answered already. From then on changes are
-written behind, and a store that was unreachable is compared with memory on its return. No login waits for any
-of it, except those that must.
+At the start, everything in the store is loaded while logins are answered already. From then on, changes are
+written write-behind. A store that was unreachable is compared with memory on its return. No login waits for
+any of this, except logins of users who have to be read or claimed.
 
-Whoever drives this carries the effects out in their order, answers each `Ask` with `StoreAnswered` or
-`StoreFailed`, and brings `TimeReached` at `next_deadline()`. The service does so on a `StateStore`, the
-simulator on a store that fails at will.
+The driver carries out the effects in their order, answers each `Ask` with `StoreAnswered` or `StoreFailed`,
+and sends `TimeReached` at `next_deadline()`. In the service the driver uses a `StateStore`; in the simulator,
+a store that fails at will.
 """
 
 from __future__ import annotations
@@ -53,7 +53,13 @@ class PersistenceCore:
     def __init__(
         self, director: Director, setup: StoreSetup, uniform: Callable[[float, float], float]
     ) -> None:
-        """uniform: draws a number between two others."""
+        """Begin with a closed store.
+
+        Args:
+            director: the director.
+            setup: of the store.
+            uniform: returns a random number between two others.
+        """
         self._clock = Clock()
         self._effects: list[StoreEffect] = []
         self._runner = Runner(self._clock, self._effects)
@@ -72,12 +78,12 @@ class PersistenceCore:
 
     @property
     def loaded(self) -> bool:
-        """Whether all that the store held at the start, or on its return, has been in memory once."""
+        """Whether everything that the store had at the start, or on its return, has been in memory once."""
         return self.steps.loaded
 
     @property
     def loaded_part(self) -> float:
-        """How much of what the store held at the start is in memory, 0 to 1."""
+        """Return how much of what the store had at the start is in memory, 0 to 1."""
         return 1.0 if self.loaded else self.reader.progress
 
     @property
@@ -87,21 +93,21 @@ class PersistenceCore:
 
     @property
     def awaits_changes(self) -> bool:
-        """Whether `BucketsChanged` would be news: after most events it is not."""
+        """Whether `BucketsChanged` would bring news. After most events it would not."""
         dirty = self._director.users.dirty_count > 0
         if dirty and not self.writer.has_noted_changes:
             return True
         return not self.steps.work.is_set and (dirty or self.usual.has_changed())
 
     def lag(self, now: Now) -> float:
-        """Seconds since the oldest change of a user that is not known to be stored."""
+        """Return the seconds since the oldest change of a user that is not known to be stored."""
         self._clock.now = now
         return self.writer.lag
 
     # ---- what happened
 
     def handle(self, event: StoreEvent, now: Now) -> list[StoreEffect]:
-        """What is to be done, in this order."""
+        """Handle one event. Returns the effects, in their order."""
         self._clock.now = now
         match event:
             case StoreAnswered(number, answer):
@@ -140,7 +146,7 @@ class PersistenceCore:
         return effects
 
     def _happened(self, event: StoreEvent) -> None:
-        """What comes less often."""
+        """Handle the less frequent events."""
         match event:
             case Open():
                 self._runner.start(self._open())
@@ -162,7 +168,8 @@ class PersistenceCore:
                 self._collect()
 
     def next_deadline(self) -> float | None:
-        """Monotonic time at which `TimeReached` is due; 0: at once."""
+        """Return the monotonic time at which `TimeReached` is due; 0: immediately; None: nothing waits for a
+        time."""
         return self._runner.next_deadline()
 
     def _buckets_changed(self) -> None:
@@ -172,15 +179,15 @@ class PersistenceCore:
 
     def _persist(self, event: PersistAsked) -> None:
         if not self.is_up:
-            return  # whoever asks waits only so long
-        if event.number < 0:  # of a user that an operator has pinned or moved
+            return  # the part that waits has a time-out
+        if event.number < 0:  # an operator has pinned or moved the user
             self._routines.names_due = True
         self.writer.ask(event.number, event.buckets)
         self.steps.work.set()
         self.steps.urgent.set()
 
     def _collect(self) -> None:
-        """While the store is unreachable; else whatever writes to it does."""
+        """Queue changes while the store is unreachable. Otherwise the routine that writes does so."""
         if not self.is_up:
             self.writer.collect()
             self.writer.collect_names()
@@ -197,7 +204,8 @@ class PersistenceCore:
             self._effects.append(Opened(None))
 
     def _take_over(self, event: TakeOver) -> None:
-        """The store is joined as after an absence, while logins are answered."""
+        """Continue a predecessor's work: the store is joined as after an absence, while logins are
+        answered."""
         self.steps.begun = self._clock.mono
         for table in self.documents.tables:
             if table.name in event.tables:

@@ -1,5 +1,7 @@
-"""The sequences in which the store is used, each written once: open, load, come back, read if the lease has
-lapsed, write, stop. The order in them is docs/ring.md, rule 31: read and merge, then write.
+"""The procedures of the store, each written once: open, load, return, read after the lease has expired,
+write, stop.
+
+Their order is that of docs/ring.md, rule 31: read and merge, then write.
 """
 
 from __future__ import annotations
@@ -52,47 +54,56 @@ from state.base import (
 )
 
 OPEN_WITHIN = 5.0
-"""At the start, seconds to find out whose the store is, and again to read hosts and directors; else the
-director does without it."""
+"""Seconds that the start may take to find out whose the store is, and again to read hosts and directors.
+After that the director starts without the store."""
 STOP_WITHIN = 5.0
-"""Seconds the last write may take."""
+"""Seconds that the last write may take."""
 AUDIT_QUEUE = 1000
-"""Audit entries kept while the store is unreachable."""
+"""Audit entries that are kept while the store is unreachable."""
 
 
 class StoreSetup(NamedTuple):
-    """What is known of a store and its director from the start."""
+    """The fixed facts about the store and its director."""
 
     url: str
-    """The store as people may see it."""
+    """The store's URL, without passwords."""
     shared: bool
-    """Whether other directors see the same data."""
+    """Whether other directors use the same store."""
     has_snapshot: bool
     lease_ttl: float
     incarnation: int
     ping_timeout: float
     place: str
-    """See `storeidentity.cluster_of`."""
+    """As in `storeidentity.cluster_of`."""
 
 
 class Procedures:
     def __init__(
         self, director: Director, setup: StoreSetup, clock: Clock, runner: Runner, effects: list[StoreEffect]
     ) -> None:
-        """effects: takes what is to be done."""
+        """Begin with a closed store.
+
+        Args:
+            director: the director.
+            setup: of the store.
+            clock: the time.
+            runner: runs these procedures.
+            effects: takes the effects.
+        """
         self.director, self.setup, self.clock = director, setup, clock
         self._runner, self._effects = runner, effects
         self.connection = Connection(setup.url)
         self.loaded = False
-        """Whether all that the store held at the start, or on its return, has been in memory once."""
+        """Whether everything that the store had at the start, or on its return, has been in memory once."""
         self.loaded_users = 0
         self.begun = 0.0
         self.work, self.urgent = Signal(), Signal()
         self.audit: deque[AuditEntry] = deque(maxlen=AUDIT_QUEUE)
         self.claim_due = False
-        """The document that says whose the store is has to be written anew."""
+        """Whether the document that names the store's cluster has to be written again."""
         self._loading: Limit | None = None
-        """Of reading the store, from its opening until that has ended."""
+        """The time-out of reading the store, from its opening until reading has ended; None: the store is not
+        being read."""
         self._facts = StoreFacts("", 0, (), "")
         self.ours = Ours(director.identity, setup.place)
         self.lease = OwnLease(
@@ -122,10 +133,13 @@ class Procedures:
     # ---- start
 
     def open(self) -> Procedure[None]:
-        """Open the store and take in all but users and names: `load` reads those. Where it does not answer:
-        log it, take the snapshot, and join it later. Where it is empty: take the snapshot.
+        """Open the store and read everything except users and names, which `load` reads.
 
-        Raises SchemaTooNew, StoreBusy and OtherCluster: with those a director must not start.
+        If the store is unreachable, that is logged, the snapshot is read, and the store is joined later. If
+        the store is empty, the snapshot is read too.
+
+        Raises:
+            SchemaTooNew, StoreBusy, OtherCluster: the director must not start.
         """
         self.begun = self.clock.mono
         try:
@@ -134,7 +148,8 @@ class Procedures:
             except OtherCluster as exc:
                 if not exc.lapses:
                     raise
-                yield Wait(self.clock.mono + exc.lapses)  # they may have been killed a moment ago
+                # directors of the other cluster may have been killed a moment ago, and still hold leases
+                yield Wait(self.clock.mono + exc.lapses)
                 empty = yield from self._open_store()
             if empty:
                 yield from self._load_snapshot("the store is empty")
@@ -146,13 +161,13 @@ class Procedures:
             yield from self._load_snapshot("the store is away")
 
     def _in_time(self, operation: str, seconds: float, procedure: Procedure[bool]) -> Procedure[bool]:
-        """What comes of a procedure that must not take longer. Raises StoreUnavailable where it does."""
+        """Return the result of a procedure. Raises StoreUnavailable if it takes longer than these seconds."""
         with self._runner.within(self._runner.after(seconds)):
             return (yield from procedure)
         raise StoreUnavailable(self.setup.url, operation, after=seconds)
 
     def _open_store(self) -> Procedure[bool]:
-        """Returns whether there is nothing in it."""
+        """Open the store. Returns whether it is empty."""
         facts: StoreFacts = yield OpenStore()
         self._take_facts(facts)
         return (yield from self._in_time("load", OPEN_WITHIN, self._claim_and_look()))
@@ -162,8 +177,12 @@ class Procedures:
         return (yield ReadDocument(HOSTS)) is None and not (yield ReadVersions("users"))
 
     def claim_store(self) -> Procedure[None]:
-        """Raises OtherCluster where a shared store is not ours; connections to it are closed, since its name
-        may lead elsewhere the next time."""
+        """Check that a shared store belongs to this cluster, and take it for this cluster if it is free.
+
+        Raises:
+            OtherCluster: it belongs to another cluster. The connections are closed, because the store's name
+                may lead to another store the next time.
+        """
         if not self.setup.shared:
             return
         self.claim_due = False  # first: secrets that change meanwhile are to be written, too
@@ -183,7 +202,7 @@ class Procedures:
     def _read_documents(self) -> Procedure[bool]:
         run_id = yield from self.ask_run_id()
         alive = yield from self.lease.renew()
-        yield from self.claim_store()  # again, under our lease: another cluster may have come just now
+        yield from self.claim_store()  # again, holding a lease: another cluster may have come just now
         yield from self.documents.read()
         self.documents_changed()
         self.tell(StoreOpened())
@@ -193,7 +212,7 @@ class Procedures:
         return True
 
     def load(self) -> Procedure[None]:
-        """Users and names, while logins are answered already."""
+        """Read users and names while logins are answered already."""
         problem: StoreError | None = None
         assert self._loading is not None, "the store has been opened"
         with self._runner.within(self._loading) as limit:
@@ -227,7 +246,10 @@ class Procedures:
             self.failed("load", exc)
 
     def _established(self, state: State, run_id: str, alive: frozenset[MemberId] | None) -> None:
-        """What the store holds is in memory, too, or waited for; only now the ring may rely on it."""
+        """Note that memory has everything of the store, or waits for it.
+
+        Only now may the ring rely on the store.
+        """
         self.connection.established(state, run_id)
         self._effects.append(Connected())
         self.tell(Leases(alive, self.lease.until))
@@ -254,14 +276,19 @@ class Procedures:
             self._facts = self._facts._replace(set_aside=facts.set_aside)
 
     def ask_run_id(self) -> Procedure[str]:
-        """The store's run id. Logs where asking has brought the layout up to date, or could not."""
+        """Return the store's run id.
+
+        Logs if the question has migrated the store to this schema, or could not.
+        """
         facts: StoreFacts = yield ReadRunId()
         self._take_facts(facts._replace(set_aside=self._facts.set_aside))
         return facts.run_id
 
     def is_replaced(self) -> Procedure[bool]:
-        """Whether another store answers than the one that memory was compared with: it may be anybody's.
-        Asked before writing."""
+        """Whether another store answers than the one that memory was compared with.
+
+        It may belong to another cluster, so this is asked before a write.
+        """
         if not self.setup.shared or (yield from self.ask_run_id()) == self.connection.run_id:
             return False
         if self.connection.is_up:
@@ -270,7 +297,7 @@ class Procedures:
         return True
 
     def come_back(self) -> Procedure[None]:
-        """The store answers again, or for the first time: read and merge, then write."""
+        """Join the store when it is reachable again, or for the first time: read and merge, then write."""
         facts: StoreFacts = yield OpenStore()
         self._take_facts(facts)
         yield from self.claim_store()
@@ -290,7 +317,8 @@ class Procedures:
         self.log(Level.INFO, "store_back", buckets_written=behind)
 
     def read_if_lapsed(self) -> Procedure[None]:
-        """A director that was taken for dead reads and merges before it writes."""
+        """Read and merge before the next write if the lease has expired: others may have continued without
+        this director."""
         if not self.lease.has_lapsed or self.director.loading:
             return
         self.log(Level.WARNING, "lease_lapsed", note="reading what others have written")
@@ -306,8 +334,11 @@ class Procedures:
             self.tell(Leases(alive, self.lease.until))
 
     def anybody_may_live(self) -> None:
-        """Others may have taken this director for dead, and gone on. While the store answers claims are safe
-        whoever lives; no user is to be placed on the word of leases that are older than our own."""
+        """Treat all directors as if they held leases: others may have continued without this one.
+
+        While the store is reachable, claims are safe whichever directors run. No user may be assigned by
+        leases that were read before this director's own lease expired.
+        """
         self.tell(Leases(frozenset(self.director.ring.servers), 0.0))
         self.work.set()
         self.urgent.set()  # logins may wait for what is read now
@@ -315,13 +346,13 @@ class Procedures:
     # ---- writing
 
     def write(self, *, names: bool) -> Procedure[bool]:
-        """Returns whether names are left for the next time."""
+        """Write changes. Returns whether names are left for the next time."""
         yield from self._write_first()
         yield from self.writer.write_users()
         return names and not (yield from self.writer.write_names())
 
     def _write_first(self) -> Procedure[None]:
-        """What operators wait for, or did; and who writes which bucket by now."""
+        """Write what operators wait for, or did, and find out which director writes which bucket now."""
         if self.claim_due:
             yield from self.lease.renew()
             yield from self.claim_store()
@@ -339,7 +370,7 @@ class Procedures:
             self.audit.popleft()
 
     def _between(self) -> Procedure[None]:
-        """After each few buckets."""
+        """Do what may not wait for the end of a long write: after each few buckets."""
         if self.connection.is_up:
             yield from self.read_if_lapsed()
         yield from self.documents.write()
@@ -354,7 +385,7 @@ class Procedures:
             self._effects.append(NoteForSnapshot(space, numbers))
 
     def stop(self) -> Procedure[None]:
-        """Write what is left and give up the lease, within a few seconds."""
+        """Write what is left and release the lease, within STOP_WITHIN seconds."""
         try:
             yield from self._in_time("stop", STOP_WITHIN, self._write_the_rest())
         except StoreError as exc:
@@ -372,14 +403,15 @@ class Procedures:
     # ---- trouble
 
     def failed(self, operation: str, error: StoreError) -> None:
-        """The store did not carry out an operation: go on from memory until it is back."""
+        """Continue from memory: the store did not carry out an operation."""
         self._effects.extend(map(Note, self.connection.failed(operation, error)))
         self._is_away()
 
     def _is_away(self) -> None:
         self.connection.lost()
         if self._loading is not None:
-            self._loading.at = self.clock.mono  # nobody waits for such a store; the snapshot comes first
+            # no login may wait for such a store; the snapshot is read first
+            self._loading.at = self.clock.mono
         else:
             self.tell(BucketsRead(None))
         self.writer.questions.drop()

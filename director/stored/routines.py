@@ -1,5 +1,4 @@
-"""What is done as long as a director runs: changes are written behind, the lease is renewed, and the store is
-watched."""
+"""The routines that run as long as the director: write changes, renew the lease, watch the store."""
 
 from __future__ import annotations
 
@@ -14,27 +13,33 @@ from director.stored.storecalls import Procedure, ReadRunId, Wait
 from state.base import StoreError
 
 NAMES_AFTER = 30.0
-"""Seconds from the first change of a name to its writing: nothing depends on names."""
+"""Seconds from the first change of a name until it is written. Nothing depends on names."""
 JOINED_AGAIN = 0.05
-"""Seconds between two writes while the director joins its ring or loads: only documents are written, and the
-rest stays due."""
+"""Seconds between two writes while the director joins its ring or loads the store. Only documents are written
+then; the rest stays due."""
 WATCH_PARTIAL = 0.5
-"""In a partial ring, seconds between two reads of what others have changed in the store (docs/ring.md, rule
-12)."""
+"""Seconds between two reads of what other directors have changed in the store, in an incomplete ring
+(docs/ring.md, rule 12)."""
 WATCH_FILE = 1.0
-"""Seconds between two looks whether another program has damaged the file of a store of our own."""
+"""Seconds between two checks whether another program has damaged the file of a store that is not shared."""
 
 
 class Routines:
     def __init__(self, steps: Procedures, runner: Runner, uniform: Callable[[float, float], float]) -> None:
-        """uniform: draws a number between two others."""
+        """Begin with nothing due.
+
+        Args:
+            steps: the procedures.
+            runner: runs the routines.
+            uniform: returns a random number between two others.
+        """
         self._steps, self._runner, self._uniform = steps, runner, uniform
         self._director, self._clock, self._connection = steps.director, steps.clock, steps.connection
         self.names_due = False
-        """Names are to be written with the next users."""
+        """Whether names are written with the next users."""
 
     def write_behind(self) -> Procedure[None]:
-        """Without end."""
+        """Write changes as they come, without end."""
         steps, clock = self._steps, self._clock
         back_off = BackOff(self._uniform)
         names_at = clock.mono + NAMES_AFTER
@@ -53,7 +58,7 @@ class Routines:
                 begun = clock.mono
                 due = False
                 if self._director.joining or self._director.loading:
-                    yield from steps.documents.write()  # users later: the director has more urgent work
+                    yield from steps.documents.write()  # users come later: the director has more urgent work
                     yield Wait(clock.mono + JOINED_AGAIN)
                 else:
                     due = names_left or self.names_due or begun >= names_at
@@ -72,14 +77,14 @@ class Routines:
         return steps.claim_due or steps.writer.has_work or bool(steps.audit) or not steps.documents.stored
 
     def _rest(self, seconds: float) -> Procedure[None]:
-        """Let changes gather, but not those an operator waits for."""
+        """Wait so that changes gather, unless an operator waits for a change."""
         steps = self._steps
         if steps.documents.operators_stored and not steps.writer.questions:
             yield Wait(self._clock.mono + seconds, (steps.urgent,))
         steps.urgent.clear()
 
     def keep_lease(self) -> Procedure[None]:
-        """Without end."""
+        """Renew the lease, without end."""
         steps, lease, connection = self._steps, self._steps.lease, self._connection
         while True:
             yield Wait(self._clock.mono + (lease.pause if connection.is_up else lease.ttl / RENEWALS))
@@ -100,7 +105,7 @@ class Routines:
                 steps.tell(Leases(alive, lease.until))
 
     def watch_partial(self) -> Procedure[None]:
-        """While a director lives outside the ring, keep current from what it writes. Without end."""
+        """Read what other directors write while one outside the ring holds a lease, without end."""
         while True:
             yield Wait(self._clock.mono + WATCH_PARTIAL)
             if not (self._director.partial and self._connection.is_up):
@@ -112,7 +117,8 @@ class Routines:
                 self._steps.failed("watch", exc)
 
     def watch_file(self) -> Procedure[None]:
-        """Notice soon, and not with the next change, that another program has damaged a store of our own."""
+        """Notice soon, and not only with the next change, that another program has damaged the file of the
+        store. Without end."""
         while True:
             yield Wait(self._clock.mono + WATCH_FILE)
             if not self._connection.is_up:

@@ -1,8 +1,9 @@
-"""Runs procedures: generators that yield calls and waits. Pure: calls leave as effects, answers come in as
-events, the time is told with each event.
+"""Runs procedures: generators that yield calls and waits.
 
-So a sequence such as "read, merge, then write" is written down once, from top to bottom, and the same code
-runs on a real store and in the simulator.
+Pure: calls leave as effects, answers come in as events, and each event brings the time.
+
+So a sequence such as "read, merge, then write" is written once, from top to bottom, and the same code runs
+with a real store and in the simulator.
 """
 
 from __future__ import annotations
@@ -20,27 +21,27 @@ class Limit:
 
     def __init__(self, at: float | None) -> None:
         self.at = at
-        """Monotonic seconds; None: there is no time-out."""
+        """Monotonic seconds; None: no time-out."""
         self.reached = False
-        """Whether the part was interrupted by it."""
+        """Whether the time-out has interrupted the part."""
 
 
 class LimitReached(BaseException):
-    """Raised in a procedure whose time is over; ends at its limit."""
+    """Raised in a procedure whose time-out has passed. It ends where the time-out was set."""
 
     def __init__(self, limit: Limit) -> None:
         self.limit = limit
 
 
 class Task:
-    """A procedure that runs."""
+    """A running procedure."""
 
     def __init__(self, procedure: Procedure[None]) -> None:
         self.procedure = procedure
         self.limits: list[Limit] = []
-        """The outermost first."""
+        """The time-outs, the outermost first."""
         self.call: int | None = None
-        """The number of the call whose answer it waits for."""
+        """The number of the call whose answer the procedure waits for."""
         self.wait: Wait | None = None
         self.is_new = True
 
@@ -48,7 +49,7 @@ class Task:
         return self.is_new or (self.wait is not None and _is_over(self.wait, now))
 
     def reached(self, now: float) -> Limit | None:
-        """The outermost limit whose time has come."""
+        """Return the outermost time-out that has passed; None: none."""
         return next((limit for limit in self.limits if limit.at is not None and limit.at <= now), None)
 
     def deadline(self) -> float | None:
@@ -66,7 +67,12 @@ def _is_over(wait: Wait, now: float) -> bool:
 
 class Runner:
     def __init__(self, clock: Clock, effects: list[StoreEffect]) -> None:
-        """effects: takes what is to be done."""
+        """Begin without procedures.
+
+        Args:
+            clock: the time.
+            effects: takes the effects.
+        """
         self._clock, self._effects = clock, effects
         self._tasks: list[Task] = []
         self._asked: dict[int, Task] = {}
@@ -74,7 +80,7 @@ class Runner:
         self._current: Task | None = None
 
     def start(self, procedure: Procedure[None]) -> None:
-        """Run a procedure from the next `advance` on."""
+        """Run a procedure, from the next `advance` on."""
         self._tasks.append(Task(procedure))
 
     def interrupt(self) -> None:
@@ -86,12 +92,12 @@ class Runner:
             task.procedure.close()
 
     def after(self, seconds: float | None) -> Limit:
-        """A time-out after so many seconds; None: never."""
+        """Return a time-out after this many seconds; None: never."""
         return Limit(None if seconds is None else self._clock.mono + seconds)
 
     @contextmanager
     def within(self, limit: Limit) -> Iterator[Limit]:
-        """Interrupt what is done in the block when its time is over."""
+        """Interrupt the block when the time-out has passed."""
         task = self._current
         assert task is not None, "only a running procedure has a time-out"
         task.limits.append(limit)
@@ -115,7 +121,8 @@ class Runner:
             self._go_on(task, None, error)
 
     def advance(self) -> None:
-        """Go on with whatever waits for no answer, and interrupt what takes too long."""
+        """Continue all procedures that wait for no answer, and interrupt those whose time-outs have
+        passed."""
         for task in list(self._tasks):
             limit = task.reached(self._clock.mono)
             if limit is not None:
@@ -128,7 +135,7 @@ class Runner:
                 self._go_on(task, None if task.is_new else signalled)
 
     def next_deadline(self) -> float | None:
-        """Monotonic seconds at which `advance` is due; 0: at once."""
+        """Return the monotonic time at which `advance` is due; 0: immediately; None: never."""
         return min((at for task in self._tasks if (at := task.deadline()) is not None), default=None)
 
     def _go_on(self, task: Task, answer: object, error: BaseException | None = None) -> None:

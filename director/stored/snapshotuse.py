@@ -1,5 +1,7 @@
-"""When the snapshot beside a shared store is believed: as a whole where the store cannot be read at the
-start or is empty, in parts where something in the store is damaged or missing. Never once memory holds more.
+"""Use of the snapshot beside a shared store: when it is read.
+
+It is read as a whole if the store is unreachable or empty at the start. It is read in parts if something in
+the store is damaged or missing. It is never read once memory has more.
 """
 
 from __future__ import annotations
@@ -23,16 +25,16 @@ class SnapshotUse:
 
         Args:
             url: of the store.
-            has_loaded: whether all that the store held has been read.
+            has_loaded: returns whether everything in the store has been read.
             exists: whether there is a snapshot.
         """
         self.exists = exists
         self._url, self._has_loaded = url, has_loaded
         self._was_loaded = False
-        """Whether what it held, if it could be read, is in memory."""
+        """Whether the whole snapshot, as far as it can be read, is in memory."""
 
     def load(self, reason: str) -> Procedure[bool]:
-        """Merge all of it. Whether there was anything."""
+        """Merge the whole snapshot. Returns whether there was anything in it."""
         if not self.exists:
             return False
         self._was_loaded = True
@@ -40,12 +42,12 @@ class SnapshotUse:
         return found
 
     def fill(self, space: Space, numbers: Sequence[int]) -> Procedure[None]:
-        """Buckets of the store are damaged: at the start, the snapshot may know what was in them."""
+        """Fill damaged buckets of the store from the snapshot, at the start."""
         if self.exists and not (self._has_loaded() or self._was_loaded):
             yield FillFromSnapshot(space, numbers)
 
     def copies(self, name: str) -> Procedure[Sequence[Copy]]:
-        """Where a document may be whole that is damaged or missing in the store."""
+        """Return copies of a document that is damaged or missing in the store."""
         found = yield from own_copy(self._url, name)
         if self.exists and not self._was_loaded:
             found += yield ReadSnapshotCopies(name)

@@ -1,7 +1,8 @@
-"""What the persistence core asks of its surroundings: calls, which are answered, and other effects.
+"""The calls and other effects of the persistence core.
 
-A call is carried out on the state store, unless it says otherwise. Its answer comes back as `StoreAnswered`
-or `StoreFailed` with the number of the `Ask`. A journal in front of the buckets would add two calls here.
+A call is carried out on the state store, unless its docstring says otherwise. Its answer comes back as
+`StoreAnswered` or `StoreFailed` with the number of the `Ask`. A journal in front of the buckets would add two
+calls here.
 """
 
 from __future__ import annotations
@@ -19,76 +20,76 @@ Result = TypeVar("Result")
 
 
 class Call(msgspec.Struct, frozen=True):
-    """Something that is answered."""
+    """An effect that is answered."""
 
 
 class Copy(NamedTuple):
-    """A further copy of a document."""
+    """A copy of a document."""
 
     data: bytes
     place: str
-    """Where it is, for the log."""
+    """Its place, for the log."""
 
 
 class StoreFacts(NamedTuple):
-    """What a store says of itself, with the answer to some calls."""
+    """The facts that a store tells of itself, as the answer to some calls."""
 
     run_id: str
-    """As `StateStore.run_id`; empty with the answer to `OpenStore`."""
+    """As `StateStore.run_id`; empty in the answer to `OpenStore`."""
     schema: int
     held_by: tuple[str, ...]
     """Directors that know no newer schema."""
     set_aside: str
-    """Where a damaged file was put; empty: there was none."""
+    """Where a damaged file was moved to; empty: there was none."""
 
 
 class OpenStore(Call, frozen=True):
-    """Connect with the store. Answer: `StoreFacts`."""
+    """Connect to the store. Answer: `StoreFacts`."""
 
 
 class CloseStore(Call, frozen=True):
-    """Close its connections."""
+    """Close the connections to the store."""
 
 
 class ReadRunId(Call, frozen=True):
-    """Answer: `StoreFacts`."""
+    """Read the store's run id. Answer: `StoreFacts`."""
 
 
 class LoadBuckets(Call, frozen=True):
-    """The next batch of all buckets of a space. Answer: a list of buckets; None: that was all."""
+    """Read the next batch of all buckets of a space. Answer: a list of buckets; None: there are no more."""
 
     space: Space
     begins: bool
-    """Whether it is the first batch."""
+    """Whether this is the first batch."""
 
 
 class ReadBuckets(Call, frozen=True):
-    """Answer: a list of buckets, in the order of the numbers."""
+    """Read buckets. Answer: a list of buckets, in the order of the numbers."""
 
     space: Space
     numbers: Sequence[int]
 
 
 class ReadVersions(Call, frozen=True):
-    """Answer: the version of each bucket that is there, by number."""
+    """Read the versions of all buckets. Answer: the version of each existing bucket, by number."""
 
     space: Space
 
 
 class SwapBuckets(Call, frozen=True):
-    """Answer: a list of `Swapped` and `Lost`, one for each swap."""
+    """Write buckets by compare-and-swap. Answer: a list of `Swapped` and `Lost`, one for each swap."""
 
     swaps: Sequence[Swap]
 
 
 class ReadDocument(Call, frozen=True):
-    """Answer: a `Document`, or None."""
+    """Read a document. Answer: a `Document`, or None."""
 
     name: str
 
 
 class SwapDocument(Call, frozen=True):
-    """Answer: `Swapped` or `Lost`."""
+    """Write a document by compare-and-swap. Answer: `Swapped` or `Lost`."""
 
     name: str
     version: bytes
@@ -96,27 +97,27 @@ class SwapDocument(Call, frozen=True):
 
 
 class ReadSecondCopy(Call, frozen=True):
-    """The copy that the store keeps of a document itself. Answer: a `Document`, or None."""
+    """Read the second copy of a document that the store keeps itself. Answer: a `Document`, or None."""
 
     name: str
 
 
 class SetAside(Call, frozen=True):
-    """Keep the damaged form of a document. Answer: under which name."""
+    """Keep a damaged document elsewhere. Answer: its new name."""
 
     name: str
     data: bytes
 
 
 class RenewLease(Call, frozen=True):
-    """Answer: whether the director had a lease until now."""
+    """Renew the lease. Answer: whether the director held a lease until now."""
 
     lease: Lease
     ttl: float
 
 
 class ReadLeases(Call, frozen=True):
-    """Answer: a list of the leases that have not lapsed."""
+    """Read the leases that have not expired. Answer: a list of leases."""
 
 
 class ReleaseLease(Call, frozen=True):
@@ -131,24 +132,24 @@ class LoadSnapshot(Call, frozen=True):
     """Merge the whole snapshot into memory. Answer: whether there was anything in it."""
 
     reason: str
-    """For the log."""
+    """The reason, for the log."""
 
 
 class FillFromSnapshot(Call, frozen=True):
-    """Merge what the snapshot holds of these buckets into memory."""
+    """Merge these buckets of the snapshot into memory."""
 
     space: Space
     numbers: Sequence[int]
 
 
 class ReadSnapshotCopies(Call, frozen=True):
-    """A document as the snapshot holds it. Answer: a list of `Copy`, the best first."""
+    """Read a document of the snapshot. Answer: a list of `Copy`, the best first."""
 
     name: str
 
 
 class Tell(Call, frozen=True):
-    """Hand an event to the director. As a call it is answered once the director has taken the event in."""
+    """Hand an event to the director. As a call it is answered once the director has handled the event."""
 
     event: Event
 
@@ -164,7 +165,7 @@ class Note(Call, frozen=True):
 
 
 class Wait(NamedTuple):
-    """What a procedure yields to wait, instead of a call. Answer: whether a signal has ended the wait."""
+    """Yielded by a procedure instead of a call, to wait. Answer: whether a signal has ended the wait."""
 
     until: float | None = None
     """Monotonic seconds; None: without end."""
@@ -172,7 +173,7 @@ class Wait(NamedTuple):
 
 
 class Signal:
-    """Something that procedures wait for. It stays set until it is cleared."""
+    """A signal that procedures wait for. It stays set until it is cleared."""
 
     __slots__ = ("is_set",)
 
@@ -187,46 +188,46 @@ class Signal:
 
 
 Procedure = Generator[Call | Wait, Any, Result]
-"""A sequence of calls and waits: it yields each, is sent the answer, and has the error of a failed call
+"""A sequence of calls and waits. It yields each, is sent the answer, and has the error of a failed call
 raised in it."""
 
 
 class Ask(msgspec.Struct, frozen=True):
-    """Carry out a call, and say what came of it under this number."""
+    """Carry out a call, and answer it under this number."""
 
     number: int
     call: Call
 
 
 class Drop(msgspec.Struct, frozen=True):
-    """Nobody waits for the answer to this call any more: cancel it."""
+    """Cancel a call: its answer is no longer waited for."""
 
     number: int
 
 
 class NoteForSnapshot(msgspec.Struct, frozen=True):
-    """These buckets have changed: the snapshot is to be written."""
+    """Write these buckets to the snapshot: they have changed."""
 
     space: Space
     numbers: Sequence[int]
 
 
 class WriteSnapshot(msgspec.Struct, frozen=True):
-    """Documents have changed, by an operator: the snapshot is to be written soon."""
+    """Write the snapshot soon: an operator has changed documents."""
 
 
 class Connected(msgspec.Struct, frozen=True):
-    """The store is up: whoever waits for something to be stored asks again."""
+    """The store is reachable: the parts that wait for something to be stored ask again."""
 
 
 class Opened(msgspec.Struct, frozen=True):
-    """`Open` has ended. error: the director must not start."""
+    """`Open` has ended. `error`: the director must not start."""
 
     error: StoreError | None
 
 
 class Stopped(msgspec.Struct, frozen=True):
-    """`Stop` has ended: what could be written is."""
+    """`Stop` has ended: everything that could be written is written."""
 
 
 StoreEffect = Ask | Drop | Tell | Note | NoteForSnapshot | WriteSnapshot | Connected | Opened | Stopped

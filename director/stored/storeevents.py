@@ -1,4 +1,4 @@
-"""What happens to the persistence core: answers of the store, time, and what the director wants."""
+"""The events of the persistence core: answers of the store, times, and requests of the director."""
 
 from __future__ import annotations
 
@@ -13,48 +13,48 @@ from state.base import AuditEntry, StoreError
 
 
 class Open(msgspec.Struct, frozen=True):
-    """Open the store and read its documents; or take the snapshot. `Opened` follows."""
+    """Open the store and read its documents, or read the snapshot. `Opened` follows."""
 
 
 class TakeOver(msgspec.Struct, frozen=True):
-    """Instead of `Open`: memory is as a predecessor in this process has left it, but for these."""
+    """Continue instead of `Open`: memory is as a predecessor in this process left it, except these fields."""
 
     tables: Mapping[str, bytes]
     audit: Sequence[AuditEntry]
 
 
 class Run(msgspec.Struct, frozen=True):
-    """Write behind from now on."""
+    """Begin to write changes."""
 
 
 class Interrupt(msgspec.Struct, frozen=True):
-    """Whatever is under way ends here; no answer to it follows."""
+    """End everything that is under way. No answer to it follows."""
 
 
 class Stop(msgspec.Struct, frozen=True):
-    """Write what is left and give up the lease. `Stopped` follows."""
+    """Write what is left and release the lease. `Stopped` follows."""
 
 
 class StoreAnswered(msgspec.Struct, frozen=True):
-    """The answer to a call; its type is said by the call."""
+    """A call was answered. The call's docstring says what the answer is."""
 
     number: int
     answer: Any
 
 
 class StoreFailed(msgspec.Struct, frozen=True):
-    """A call failed: whether it was carried out is unknown."""
+    """A call failed. Whether it was carried out is unknown."""
 
     number: int
     error: StoreError
 
 
 class TimeReached(msgspec.Struct, frozen=True):
-    """The time of `next_deadline` has come, or work is left over."""
+    """The time of `next_deadline` has come, or work is left."""
 
 
 class BucketsChanged(msgspec.Struct, frozen=True):
-    """Users may have changed in memory, or the ring."""
+    """Users may have changed in memory, or the ring has changed."""
 
 
 class HostsChanged(msgspec.Struct, frozen=True):
@@ -66,32 +66,37 @@ class MembersChanged(msgspec.Struct, frozen=True):
 
 
 class HostsApplied(msgspec.Struct, frozen=True):
-    """What this director has applied of its configuration is in the host table."""
+    """The host table has the configuration that this director has applied."""
 
     applied: list[AppliedHost]
 
 
 class SecretsChanged(msgspec.Struct, frozen=True):
-    """The director has other secrets: the store is to say so with the next write."""
+    """The director has other secrets: the next write tells the store."""
 
 
 class PersistAsked(msgspec.Struct, frozen=True):
-    """Write these buckets of users (None: all that have changed) at once. `Persisted` follows, unless the
-    store is unreachable."""
+    """Write these buckets of users at once; None: all that have changed.
+
+    `Persisted` follows, unless the store is unreachable.
+    """
 
     number: int
-    """Below 0: of a change of an operator, which names follow."""
+    """Below 0: the buckets hold an operator's change, and names follow."""
     buckets: Sequence[int] | None
 
 
 class ReadAsked(msgspec.Struct, frozen=True):
-    """Logins wait for these buckets of users; `BucketsRead` follows. The store is being loaded."""
+    """Read these buckets of users soon, because logins wait for them.
+
+    `BucketsRead` follows. The store is being loaded.
+    """
 
     buckets: Sequence[int]
 
 
 class ClaimAsked(msgspec.Struct, frozen=True):
-    """Claim a user through the store; `Claimed` or `ClaimFailed` follows."""
+    """Claim a user through the store. `Claimed` or `ClaimFailed` follows."""
 
     key: UserKey
     record: bytes
@@ -99,18 +104,20 @@ class ClaimAsked(msgspec.Struct, frozen=True):
 
 
 class AuditAdded(msgspec.Struct, frozen=True):
-    """Keep who did what: written with the next write, dropped (oldest first) if the store stays
-    unreachable."""
+    """Add an entry to the audit with the next write.
+
+    If the store stays unreachable, the oldest entries are dropped.
+    """
 
     entry: AuditEntry
 
 
 class WriteSoon(msgspec.Struct, frozen=True):
-    """Somebody waits for what has changed: write it without a rest."""
+    """Write the changes without a pause: an operator waits for them."""
 
 
 class SnapshotDue(msgspec.Struct, frozen=True):
-    """The snapshot is about to be written: `NoteForSnapshot` follows for all that has changed."""
+    """The snapshot is about to be written: `NoteForSnapshot` follows for everything that has changed."""
 
 
 StoreEvent = (

@@ -1,10 +1,12 @@
-"""Whose data a shared store holds. Two clusters on one prefix would mix their users and hosts: the second one
-is refused, before it has written anything.
+"""The identity of a shared store: which cluster's data it holds.
 
-The document `cluster` says it: a digest of the ring's secret, and how names are hashed. Each lease says the
-digest again. While the ring's secret is being changed a director has two: it writes the digest of the first
-one and accepts both. A secret may also be changed at once: where no director with the former one lives, the
-newcomer takes the data over.
+Two clusters with one prefix would mix their users and hosts, so the second one is refused before it writes
+anything.
+
+The document `cluster` holds a digest of the ring's secret, and how names are hashed. Each lease holds the
+digest too. While the secret is being changed, a director has two secrets: it writes the digest of the first,
+and accepts both. A secret may also be changed at once: if no director with the former secret holds a lease, a
+director with the new one takes the data over.
 """
 
 from __future__ import annotations
@@ -21,74 +23,94 @@ from director.stored.storecalls import Procedure, ReadDocument, ReadLeases, SetA
 from state.base import EMPTY_VERSION, Document, Lease, StoreRefused, Swapped
 
 CLUSTER = "cluster"
-"""Name of the document, and of the field in a lease's `info`."""
+"""The name of the document, and of the field in a lease's `info`."""
 DIGEST = 16
-"""Hexadecimal digits: enough to tell clusters apart, and nothing to find the secret by."""
+"""Hexadecimal digits: enough to distinguish clusters, too few to find the secret."""
 LAPSED = 0.1
-"""Seconds after its end when a lease is surely not listed any more."""
+"""Seconds after its expiry from which on a lease is certainly no longer listed."""
 
 
 class Cluster(msgspec.Struct, frozen=True, kw_only=True):
-    """What all directors of a cluster have in common, and no others."""
+    """The values that all directors of a cluster have in common, and no others have."""
 
     ring: str
-    """Digest of the ring's secret; of the place, where a director has none."""
+    """Digest of the ring's secret; without a secret, of the place."""
     username_hash: str
-    """How names become keys. Under another hash every stored record is somebody else's."""
+    """How names become keys. Under another setting every stored record would belong to another user."""
 
 
 class OtherCluster(StoreRefused):
-    """The store is another cluster's. Who starts must not; who runs serves on as if the store was away."""
+    """The store belongs to another cluster.
+
+    A director that starts must not; a running director continues as with an unreachable store.
+    """
 
     def __init__(self, store: str, advice: str, lapses: float) -> None:
-        """lapses: seconds after which those who keep it are dead, or have said otherwise; 0: none do."""
+        """Make the error.
+
+        Args:
+            store: URL of the store.
+            advice: what to do.
+            lapses: seconds after which the directors that keep the store hold no leases any more, or have
+                renewed them; 0: no director keeps it.
+        """
         super().__init__(store, "open", "another cluster", advice)
         self.lapses = lapses
 
 
 def cluster_of(identity: Identity, place: str) -> Cluster:
-    """place: what tells a director without a ring's secret from any other; nothing where there is one."""
+    """Return the cluster of a director.
+
+    Args:
+        identity: of the director.
+        place: distinguishes a director without a secret from all others; unused if there is a secret.
+    """
     key = identity.secret or place.encode()
     digest = hmac.new(key, b"director: whose store is this", hashlib.sha256).hexdigest()[:DIGEST]
     return Cluster(ring=digest, username_hash=identity.username_hash)
 
 
 class Ours:
-    """What is written into the store, and whose data is accepted."""
+    """The cluster that this director writes into the store, and the clusters whose data it accepts."""
 
     def __init__(self, identity: Identity, place: str) -> None:
-        """place: as in `cluster_of`."""
+        """Begin with the director's present secrets.
+
+        Args:
+            identity: of the director.
+            place: as in `cluster_of`.
+        """
         self._place = place
         self._former: frozenset[str] = frozenset()
-        """Digests of secrets that were accepted earlier. A store that was away may still say one."""
+        """Digests of secrets that were accepted earlier. A store that was unreachable may still hold one."""
         self._set(identity)
 
     def change(self, identity: Identity) -> None:
-        """The secrets are others now."""
+        """Take over changed secrets."""
         self._former |= self.rings
         self._set(identity)
 
     def _set(self, identity: Identity) -> None:
         self.written = cluster_of(identity, self._place)
-        """What this director writes."""
+        """The cluster that this director writes."""
         self.rings = frozenset(
             cluster_of(msgspec.structs.replace(identity, secret=secret), self._place).ring
             for secret in identity.secrets
         )
-        """The digests that a director of this cluster may say."""
+        """The digests that directors of this cluster may write."""
 
     def wrote(self, stored: Cluster) -> bool:
-        """Whether a director of this cluster may have written this, now or since this one has started."""
+        """Whether a director of this cluster may have written this, now or since this director started."""
         return stored.username_hash == self.written.username_hash and stored.ring in self.rings | self._former
 
 
 def encode(cluster: Cluster) -> bytes:
-    """The document: JSON, for people to read."""
+    """Return the document: JSON, so that people can read it."""
     return msgspec.json.encode(cluster)
 
 
 def decode(data: bytes) -> Cluster | None:
-    """None where it is none: whoever damaged it has told us nothing."""
+    """Return the cluster that a document names; None: the document is damaged and names none."""
     try:
         return msgspec.json.decode(data, type=Cluster)
     except msgspec.DecodeError:
@@ -96,22 +118,22 @@ def decode(data: bytes) -> Cluster | None:
 
 
 def strangers(ours: Ours, stored: Cluster | None, leases: Iterable[Lease]) -> list[Lease]:
-    """The leases of another cluster. One that does not say its cluster is of the one the store belongs to."""
+    """Return the leases of another cluster. A lease that names no cluster belongs to the store's cluster."""
     silent = ours.written.ring if stored is None or ours.wrote(stored) else stored.ring
     return [lease for lease in leases if lease.info.get(CLUSTER, silent) not in ours.rings]
 
 
 def claim(url: str, ours: Ours, *, running: bool) -> Procedure[None]:
-    """Make sure that this cluster may write to the store, and let the store say so.
+    """Make sure that this cluster may write to the store, and write that to the store.
 
     Args:
         url: of the store, for messages.
-        ours: what this director writes into the store about its cluster.
-        running: this director has served from another store just now, so a store of another cluster is not
-            taken over. Else it is, where no director of the other cluster holds a lease.
+        ours: the cluster that this director writes.
+        running: whether this director has just served from another store. Then a store of another cluster is
+            never taken over. Otherwise it is, if no director of the other cluster holds a lease.
 
     Raises:
-        OtherCluster: the store is another cluster's.
+        OtherCluster: the store belongs to another cluster.
         StoreError: as the store raises it.
     """
     mine = ours.written

@@ -1,7 +1,7 @@
-"""What may go from a stored bucket that nobody writes any more (docs/ring.md, rule 18).
+"""Sweeps: what may be deleted from a stored bucket that no director writes any more (docs/ring.md, rule 18).
 
-Directors drop who is gone from memory, and so from the buckets they write. Left over is what no memory has,
-and no writer looks at: somebody has to go through the store.
+Directors drop records that are gone from memory, and so from the buckets that they write. Records that no
+memory has stay in the store, and no writer looks at them. So one director has to go through the store.
 """
 
 from __future__ import annotations
@@ -14,23 +14,26 @@ from director.core.placement.users import MOVING, PINNED, RECORD, is_gone, pack,
 from director.types import UserKey
 
 LATER = 120
-"""Seconds after which who is gone is swept out of the store: whoever has him in memory has dropped him by
-then, and does not write him again."""
+"""Seconds for which the store keeps a record after it is gone. By then every director has dropped it from
+memory, and does not write it again."""
 
 
 class Swept(NamedTuple):
     blob: bytes
-    """What is to be stored instead; the same where nothing may go."""
+    """The content to store instead; unchanged if nothing may be deleted."""
     dropped: int
-    """How many of it are left out."""
+    """How many entries were deleted."""
     due: int | None
-    """Unix seconds before which nothing (more) may go of it as it is; None: nothing ever may."""
+    """Unix seconds before which nothing more may be deleted from the content as it is; None: nothing ever
+    may."""
 
 
 def sweep_users(blob: bytes, unix: int, expire: int) -> Swept:
-    """A bucket of users without those who are gone. A move that has not ended is kept: it is to be finished.
+    """Return a bucket of users without the records that are gone.
 
-    What is no whole number of records is no bucket of users, or a damaged one: it is left as it is.
+    A move that has not ended is kept, so that it can be finished.
+
+    Content that is not a whole number of records is no bucket of users, or a damaged one: it is left alone.
     """
     if len(blob) % RECORD.size:
         return Swept(blob, 0, None)
@@ -43,8 +46,8 @@ def sweep_users(blob: bytes, unix: int, expire: int) -> Swept:
 
 
 def sweep_names(entries: bytes, known: Callable[[UserKey], bool]) -> Swept:
-    """A bucket of names without those of unknown users, and those that are too long. Damaged entries are left
-    as they are."""
+    """Return a bucket of names without names of users who have no record, and without names that are too
+    long. Damaged entries are left alone."""
     try:
         names = list(entries_in(entries))
     except ValueError:

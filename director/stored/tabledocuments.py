@@ -1,8 +1,8 @@
-"""Small tables that are one document each in the store: the hosts, the changed list of directors, what each
-member last applied of its configuration.
+"""Small tables that are one document each in the store: the hosts, the changed list of directors, and the
+configuration that each director last applied.
 
-Written through: an operator waits for it. Compare-and-swap as ever: who loses takes the other's rows in, and
-writes what both come to.
+They are written write-through, because an operator waits for them, and by compare-and-swap. A director that
+loses a race merges the rows of the other and writes the result.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ AGAIN = "written again from memory"
 
 
 class _SoundMembers(NamedTuple):
-    """What could be read of the changed list of directors, and what is wrong with it."""
+    """The readable rows of the changed list of directors, and the text of an error."""
 
     rows: Sequence[MemberRow]
     met: frozenset[MemberId]
@@ -62,24 +62,32 @@ class TableDocument:
     """One table and its document."""
 
     def __init__(self, table: Table, copies: Copies) -> None:
-        """copies: where else a damaged document may be whole, at the first reading."""
+        """Begin with nothing read.
+
+        Args:
+            table: the table.
+            copies: returns copies of a document that is damaged or missing, while they may fill gaps.
+        """
         self._table, self._copies = table, copies
         self._name = table.name
         self._version = EMPTY_VERSION
         self.wanted = self.written = 0
-        """How many changes of the table there were, and how many of these are in the store."""
+        """How many changes of the table there were, and how many of these the store has."""
 
     @property
     def stored(self) -> bool:
         return self.written == self.wanted
 
     def changed(self) -> None:
-        """It is to be written (again)."""
+        """Have the table written (again)."""
         self.wanted += 1
 
     def read(self, *, anyway: bool = True) -> Procedure[bool]:
-        """Merge what is stored into memory; whether there was anything. anyway: also where the version is
-        known."""
+        """Merge the stored document into memory. Returns whether there was anything.
+
+        Args:
+            anyway: whether the document is merged even if its version is known.
+        """
         document: Document | None = yield ReadDocument(self._name)
         if document is None:
             self._version = EMPTY_VERSION
@@ -89,7 +97,7 @@ class TableDocument:
         return True
 
     def _take(self, document: Document) -> Procedure[None]:
-        """Merge a document as it is stored. A damaged one is set aside, and written again from memory."""
+        """Merge a stored document. A damaged document is kept elsewhere, and is written again from memory."""
         found, problem, kept = yield from examine(self._table, document)
         if problem:
             copies = yield from self._copies(self._name)
@@ -105,7 +113,7 @@ class TableDocument:
         yield from tell_director(self._table.merge(found, STORE))
 
     def _take_copies(self) -> Procedure[bool]:
-        """Where the document is missing: merge its copies, if there are any. Whether there were."""
+        """Merge copies in place of a missing document. Returns whether there were any."""
         copies = yield from self._copies(self._name)
         if not copies:
             return False
@@ -120,7 +128,7 @@ class TableDocument:
         return Note(LogEvent(Level.ERROR, "store_document_damaged", what))
 
     def write(self) -> Procedure[None]:
-        """Until what is wanted is stored."""
+        """Write the table until the store has all its changes."""
         while self.wanted > self.written:
             wanted = self.wanted
             result = yield SwapDocument(self._name, self._version, self._table.encode())
@@ -132,12 +140,17 @@ class TableDocument:
 
 
 class Documents:
-    """All of them."""
+    """The documents of all tables."""
 
     def __init__(self, director: Director, copies: Copies) -> None:
-        """copies: where else a document that is damaged or missing may be whole."""
+        """Begin with nothing read.
+
+        Args:
+            director: the director.
+            copies: returns copies of a document that is damaged or missing.
+        """
         self.were_read = False
-        """Whether the store has answered: hosts, directors and what was applied are known."""
+        """Whether the store has answered, so that hosts, directors and applied configurations are known."""
         self.applied_here = False
         """Whether this director has applied its configuration since its start."""
         self._director = director
@@ -161,17 +174,17 @@ class Documents:
             self._take_members,
         )
         self.tables = (applied, hosts, members)
-        """In the order in which they are to be read."""
+        """In the order in which they have to be read."""
 
         def missing(name: str) -> Procedure[Sequence[Copy]]:
-            """Once the documents were read memory lacks nothing that a copy could have."""
+            """Once the documents have been read, memory has everything that a copy could have."""
             return [] if self.were_read else (yield from copies(name))
 
         self._applied, self.hosts, self.members = (TableDocument(table, missing) for table in self.tables)
 
     @property
     def operators_stored(self) -> bool:
-        """Whether all that operators change is stored: hosts and directors."""
+        """Whether everything that operators change is stored: hosts and directors."""
         return self.hosts.stored and self.members.stored
 
     @property
@@ -180,13 +193,13 @@ class Documents:
 
     @property
     def applied(self) -> list[AppliedHost] | None:
-        """What this member last applied of its configuration; None: it is not known."""
+        """Return the configuration that this director last applied; None: unknown."""
         known = self._all_applied.get(self._director.name)
-        # An older release has kept it by the address.
+        # An older release has kept it under the address.
         return self._all_applied.get(self._director.me) if known is None else known
 
     def set_applied(self, applied: list[AppliedHost]) -> bool:
-        """Remember what of the configuration is in the host table, which is stored. Whether it is new."""
+        """Set what of the configuration is in the stored host table. Returns whether it is new."""
         self.applied_here = True
         if applied == self.applied:
             return False
@@ -195,10 +208,11 @@ class Documents:
         return True
 
     def read(self) -> Procedure[None]:
-        """Everything, at the start or after an absence. It is written, too: memory may know more."""
+        """Read all documents, at the start or after an absence, and have them written, because memory may
+        have more."""
         was_stored = yield from self._applied.read()
         if not (yield from self.hosts.read()):
-            yield Tell(StoredHosts(()))  # the store has been read: it knows nothing
+            yield Tell(StoredHosts(()))  # tells that the store has been read and has no hosts
         self.hosts.changed()
         yield from self.members.read()
         self.members.changed()
@@ -207,12 +221,12 @@ class Documents:
         self.were_read = True
 
     def read_changes(self) -> Procedure[None]:
-        """What others have changed of hosts and directors."""
+        """Read the changes that other directors have made to hosts and directors."""
         yield from self.hosts.read(anyway=False)
         yield from self.members.read(anyway=False)
 
     def write(self) -> Procedure[None]:
-        """What has changed."""
+        """Write all changes."""
         yield from self.hosts.write()
         yield from self.members.write()
         yield from self._applied.write()

@@ -1,4 +1,7 @@
-"""Which buckets this director writes: each has one usual writer in the ring (docs/ring.md, rule 32)."""
+"""The usual writer: which buckets this director writes.
+
+Each bucket has one usual writer in the ring (docs/ring.md, rule 32).
+"""
 
 from __future__ import annotations
 
@@ -10,40 +13,43 @@ from director.types import MemberId
 
 class UsualWriter:
     def __init__(self, director: Director, clock: Clock, *, shared: bool, deferred_kept: float) -> None:
-        """Begin before the buckets are shared out.
+        """Begin before buckets are assigned to writers.
 
         Args:
             director: knows the ring.
             clock: the time.
-            shared: other directors write to this store too.
-            deferred_kept: seconds for which a bucket that was left to its usual writer is remembered.
+            shared: whether other directors write to this store too.
+            deferred_kept: seconds for which a bucket left to its usual writer is remembered.
         """
         self.ring: tuple[MemberId, ...] = ()
-        """The members among whom the buckets are shared out."""
+        """The directors among which the buckets were divided."""
         self.partial = False
         self._director, self._clock, self._shared = director, clock, shared
         self._deferred_kept = deferred_kept
         self._writers = Writers()
         self._deferred: dict[int, float] = {}
-        """Buckets changed here that are another director's to write, and when: this director writes them if
-        the other one turns out to be partitioned off."""
+        """Buckets that have changed here but that another director writes, with the monotonic time. This
+        director writes them if the other turns out to be partitioned off."""
 
     def has_changed(self) -> bool:
-        """Whether the ring is another one than when the buckets were shared out."""
+        """Whether the ring has changed since the buckets were divided."""
         return self.ring != self._director.barrier.ring or self.partial != self._director.partial
 
     def take_ring(self) -> None:
-        """Share the buckets out among those who are in the ring now."""
+        """Divide the buckets among the directors of the present ring."""
         self.ring, self.partial = self._director.barrier.ring, self._director.partial
 
     def is_ours(self, bucket: int) -> bool:
-        """By rendezvous hashing over the members of the ring; in a partial ring each director writes all."""
+        """Whether this director writes a bucket, by rendezvous hashing over the directors of the ring.
+
+        In an incomplete ring each director writes all buckets.
+        """
         if not self._shared or self.partial or len(self.ring) < 2:
             return True
         return self._writers.of(bucket, self.ring) == self._director.me
 
     def defer(self, bucket: int) -> None:
-        """A bucket has changed here that is another's to write."""
+        """Note that a bucket has changed that another director writes."""
         self._deferred[bucket] = self._clock.mono
 
     def recently_deferred(self) -> list[int]:
