@@ -78,7 +78,7 @@ class PersistenceCore:
 
     @property
     def loaded(self) -> bool:
-        """Whether everything that the store had at the start, or on its return, has been in memory once."""
+        """Whether everything that the store had at the start, or on its return, is in memory."""
         return self.steps.loaded
 
     @property

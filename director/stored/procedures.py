@@ -94,7 +94,7 @@ class Procedures:
         self._runner, self._effects = runner, effects
         self.connection = Connection(setup.url)
         self.loaded = False
-        """Whether everything that the store had at the start, or on its return, has been in memory once."""
+        """Whether everything that the store had at the start, or on its return, is in memory."""
         self.loaded_users = 0
         self.begun = 0.0
         self.work, self.urgent = Signal(), Signal()

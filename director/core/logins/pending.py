@@ -1,6 +1,7 @@
 """Logins that wait: for the ring, for a usable host, for the first exchange.
 
-Each login has its own 30 seconds. In Dovecot 2.3's director a login that came later could wait up to 60 s.
+Each login has its own 30 seconds. In Dovecot 2.3's director a login that came later could wait up to 60 s
+(defect I-16).
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class Pending:
         self._again: dict[RequestId, None] = {}
         """Logins that were woken because something happened to their users."""
         self._wakes = self._walked = 0
-        """How often all logins were woken; the number of the wake at which the current walk began."""
+        """How often all logins were woken, and the number of the wake at which the current walk began."""
         self._walk: deque[WaitingLogin] = deque()
         """The logins that the current walk has not tried yet. Some may have been answered meanwhile."""
         self._reasons: dict[Wait, int] = {}

@@ -1,5 +1,5 @@
-"""Operations of operators on users: flush, forget, rebalance and tag change for many users; move, pin and
-unpin for one.
+"""Operators' operations on users: flush, forget, rebalance and tag change for many users; move, pin and unpin
+for one.
 
 A flush walks through the user table in slices, and keeps at most so many users moving at a time. Several
 flushes take turns. A flush is done when its last move is done. Each user is moved by a separate round

@@ -26,8 +26,8 @@ from director.types import MemberId, Now
 FORGOTTEN = 200
 """Kicks of other directors that a turn of the loop forgets at most."""
 LASTS = 30.0
-"""Seconds after which a kick ends, whichever directors have not confirmed it. Directors remember it as
-long."""
+"""Seconds after which a kick ends, whichever directors have not confirmed it, and for which directors
+remember it."""
 MOST_REMEMBERED = 20_000
 """Kicks of other directors that are remembered at a time."""
 

@@ -70,8 +70,8 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag=1):
     """Must be the same on all directors: it decides which logins are the same user."""
     expire: int
     leftwards: bool = False
-    """Whether the dialler is to the right of this director: no director to its left could reach it, so it
-    asks to be taken for the right neighbour."""
+    """Whether the dialler is to the right of the receiver: no director to its left could reach it, so it asks
+    to be taken for the right neighbour."""
     release: str = ""
     """The program's release; empty: not told."""
 

@@ -116,8 +116,7 @@ class Barrier:
         self._own_limit = limit
         if self.ring == (self.me,):
             self.limit = limit
-        # A lower limit counts immediately. Whether the limit of the ring rises, a token has to find out.
-        else:
+        else:  # a lower limit counts immediately; whether the ring's limit rises, a token has to find out
             self.limit = lowest(limit, self.limit)
             self._untold, self._due = self._serial, 0.0
 

@@ -216,7 +216,8 @@ class Neighbour:
     def rightward(self) -> bool:
         """Whether the other end is to the right.
 
-        A director dials to the right, unless another director asks it to dial to the left.
+        A director dials to the right. Only a director that no director to its left can reach dials to the
+        left.
         """
         return (self.dialled is not None) != self.leftwards
 
@@ -429,7 +430,7 @@ class Neighbour:
         return [Unseal(self.link, self._handshake.receiving(number))] if number else []
 
     def set_identity(self, me: Identity) -> list[Effect]:
-        """Take over changed secrets.
+        """Take over changed secrets and backends.
 
         A link that was made with a secret that is no longer accepted is closed and made anew, because its
         keys can be derived from that secret.
