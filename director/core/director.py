@@ -321,7 +321,7 @@ class Director:
         self.jobs.max_parallel = settings.max_parallel_moves
         self.kick_rounds.max_parallel = settings.max_parallel_kicks
 
-    # ---- what happened
+    # ---- events
 
     def handle(self, event: Event, now: Now, *, same_turn: bool = False) -> list[Effect]:
         """Handle one event.

@@ -44,7 +44,8 @@ class OwnLease:
         """Renew the lease, then read the leases of all directors (docs/ring.md, rule 15).
 
         Returns:
-            The directors that hold a lease; None: the store is not shared.
+            The directors that hold a lease; all directors of the ring if the store has lost the leases; None:
+            the store is not shared.
         """
         if not self._shared:
             return None

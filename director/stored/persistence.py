@@ -70,7 +70,7 @@ class PersistenceCore:
         self.reader, self.writer, self.usual = self.steps.reader, self.steps.writer, self.steps.usual
         self.claims = Claims(director, self.reader, self.steps.failed)
 
-    # ---- what others see
+    # ---- state
 
     @property
     def is_up(self) -> bool:
@@ -104,7 +104,7 @@ class PersistenceCore:
         self._clock.now = now
         return self.writer.lag
 
-    # ---- what happened
+    # ---- events
 
     def handle(self, event: StoreEvent, now: Now) -> list[StoreEffect]:
         """Handle one event. Returns the effects, in their order."""

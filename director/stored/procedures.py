@@ -400,7 +400,7 @@ class Procedures:
             yield ReleaseLease(self.director.me)
         return True
 
-    # ---- trouble
+    # ---- errors
 
     def failed(self, operation: str, error: StoreError) -> None:
         """Continue from memory: the store did not carry out an operation."""

@@ -142,7 +142,7 @@ class Moves:
         user = self._users.get(key)
         return key in self.moving or (user is not None and bool(user.flags & MOVING))
 
-    # ---- what happened
+    # ---- events
 
     def begin(
         self, key: UserKey, target: HostId, job: UserJob | None, now: Now, *, pin: bool = False
@@ -589,7 +589,7 @@ class Moves:
                 parted = True
         return [self._me] if late else [], kicked, parted
 
-    # ---- ends
+    # ---- results
 
     def _settle(self, key: UserKey) -> None:
         record = self._users.get(key)

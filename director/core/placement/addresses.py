@@ -10,7 +10,7 @@ from director.types import Address, HostId
 
 
 def canonical(address: str) -> Address:
-    """Return the address in the one form that is compared and hashed: what the C library's inet_ntop prints.
+    """Return the address in the one form that is compared and hashed, as the C library's inet_ntop prints it.
 
     Raises:
         ValueError: it is not a plain IPv4 or IPv6 address (a name, a zone, a port).

@@ -20,7 +20,7 @@ FORMAT_PLAIN = "%u"
 _VARIABLES = {b"u": "user", b"n": "username", b"d": "domain", b"%": "percent"}
 _LONG_VARIABLES = {b"{user}": "user", b"{username}": "username", b"{domain}": "domain"}
 
-# %[-][0][offset or width][.[0][-]width][modifiers]variable; at most ten modifiers, as in 2.3
+# %[-][0][offset or width][.[0][-]width][modifiers]variable; at most ten modifiers, as in Dovecot 2.3
 _PIECE = re.compile(
     rb"%(?P<sign>-?)(?P<zero>0?)(?P<first>[0-9]*)"
     rb"(?P<dot>\.(?P<dot_zero>0?)(?P<dot_sign>-?)(?P<width>[0-9]*))?"
