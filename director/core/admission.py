@@ -39,7 +39,7 @@ RING = "ring"
 MEMORY = "memory"
 """The source of what was in the own tables."""
 WAITING = 10_000
-"""Rows and users that wait at most until the bound has passed them."""
+"""Most rows and users that wait for the bound."""
 DUE = 500
 """Waiting rows and users that are merged in one turn of the loop."""
 

@@ -252,8 +252,8 @@ def _neighbour(source: Neighbour | str) -> Neighbour | None:
 
 
 def _came_back(row: HostRow, since: int, now: Now) -> bool:
-    """Whether a present host was removed and added again meanwhile, without this director's hearing of the
-    removal.
+    """Whether a present host was removed and added again meanwhile, although this director has not heard of
+    the removal.
 
     A stamp that is far ahead of this clock was clipped, or comes from a wrong clock, so a later one says
     nothing.

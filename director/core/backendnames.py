@@ -44,8 +44,8 @@ class NameAddresses:
             known: the addresses now; empty: the name was not resolved yet.
         """
         self._seen: dict[Address, float | None] = dict.fromkeys(known)
-        """The addresses that count, each with the monotonic time since when the answers lack it; None: they
-        do not."""
+        """The addresses that count. The value is the monotonic time since when the answers lack the address;
+        None: the last answer has it."""
 
     @property
     def addresses(self) -> tuple[Address, ...]:

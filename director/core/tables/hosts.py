@@ -187,9 +187,8 @@ class HostTable:
     def adopt_stored(self, rows: Iterable[HostRow]) -> list[HostRow]:
         """Take over rows from the store before this director has heard anything else.
 
-        The rows count as they are, even where the file differs. A host name that came from a file is taken
-        from the file as it is now, unless the file has the name at another host: then the name has another
-        address now.
+        The rows count as they are, even where the file differs. A host name that came from a file is replaced
+        with the name that the file has now. It is kept if the file still has it, perhaps at another address.
         """
         fresh = []
         for row in rows:
