@@ -171,7 +171,6 @@ class Admission:
         Args:
             over: seconds by which its time is too late. If they are many, no other director has merged it.
             what: the row or record.
-            now: the time.
         """
         if over <= allowance(self._skew) and len(self._waiting) < WAITING:
             # All wait for the same, longest time, so that they become due in the order in which they came.
@@ -183,7 +182,6 @@ class Admission:
         Args:
             ahead: their records.
             source: as in `count`.
-            now: the time.
         """
         first = next(unpack(ahead[: RECORD.size]))
         return self.count(len(ahead) // RECORD.size, "users", max(first.decided, first.seen), source, now)
@@ -198,7 +196,6 @@ class Admission:
             kind: what they are, for the log.
             latest: one of the times; None: unknown.
             source: a neighbour, or the name of another source.
-            now: the time.
         """
         if not number:
             return []

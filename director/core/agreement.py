@@ -79,9 +79,7 @@ class Agreement:
         """Merge host rows from the store. The first rows meet the configuration as it is now.
 
         Args:
-            rows: the rows.
             source: the store, or another source that is not the ring.
-            now: the time.
             applied: whether it is known which part of the configuration the rows have. Then changes of the
                 configuration are made one by one later (`service.operations.fileapplier`).
         """
@@ -99,9 +97,7 @@ class Agreement:
         """Merge host rows.
 
         Args:
-            rows: the rows.
             source: a neighbour, or the name of another source.
-            now: the time.
         """
         rows, effects = self._admission.hosts(rows, source, now)
         return effects + self.hosts_changed(self._hosts.merge(rows), _neighbour(source), now)

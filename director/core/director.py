@@ -164,7 +164,6 @@ class Director:
         Args:
             identity: what this director says of itself to its neighbours.
             servers: the directors of the configuration, including this one.
-            hosts: the host table.
             assigner: assigns users; its user table is the one that logins are answered from.
             names: names of users.
             settings: the settings of an operator.

@@ -77,7 +77,6 @@ class Housekeeping:
         """Do one turn's share.
 
         Args:
-            now: the time.
             digest: of the tables that assignments depend on.
         """
         effects: list[Effect] = []

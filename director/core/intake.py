@@ -134,7 +134,6 @@ class Intake:
         Args:
             records: packed.
             source: a neighbour, or the name of another source.
-            now: the time.
             started: whether the director has started.
         """
         self._room -= len(records) // RECORD.size

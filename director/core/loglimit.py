@@ -19,7 +19,6 @@ class LogLimit:
         Args:
             source: what it is about.
             number: how often it has happened.
-            now: the time.
 
         Returns:
             How many were left out since the last line, if a line is due now; None: `number` is left out too.

@@ -113,7 +113,6 @@ class OwnClock:
         """Doubt the clock: it is earlier than a moment that has certainly passed.
 
         Args:
-            now: the time.
             started: whether that moment was before the start of this director.
         """
         self._admission.doubted, self._admission.began_in_doubt = True, started
@@ -148,7 +147,6 @@ class OwnClock:
         """Believe the clock if another director's clock agrees with it.
 
         Args:
-            now: the time.
             since: monotonic time after which the other director was asked.
         """
         if not self._admission.doubted or since < self._doubted_at:

@@ -68,7 +68,6 @@ class Reception:
             near: takes the questions about users near expiry.
             kick_rounds: takes the rounds of kicks.
             clock: is told which clocks agree with it.
-            counters: for the metrics.
             view: returns the ring as the rounds see it.
         """
         self._ring, self._barrier, self._agreement, self._intake = ring, barrier, agreement, intake

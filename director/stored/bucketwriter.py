@@ -70,7 +70,6 @@ class BucketWriter:
 
         Args:
             director: its users and names are written.
-            clock: the time.
             reader: knows what the store holds.
             usual: knows which buckets this director has to write.
             shared: whether other directors write to this store too.
@@ -304,7 +303,6 @@ class BucketWriter:
 
         Args:
             space: users or names.
-            marks: the markers.
             lost: buckets of the table in which other content was found.
 
         Returns:

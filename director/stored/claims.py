@@ -56,7 +56,6 @@ class Claims:
         """Begin without claims.
 
         Args:
-            director: the director.
             reader: reads buckets of the store.
             failed: is told of an operation that the store did not carry out.
         """

@@ -25,8 +25,6 @@ class OwnLease:
         """Begin without a lease.
 
         Args:
-            director: the director.
-            clock: the time.
             ours: the cluster that the lease names.
             ttl: seconds for which a renewal is valid.
             incarnation: of this run of the director.

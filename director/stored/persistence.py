@@ -56,8 +56,6 @@ class PersistenceCore:
         """Begin with a closed store.
 
         Args:
-            director: the director.
-            setup: of the store.
             uniform: returns a random number between two others.
         """
         self._clock = Clock()

@@ -84,9 +84,6 @@ class Procedures:
         """Begin with a closed store.
 
         Args:
-            director: the director.
-            setup: of the store.
-            clock: the time.
             runner: runs these procedures.
             effects: takes the effects.
         """

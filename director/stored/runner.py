@@ -70,7 +70,6 @@ class Runner:
         """Begin without procedures.
 
         Args:
-            clock: the time.
             effects: takes the effects.
         """
         self._clock, self._effects = clock, effects

@@ -146,7 +146,6 @@ class Documents:
         """Begin with nothing read.
 
         Args:
-            director: the director.
             copies: returns copies of a document that is damaged or missing.
         """
         self.were_read = False

@@ -17,7 +17,6 @@ class UsualWriter:
 
         Args:
             director: knows the ring.
-            clock: the time.
             shared: whether other directors write to this store too.
             deferred_kept: seconds for which a bucket left to its usual writer is remembered.
         """

@@ -89,7 +89,6 @@ class KickRounds:
         Args:
             what: the sessions.
             done: called once with the result, within LASTS after the kick has begun.
-            now: the time.
             count_only: whether the sessions are only counted.
         """
         self._serial += 1

@@ -117,7 +117,6 @@ class Kicks:
 
         Args:
             what: the sessions.
-            now: the time.
             count_only: whether the sessions are only counted.
         """
         deadline = now.mono + KICK_TIMEOUT

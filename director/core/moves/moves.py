@@ -89,13 +89,10 @@ class Moves:
         """Begin without moves.
 
         Args:
-            me: this director.
             first_serial: higher than every serial that an earlier run of this director may have used.
-            hosts: the host table.
             assigner: with the user table.
             kicks: the kicks of this director.
             pending: the waiting logins.
-            counters: for the metrics.
             kick_delay: seconds, as `users.kick_delay`.
             flush_program: whether there is a flush program.
         """
@@ -156,7 +153,6 @@ class Moves:
             key: of the user.
             target: the new host; 0: none, the assignment is deleted.
             job: the operation; None: a login.
-            now: the time.
             pin: whether the user is pinned to the target.
         """
         job = job or self._login
@@ -189,7 +185,6 @@ class Moves:
 
         Args:
             old: the user's former record.
-            now: the time.
         """
         new = self._users.get(old.key)
         if new is None:
@@ -242,7 +237,6 @@ class Moves:
         Args:
             number: of the run of the program.
             ok: whether the program says that nothing of the user is left on the old host.
-            now: the time.
         """
         led = self._flushes.pop(number, None)
         if led is None or led.stage is not Stage.FLUSHING:

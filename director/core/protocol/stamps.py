@@ -90,7 +90,6 @@ def clipped_host(row: HostRow, bound: Bound, mine: HostRow | None) -> HostRow:
     """Return a row with its stamps within the bound. Its values stay.
 
     Args:
-        row: the row.
         bound: for its stamps.
         mine: this director's row of the host, if `row` comes from the ring. An attribute with the same value
             keeps the stamp that it has here, so that a row without news changes nothing, however often it

@@ -50,7 +50,6 @@ class Barrier:
         """Start waiting for the first agreement.
 
         Args:
-            me: this director.
             first_serial: higher than every serial that an earlier run of this director may have used.
         """
         self.me = me
@@ -94,7 +93,6 @@ class Barrier:
         """Let new users wait until the ring has agreed.
 
         Args:
-            now: the time.
             at_once: whether this director sends a token immediately; else it gives another director's token
                 time to come.
         """
@@ -125,7 +123,6 @@ class Barrier:
         missing.
 
         Args:
-            now: the time.
             missing: whether a director that should be in the ring is not. The second lap that named it may
                 have been lost.
         """
@@ -222,7 +219,6 @@ class Barrier:
 
         Args:
             ring: the directors of the ring, in any order.
-            now: the time.
             digest: of the table that they have agreed on.
             limit: the lowest `users.max` of the other directors; 0: none.
         """

@@ -21,8 +21,6 @@ def differences(
     """Return the directors that differ.
 
     Args:
-        me: this director.
-        neighbours: all links.
         refused: directors whose links are refused, each with the settings that differ and their values there.
 
     Returns:

@@ -86,10 +86,7 @@ class Exchange:
         """Return what one turn of the loop sends.
 
         Args:
-            users: the user table.
-            names: the names of the users.
             settled: whether this director's memory has been compared with the ring.
-            now: the time.
         """
         unix = int(now.unix)
         slice_size = RANGE if len(users) > SMALL else BUCKETS

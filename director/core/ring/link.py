@@ -246,7 +246,6 @@ class Neighbour:
 
         Args:
             message: from the other end.
-            now: the time.
             plain: as in `Received`.
 
         Returns:
@@ -307,7 +306,6 @@ class Neighbour:
 
         Args:
             unix: the other end's clock at some moment since the ping was sent; 0: it was not told.
-            now: the time.
         """
         if not unix:
             return []
@@ -454,9 +452,7 @@ def postpone_exchanges(
     the others. While it reads its store it compares nothing: it would be sent all that it is about to read.
 
     Args:
-        links: all links.
         users: how many users this director has.
-        now: the time.
         joining: whether this director's memory has not been compared with the ring yet.
         loading: whether it is reading its store.
     """

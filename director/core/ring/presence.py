@@ -61,7 +61,6 @@ class Presence:
         """Begin a run of this director.
 
         Args:
-            me: this director.
             incarnation: the number of the first announcement.
             members: the directors of the ring. The collection may change; it is read again each time.
             links: all links. The mapping may change; it is read again each time.

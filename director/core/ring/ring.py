@@ -221,7 +221,6 @@ class Ring:
 
         Args:
             late: seconds of the delay.
-            now: the time.
         """
         for neighbour in self.links.values():
             neighbour.heard = min(now.mono, neighbour.heard + late)

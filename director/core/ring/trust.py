@@ -75,7 +75,6 @@ class Trust:
 
         Args:
             ring: the links with the neighbours.
-            now: the time.
             alone: no other director holds a lease or can be reached.
             settled: in sync, and not on the minority side of a partition.
 

@@ -61,7 +61,6 @@ def with_checksum(row: msgspec.Struct, owner: bytes = b"") -> msgspec.Raw:
     """Return a row with its checksum at the end.
 
     Args:
-        row: the row.
         owner: what the row belongs to, if the document says that once for many rows.
 
     Raises:
