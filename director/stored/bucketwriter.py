@@ -120,7 +120,7 @@ class BucketWriter:
         Buckets of other directors are written too: a move must be in the store before its round begins.
         """
         if buckets is None:
-            self._queued.update(self._take_dirty(), self._under_way)  # these may be lost yet
+            self._queued.update(self._take_dirty(), self._under_way)  # writes under way may still lose a race
             buckets = tuple(self._queued)
         self._queued.update(buckets)
         self.questions.ask(number, buckets)

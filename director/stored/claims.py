@@ -142,8 +142,11 @@ class Claims:
             yield from self._report(batch, [user.key for user in settled])
 
     def _placed(self, number: int, candidates: Iterable[User]) -> list[User]:
-        """The candidates as they are to be stored in this bucket. None where it was split, or is not below a
-        split one any more, since it was read, and none of a user whom memory has by now: it is read again."""
+        """Return the candidates as they are to be stored in this bucket.
+
+        A user who is bound in memory by now has none. If the bucket is no longer a leaf of the tree, there
+        are none at all. In both cases the buckets are read again.
+        """
         if number not in self._reader.trees["users"].leaves(root_of(number)):
             return []
         return [

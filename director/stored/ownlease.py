@@ -32,7 +32,7 @@ class OwnLease:
         """
         self.ttl = ttl
         self.lapses = 0
-        """How often a renewal has found that it had lapsed."""
+        """How often a renewal has found that the lease had expired."""
         self._director, self._clock, self._shared = director, clock, shared
         self._ours, self._incarnation = ours, incarnation
         self._begun = self._lost_until = float("-inf")
@@ -71,10 +71,12 @@ class OwnLease:
         return frozenset((*listed, *(MemberId(one.member) for one in alive)))
 
     def caught_up(self, lapses: int) -> None:
-        """What others did while there was no lease has been read, but for a lapse during that reading.
+        """Note that everything that others did while there was no lease has been read.
+
+        If the lease has expired again since the reading began, it still counts as expired.
 
         Args:
-            lapses: how many there had been when the reading began.
+            lapses: `lapses` as it was when the reading began.
         """
         self._lapsed = self.lapses != lapses
 

@@ -204,7 +204,7 @@ class Procedures:
         self.documents_changed()
         self.tell(StoreOpened())
         self._loading = Limit(None)
-        self.lease.caught_up(self.lease.lapses)  # `load` reads all after this
+        self.lease.caught_up(self.lease.lapses)  # `load` reads everything after this
         self._established(State.LOADING, run_id, alive)
         return True
 
@@ -363,7 +363,7 @@ class Procedures:
             return
         yield AppendAudit(entries)
         written = set(map(id, entries))
-        while self.audit and id(self.audit[0]) in written:  # a full queue may have dropped some meanwhile
+        while self.audit and id(self.audit[0]) in written:  # a full queue may have dropped entries meanwhile
             self.audit.popleft()
 
     def _between(self) -> Procedure[None]:
