@@ -172,6 +172,14 @@ def keys(number: int) -> list[UserKey]:
     return [UserKey(random.randrange(buckets << BUCKET_SHIFT)) for _ in range(number)]
 
 
+def name_of(key: UserKey) -> bytes:
+    return b"user%d@example.org" % key
+
+
+def login(request: int, key: UserKey, tag: bytes = b"") -> Lookup:
+    return Lookup(RequestId(request), key, tag, name_of(key))
+
+
 def records(users: Iterable[UserKey], host: Address, *, ahead: int = 1, flags: int = 0) -> bytes:
     """Return records of users that are assigned to `host` now."""
     return pack(User(key, host_id(host), Stamp(START + ahead), START, flags) for key in users)
@@ -233,7 +241,7 @@ def retagged(busy: Busy, number: int) -> None:
     busy.feed(HostChange(1, BACKENDS[0], tag="other", retag=True))
     busy.run(2.0)
     for start in range(0, number, 100):
-        busy.feed(*(Lookup(RequestId(n), users[n], b"other") for n in range(start, min(start + 100, number))))
+        busy.feed(*(login(n, users[n], b"other") for n in range(start, min(start + 100, number))))
         busy.run(0.1)
     busy.run(40.0)
 
@@ -254,7 +262,7 @@ def expired(busy: Busy, number: int) -> None:
     """All assignments, and the users' names, expire in one second."""
     users = keys(number)
     busy.know(users, seen=START - 3 * EXPIRE)
-    busy.core.names.add(b"".join(entry(key, b"user%d@example.org" % key) for key in users))
+    busy.core.names.add(b"".join(entry(key, name_of(key)) for key in users))
     busy.run(3.0)
     assert not len(busy.users)
 
@@ -264,7 +272,7 @@ def near_expiry(busy: Busy, number: int) -> None:
     users = keys(number)
     busy.know(users, seen=START - EXPIRE + 20)
     for start in range(0, number, 100):
-        busy.feed(*(Lookup(RequestId(n), users[n], b"") for n in range(start, min(start + 100, number))))
+        busy.feed(*(login(n, users[n]) for n in range(start, min(start + 100, number))))
         busy.run(0.01)
     busy.run(5.0)
 
@@ -283,7 +291,7 @@ def waiting(busy: Busy, number: int) -> None:
     """Logins of new users wait for a host change, and are answered when the ring is in sync."""
     busy.agreeing = False
     busy.feed(HostChange(1, BACKENDS[0], weight=50))
-    busy.feed(*(Lookup(RequestId(n), key, b"") for n, key in enumerate(keys(number))))
+    busy.feed(*(login(n, key) for n, key in enumerate(keys(number))))
     busy.run(2.0)
     busy.agreeing = True
     busy.run(5.0)
@@ -296,7 +304,7 @@ def removed(busy: Busy, number: int) -> None:
     busy.know(users)
     busy.feed(HostChange(1, BACKENDS[0], remove=True))
     busy.run(2.0)
-    busy.feed(*(Lookup(RequestId(n), key, b"") for n, key in enumerate(users)))
+    busy.feed(*(login(n, key) for n, key in enumerate(users)))
     busy.run(5.0)
 
 
@@ -362,7 +370,7 @@ def stored_buckets(users: Iterable[UserKey], host: Address) -> dict[Space, list[
     for key in sorted(users):
         bucket = key >> BUCKET_SHIFT
         blobs["users"].setdefault(bucket, []).append(records([key], host))
-        blobs["names"].setdefault(bucket, []).append(entry(key, b"user%d@example.org" % key))
+        blobs["names"].setdefault(bucket, []).append(entry(key, name_of(key)))
     return {
         space: [
             Bucket(space, bucket, version_of(blob), blob)

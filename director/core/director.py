@@ -357,7 +357,10 @@ class Director:
                 return effects
             case Claimed(key, records):
                 effects += self._merge_users(records, STORE, now)
+                waiting = self.pending.of(key)
                 answers = self._logins.claimed(key, now)
+                if answers:
+                    self._intake.placed_by_store(key, waiting[0].name)
                 return [*effects, *self.announce(), *answers, *self._settle(now)]
             case Received():
                 effects += self._reception.received(event, now)

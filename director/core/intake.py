@@ -99,6 +99,12 @@ class Intake:
         if refreshed and self._assigner.remember_names:
             self._recall(refreshed)
 
+    def placed_by_store(self, key: UserKey, name: bytes) -> None:
+        """Keep the name of a user whom a claim has placed for a login here: the assigner has not placed the
+        user, and so has not kept it. The name of a user who has no record is not kept."""
+        if self._assigner.remember_names and len(name) <= LONGEST_NAME and self._users.get(key) is not None:
+            self._recall(entry(key, name))
+
     def _recall(self, entries: bytes) -> None:
         """Keep and announce the names of assigned users who were seen and whose names are unknown here.
 
@@ -117,15 +123,16 @@ class Intake:
         if refreshed := self._assigner.take_refreshed():
             self._recall(refreshed)
         names, self._recalled = names + self._recalled, b""
-        if not self._users.has_changes:
+        if not names and not self._users.has_changes:
             return []
         records = self._users.take_changes()
         effects: list[Effect] = []
         for neighbour in self._ring.live_links():
-            batch: list[RingMessage] = [Users(records)]
+            batch: list[RingMessage] = [Users(records)] if records else []
             if names and neighbour is self._ring.right:
                 batch.append(Names(names, len(self._ring.servers) - 1))
-            effects.append(Send(neighbour.link, batch))
+            if batch:
+                effects.append(Send(neighbour.link, batch))
         return effects
 
     def merge(self, records: bytes, source: Neighbour | str, now: Now, *, started: bool) -> list[Effect]:

@@ -100,7 +100,7 @@ class LoginRelay:
             request = self._mailbox.new_request()
             self._held.add(request, client, line)
             self._counts.add("waited", client.relay.name)
-            self._mailbox.handle(Lookup(request, line.key, line.tag))
+            self._mailbox.handle(Lookup(request, line.key, line.tag, line.name))
 
     def held_lines(self) -> dict[Client, list[bytes]]:
         """Return the waiting lines of each client."""

@@ -95,7 +95,6 @@ def test_logins_that_wait_for_the_ring_wait_on_and_are_answered(folder: Path) ->
 def test_users_are_known_afterwards_without_a_store_and_so_are_their_names(folder: Path) -> None:
     users = [f"user{number}" for number in range(300)]
     with one_director(folder, state="memory:") as director:
-        director.wait_ready()  # of a login that waits, the name is kept only when the user is next seen
         with Client(director.login) as client:
             before = client.ask(users)
         info = replace(director)

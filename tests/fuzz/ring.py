@@ -142,7 +142,7 @@ def check_ring(case: Case) -> None:
             case "lookup":
                 request += 1
                 effects = played.handle(
-                    Lookup(RequestId(request), UserHash().key(values[0]), b""), played.mono
+                    Lookup(RequestId(request), UserHash().key(values[0]), b"", values[0]), played.mono
                 )
                 answers = [effect for effect in effects if isinstance(effect, Answer)]
                 assert len(answers) <= 1

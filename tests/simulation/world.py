@@ -694,7 +694,7 @@ class World:
         reply = Reply(user, node.member, self.now, tag=tag)
         request = RequestId(self.next_number())
         node.replies[request] = reply
-        node.handle(Lookup(request, HASH.key(user.encode(), tag.encode()), tag.encode()))
+        node.handle(Lookup(request, HASH.key(user.encode(), tag.encode()), tag.encode(), user.encode()))
         return reply
 
     def logins(self, users: Iterable[str], at: str) -> list[Reply]:

@@ -66,7 +66,7 @@ class Logins:
         if self.removed:
             self._counters.refused += 1
             return [Refuse(event.request, REMOVED)]
-        answer = self._assign(event.key, event.tag)
+        answer = self._assign(event.key, event.tag, event.name)
         if isinstance(answer, Backend):
             return [Answer(event.request, event.key, answer)]
         if self._pending.full:
@@ -74,7 +74,7 @@ class Logins:
             self._counters.waiting_refused += 1
             return [Refuse(event.request, FULL)]
         self._note(event.key, event.tag, answer)
-        self._pending.add(event.request, event.key, event.tag, now.mono, answer)
+        self._pending.add(event, now.mono, answer)
         return self._claims([(event.key, event.tag, answer)])
 
     def turn(self, now: Now) -> list[Effect]:
@@ -139,15 +139,15 @@ class Logins:
         deadlines = (self._again_at, self._pending.next_deadline())
         return min((d for d in deadlines if d is not None), default=None)
 
-    def _assign(self, key: UserKey, tag: bytes) -> Backend | Wait:
-        answer = self._assigner.assign(key, tag)
+    def _assign(self, key: UserKey, tag: bytes, name: bytes) -> Backend | Wait:
+        answer = self._assigner.assign_named(key, tag, name)
         if answer is not Wait.READDRESSED:
             return answer
         user = self._users.get(key)
         if user is not None and user.flags & MOVING:
             return Wait.MOVING  # the move itself follows the host to its new address
         if self._moved_hosts.follow(key):
-            return self._assigner.assign(key, tag)
+            return self._assigner.assign_named(key, tag, name)
         # The backend has no address now. A pinned user waits for it; other users are assigned to another
         # host.
         return answer if user is not None and user.flags & PINNED else self._assigner.choose(key, tag)
@@ -161,7 +161,7 @@ class Logins:
         answers: list[Effect] = []
         unanswered = []
         for login in waiting:
-            answer = self._assign(login.key, login.tag)
+            answer = self._assign(login.key, login.tag, login.name)
             if isinstance(answer, Backend):
                 self._pending.remove(login.request)
                 self._counters.answered_later += 1

@@ -13,6 +13,7 @@ from itertools import islice
 import msgspec
 
 from director.core.placement.assign import Wait
+from director.core.protocol.events import Lookup
 from director.types import RequestId, UserKey
 
 PENDING_TIMEOUT = 30.0
@@ -25,6 +26,7 @@ class WaitingLogin(msgspec.Struct, gc=False):
     request: RequestId
     key: UserKey
     tag: bytes
+    name: bytes
     since: float
     wait: Wait
     tried: int = 0
@@ -57,8 +59,9 @@ class Pending:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def add(self, request: RequestId, key: UserKey, tag: bytes, now: float, wait: Wait) -> None:
-        self._waiting[request] = WaitingLogin(request, key, tag, now, wait, self._wakes)
+    def add(self, login: Lookup, now: float, wait: Wait) -> None:
+        request, key = login.request, login.key
+        self._waiting[request] = WaitingLogin(request, key, login.tag, login.name, now, wait, self._wakes)
         self._shard(key).setdefault(key, {})[request] = None
         self._reasons[wait] = self._reasons.get(wait, 0) + 1
 

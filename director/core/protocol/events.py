@@ -25,6 +25,8 @@ class Lookup(msgspec.Struct, frozen=True):
     request: RequestId
     key: UserKey
     tag: bytes
+    name: bytes
+    """Of the user, without a master user's part; kept as of a login that is answered at once."""
 
 
 class Dropped(msgspec.Struct, frozen=True):

@@ -63,7 +63,7 @@ class Lookups:
             return _answer(assigner, answer, key)
         self._counts.add("waited", protocol)
         try:
-            backend = await self._wait(key, tag, answer)
+            backend = await self._wait(key, tag, name, answer)
         except TryAgain as exc:
             self._counts.add("refused", protocol)
             now, reason = time.monotonic(), str(exc)
@@ -81,14 +81,14 @@ class Lookups:
         self._counts.add("answered_later", protocol)
         return _answer(assigner, backend, key)
 
-    async def _wait(self, key: UserKey, tag: bytes, why: Wait) -> Backend:
+    async def _wait(self, key: UserKey, tag: bytes, name: bytes, why: Wait) -> Backend:
         """Wait for the core's answer. Raises TryAgain."""
         if len(self._waiting) >= WAITING_LIMIT:
             raise TryAgain(f"{why.value}; {WAITING_LIMIT} look-ups wait already")
         request, waiting = self._mailbox.new_request(), _WaitingLookup()
         self._waiting[request] = waiting
         try:
-            self._mailbox.handle(Lookup(request, key, tag))
+            self._mailbox.handle(Lookup(request, key, tag, name))
             with anyio.move_on_after(self._timeout):
                 await waiting.over.wait()
         finally:

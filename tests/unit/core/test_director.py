@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import pytest
@@ -13,7 +13,7 @@ from director.core.moves.movestate import SUBJECT
 from director.core.placement.addresses import host_id
 from director.core.placement.assign import Gate
 from director.core.placement.hashing import UserHash
-from director.core.placement.names import entries_in
+from director.core.placement.names import LONGEST_NAME, entries_in, entry
 from director.core.placement.users import MOVING, User, pack, unpack
 from director.core.protocol.effects import (
     Answer,
@@ -74,6 +74,7 @@ from director.core.ring.link import Neighbour, State
 from director.core.ring.partition import Standing
 from director.core.ring.ring import LEAVE_WITHIN
 from director.types import Address, HostId, LinkId, MemberId, RequestId, Stamp, UserKey
+from director.wire import hotpath
 from tests.unit.core.cores import (
     BACKENDS,
     D1,
@@ -92,6 +93,13 @@ from tests.unit.core.cores import (
 
 ALICE, BOB = UserHash().key(b"alice"), UserHash().key(b"bob")
 ROW = HostRow(str(BACKENDS[0]), "", True, 0, "", 0, 7, START, True, 0)
+
+
+class Compiled(Played):
+    """A core with the compiled hot path, where it is compiled."""
+
+    made_of: ClassVar[Any] = hotpath.UserTable, hotpath.Assigner
+    names_of: ClassVar[Any] = hotpath.NameTable
 
 
 def alone() -> Played:
@@ -131,8 +139,8 @@ def partial(**settings: Any) -> Played:
     return played
 
 
-def lookup(request: int, key: UserKey = ALICE, tag: bytes = b"") -> Lookup:
-    return Lookup(RequestId(request), key, tag)
+def lookup(request: int, key: UserKey = ALICE, tag: bytes = b"", name: bytes = b"alice") -> Lookup:
+    return Lookup(RequestId(request), key, tag, name)
 
 
 def record(
@@ -263,6 +271,51 @@ def test_of_many_known_users_who_lost_their_names_some_are_looked_for_in_one_tur
         found.append([name for _, name in entries_in(names.entries)])
     assert found[0] == users[:RECALLED]
     assert sorted(found[1]) == sorted(users[RECALLED:])
+
+
+@pytest.mark.parametrize("kind", [Played, Compiled])
+def test_the_name_of_a_login_that_waited_for_the_ring_is_kept_and_announced(kind: type[Played]) -> None:
+    played = kind(D2, D3, remember_names=True)
+    assert of(Answer, played.handle(lookup(1), 0)) == []
+    played.link(1, D2, dialled=True)
+    played.link(2, D3, dialled=False)
+    assert played.core.names.names(ALICE >> 52) == {}, "the login is not answered yet"
+    digest, effects = played.core.hosts.digest(), []
+    for lap, passed in ((1, [D2, D3]), (2, [D2, D3, D1])):
+        effects += played.hear(2, Token(D2, 1, lap, digest, list(passed)), mono=0.5)
+    assert [answer.request for answer in of(Answer, effects)] == [1]
+    assert played.core.names.names(ALICE >> 52) == {ALICE: "alice"}
+    assert of(Names, messages(effects, 1)) == [Names(entry(ALICE, b"alice"), 2)]
+
+
+def test_the_name_of_a_user_whom_a_claim_has_placed_is_kept_and_announced_behind_the_record() -> None:
+    played = partial(remember_names=True)
+    played.handle(lookup(1), 1)
+    placed = record(host=str(BACKENDS[3]))
+    effects = played.handle(Claimed(ALICE, placed), 1.1)
+    assert len(of(Answer, effects)) == 1
+    assert played.core.names.names(ALICE >> 52) == {ALICE: "alice"}
+    told = [message for message in messages(effects, 1) if isinstance(message, Users | Names)]
+    assert told == [Users(placed), Names(entry(ALICE, b"alice"), 2)]
+    assert of(Names, messages(effects, 2)) == [], "names go round to the right"
+
+
+def test_a_login_that_waited_leaves_no_name_where_none_is_kept_of_one_that_is_answered_at_once() -> None:
+    """Anybody may log in under any name: a name without a record of its user would be kept for ever."""
+    for settings, name in (
+        ({"remember_names": False}, b"alice"),
+        ({"remember_names": True}, b"a" * (LONGEST_NAME + 1)),
+        ({"remember_names": True, "max_users": 1}, b"alice"),
+    ):
+        played = partial(**settings)
+        if "max_users" in settings:
+            played.hear(1, Users(record(BOB)))
+        played.handle(lookup(1, name=name), 1)
+        known = b"" if "max_users" in settings else record(host=str(BACKENDS[3]))
+        effects = played.handle(Claimed(ALICE, known), 1.1)
+        assert len(of(Answer, effects)) == 1
+        assert played.core.names.names(ALICE >> 52) == {}
+        assert of(Names, messages(effects)) == []
 
 
 def test_what_is_new_here_is_passed_on_and_what_is_not_dies() -> None:

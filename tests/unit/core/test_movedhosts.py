@@ -182,7 +182,7 @@ def test_who_logs_in_is_answered_at_the_new_address_at_once() -> None:
     one.users.put(user(A, flags=PINNED))
     one.core.hosts.put(moved_rows(one.core.hosts.rows, moves_of(("one", A, NEW)), START))  # no walk has begun
     one.core.assigner.set_backends(one.core.hosts.backends())
-    (answer,) = of(Answer, one.handle(Lookup(RequestId(1), KEY, b""), 2.0))
+    (answer,) = of(Answer, one.handle(Lookup(RequestId(1), KEY, b"", b"alice"), 2.0))
     assert (answer.backend.address, host_of(one)) == (NEW, NEW)
     record = one.users.get(KEY)
     assert record is not None
@@ -224,7 +224,7 @@ def test_a_pinned_user_of_a_backend_without_an_address_waits_and_others_do_not()
         one = played()
         one.users.put(user(B, flags=flags))
         carry_out(one, ("one", A, B), ("two", B, parking_address("two")))
-        assert len(of(Answer, one.handle(Lookup(RequestId(1), KEY, b""), 2.0))) == answered
+        assert len(of(Answer, one.handle(Lookup(RequestId(1), KEY, b"", b"alice"), 2.0))) == answered
 
 
 def test_a_user_on_the_move_to_a_backend_that_moves_gets_there() -> None:

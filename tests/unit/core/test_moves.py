@@ -155,7 +155,7 @@ def test_a_store_that_does_not_answer_holds_a_move_up_for_a_second_only() -> Non
 @pytest.mark.shows("rule 24")
 def test_the_user_is_free_when_all_have_confirmed_and_the_delay_is_over() -> None:
     mover = at_stage(Stage.ROUND)
-    mover.handle(Lookup(RequestId(7), KEY, b""), 1.25)
+    mover.handle(Lookup(RequestId(7), KEY, b"", b"alice"), 1.25)
     assert of(UsersDone, mover.back(1.3)) == []
     assert of(Answer, mover.until(3.29)) == []
     effects = mover.until(3.3)
@@ -400,7 +400,7 @@ def test_a_token_that_has_passed_here_before_dies() -> None:
 
 def test_a_login_of_a_user_whom_another_moves_waits_until_he_is_settled() -> None:
     played, _, _ = others_move()
-    assert of(Answer, played.handle(Lookup(RequestId(7), KEY, b""), 1.1)) == []
+    assert of(Answer, played.handle(Lookup(RequestId(7), KEY, b"", b"alice"), 1.1)) == []
     settled = user(b"alice", NEW, decided=START + 1, flags=BY_HAND)
     effects = played.hear(2, Users(pack([settled])), mono=3.0)
     assert [answer.backend.address for answer in of(Answer, effects)] == [NEW]
@@ -497,5 +497,5 @@ def test_forgetting_is_a_move_to_nobody_and_the_user_is_placed_afresh_afterwards
     played = in_ring()
     gone = user(b"alice", OLD, decided=START + 1, flags=BY_HAND)._replace(host=HostId(0))
     played.users.merge(pack([gone]))
-    effects = played.handle(Lookup(RequestId(7), KEY, b""), 1)
+    effects = played.handle(Lookup(RequestId(7), KEY, b"", b"alice"), 1)
     assert len(of(Answer, effects)) == 1

@@ -27,7 +27,7 @@ def played_with(left: int, played: Played | None = None) -> Played:
 
 
 def ask(played: Played, mono: float = 1.0) -> tuple[NearRound, list[Effect]]:
-    effects = played.handle(Lookup(RequestId(7), KEY, b""), mono)
+    effects = played.handle(Lookup(RequestId(7), KEY, b"", b"alice"), mono)
     effects += played.until(mono)
     (token,) = of(NearRound, messages(effects, 1))
     return token, effects
@@ -110,7 +110,7 @@ def test_passing_the_token_is_a_promise_to_hold_his_logins_until_the_decision() 
     assert known is not None
     onward = messages(played.hear(2, NearRound(D3, 4, KEY, 7, [D3])), 1)
     assert of(NearRound, onward) == [NearRound(D3, 4, KEY, known.seen, [D3, D1])]
-    assert answers(played.handle(Lookup(RequestId(7), KEY, b""), 1.1) + played.until(1.1)) == []
+    assert answers(played.handle(Lookup(RequestId(7), KEY, b"", b"alice"), 1.1) + played.until(1.1)) == []
     decision = known._replace(seen=START + 1)
     effects = played.hear(2, Users(pack([decision])), mono=1.2) + played.until(1.2)
     assert answers(effects) == [BACKENDS[3]]
@@ -158,7 +158,7 @@ def test_a_token_that_has_passed_here_dies() -> None:
 
 def test_alone_the_answer_comes_at_once() -> None:
     played = played_with(5, Played())
-    effects = played.handle(Lookup(RequestId(7), KEY, b""), 1.0) + played.until(1.0)
+    effects = played.handle(Lookup(RequestId(7), KEY, b"", b"alice"), 1.0) + played.until(1.0)
     assert answers(effects) == [BACKENDS[3]]
 
 
@@ -168,4 +168,4 @@ def test_a_user_of_whom_the_circle_thinks_the_same_is_not_asked_about() -> None:
     assert there is not None
     same = User(KEY, there.id, ALICE.decided, START + 5 - EXPIRE, 0)
     played.users.merge(pack([same]))
-    assert answers(played.handle(Lookup(RequestId(7), KEY, b""), 1.0)) == [Address(there.address)]
+    assert answers(played.handle(Lookup(RequestId(7), KEY, b"", b"alice"), 1.0)) == [Address(there.address)]

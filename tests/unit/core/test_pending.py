@@ -6,6 +6,7 @@ import pytest
 
 from director.core.logins.pending import PENDING_TIMEOUT, Pending
 from director.core.placement.assign import Wait
+from director.core.protocol.events import Lookup
 from director.types import RequestId, UserKey
 
 
@@ -13,7 +14,7 @@ def waiting(*logins: tuple[int, int, float]) -> Pending:
     """Logins as (request, user, since)."""
     pending = Pending()
     for request, key, since in logins:
-        pending.add(RequestId(request), UserKey(key), b"", since, Wait.RING)
+        pending.add(Lookup(RequestId(request), UserKey(key), b"", b""), since, Wait.RING)
     return pending
 
 
@@ -99,7 +100,7 @@ def test_a_login_just_answered_for_its_user_is_not_tried_with_everybody_woken_be
 def test_those_who_come_after_a_wake_are_not_tried_with_it() -> None:
     pending = waiting((1, 7, 0))
     pending.wake()
-    pending.add(RequestId(2), UserKey(8), b"", 0, Wait.RING)
+    pending.add(Lookup(RequestId(2), UserKey(8), b"", b""), 0, Wait.RING)
     assert requests(pending) == [1]
 
 

@@ -32,7 +32,7 @@ def reading() -> tuple[Played, list[Effect]]:
 def log_in(played: Played, *requests: int) -> list[Effect]:
     effects = []
     for request in requests:
-        effects += played.handle(Lookup(RequestId(request), ALICE.key, b""), played.mono)
+        effects += played.handle(Lookup(RequestId(request), ALICE.key, b"", b"alice"), played.mono)
     return effects + played.until(played.mono + 0.1)
 
 

@@ -272,7 +272,7 @@ async def test_logins_that_came_at_once_are_refused_in_several_turns(setting: Se
     core = setting.node.director
     core.assigner.set_backends([])
     for number in range(3 * SLICE):
-        core.pending.add(RequestId(number), UserKey(number + 1), b"", 0.0, Wait.NO_HOST)
+        core.pending.add(Lookup(RequestId(number), UserKey(number + 1), b"", b""), 0.0, Wait.NO_HOST)
     refused = []
     while core.pending:
         effects = core.handle(TimerFired(), Now(1000.0, time.time()))
@@ -280,7 +280,7 @@ async def test_logins_that_came_at_once_are_refused_in_several_turns(setting: Se
     assert refused == [SLICE] * 3
     core._logins.removed = True
     for number in range(2 * SLICE):
-        core.pending.add(RequestId(number), UserKey(number + 1), b"", 1000.0, Wait.NO_HOST)
+        core.pending.add(Lookup(RequestId(number), UserKey(number + 1), b"", b""), 1000.0, Wait.NO_HOST)
     effects = core.handle(TimerFired(), Now(1000.0, time.time()))
     assert sum(isinstance(effect, Refuse) for effect in effects) == SLICE
     assert core.next_deadline() == 0.0, "the others follow in the next turn"
@@ -327,7 +327,7 @@ async def test_an_event_behind_one_that_failed_is_still_dealt_with(broken: Setti
     client, held = broken.one, RequestId(99)
     broken.driver._busy = True
     broken.node.mailbox.handle(Seen([]))
-    broken.node.mailbox.handle(Lookup(held, key_of("alice"), b""))
+    broken.node.mailbox.handle(Lookup(held, key_of("alice"), b"", b"alice"))
     broken.driver._busy = False
     with pytest.raises(AssertionError, match="a bug"):
         broken.node.mailbox.handle(TableChanged())

@@ -110,7 +110,7 @@ async def test_whose_renewals_take_too_long_does_not_go_on_as_if_nobody_else_liv
 
         node.store.members = slowly  # type: ignore[method-assign]
         await until(lambda: node.director.standing is Standing.CLAIM)
-        node.handle(Lookup(RequestId(1), key_of("alice"), b""))
+        node.handle(Lookup(RequestId(1), key_of("alice"), b"", b"alice"))
         await until(lambda: not len(node.director.pending))
         assert node.persistence.up
 
@@ -170,7 +170,7 @@ async def test_a_lease_that_comes_back_makes_new_users_claims_again(redis: Redis
         await until(lambda: node.director.standing is Standing.CLAIM)
         theirs = user("alice", HOSTS[2], decided=NOW, seen=NOW)
         await swap(store, bucket_of("alice"), packed(theirs))
-        node.handle(Lookup(RequestId(1), key_of("alice"), b""))
+        node.handle(Lookup(RequestId(1), key_of("alice"), b"", b"alice"))
         await until(lambda: not len(node.director.pending))
         assert node.host("alice") == HOSTS[2]
         await store.release(OTHER)

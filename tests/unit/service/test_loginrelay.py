@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from director.core.director import Director
+from director.core.placement import assign, names, users
 from director.core.placement.assign import Gate
 from director.core.protocol.events import Dropped, Event, Lookup, Seen, Thawed
 from director.core.ring.link import Identity
@@ -19,8 +20,8 @@ from director.service.mailbox import Mailbox
 from director.service.metrics import LookupCounts
 from director.service.ringsockets import RingSockets
 from director.types import Address, LinkId, RequestId
-from director.wire import hotpath
-from tests.unit.service.parts import DEFAULTS, EXPIRE, HASH, HOSTS, ME, key_of
+from director.wire import auth, hotpath
+from tests.unit.service.parts import DEFAULTS, EXPIRE, HASH, HOSTS, ME, Node, bucket_of, key_of
 from tests.unit.service.test_driver import Recorder, ok, perhaps, turn
 from tests.unit.service.test_loopwatch import Clock
 from tests.waiting import until
@@ -118,8 +119,8 @@ async def test_an_undecided_login_becomes_an_event_and_is_answered_by_its_number
     first = setting.mailbox.new_request()
     setting.relay.lines(setting.one, ok(1, "alice") + ok(2, "bob"))
     assert setting.events == [
-        Lookup(RequestId(first + 1), key_of("alice"), b""),
-        Lookup(RequestId(first + 2), key_of("bob"), b""),
+        Lookup(RequestId(first + 1), key_of("alice"), b"", b"alice"),
+        Lookup(RequestId(first + 2), key_of("bob"), b"", b"bob"),
     ]
     assert setting.relay.held_lines() == {setting.one: [ok(1, "alice")[:-1], ok(2, "bob")[:-1]]}
     backend = setting.director.assigner.place(key_of("bob") >> 32, b"")
@@ -133,6 +134,31 @@ async def test_an_undecided_login_becomes_an_event_and_is_answered_by_its_number
     setting.relay.answered(first, key_of("bob"), backend)
     assert len(setting.written) == 1, "answered already, and asked by another part"
     assert setting.counts.counts == {("waited", "login"): 2, ("answered_later", "login"): 1}
+
+
+@pytest.fixture(params=["compiled", "plain"])
+def twin(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Directors that are made in the test have this twin of the hot path."""
+    if request.param == "plain":
+        for replaced in (assign.Assigner, users.UserTable, names.NameTable, auth.rewrite):
+            monkeypatch.setattr(hotpath, replaced.__name__, replaced)
+    elif not hotpath.COMPILED:
+        pytest.skip("the hot path is not compiled")
+
+
+@pytest.mark.usefixtures("twin")
+async def test_the_name_of_a_login_that_waited_while_the_gate_was_closed_is_known_once_it_is_answered() -> (
+    None
+):
+    node, written = Node(), list[tuple[str, bytes]]()
+    client = Recorder(Relay("login", "/nowhere", False, node.logins), "one", written)
+    node.logins.lines(client, ok(1, "alice"))
+    assert (written, node.director.names.names(bucket_of("alice"))) == ([], {})
+    node.start()
+    ((_, line),) = written
+    assert line.startswith(ok(1, "alice")[:-1] + b"\tproxy_refresh=")
+    assert node.director.names.names(bucket_of("alice")) == {key_of("alice"): "alice"}
+    node.driver.stop()
 
 
 async def test_the_requests_of_a_client_that_has_gone_are_dropped_with_its_answers(setting: Setting) -> None:

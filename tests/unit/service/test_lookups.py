@@ -16,7 +16,7 @@ from director.core.ring.link import State
 from director.errors import TryAgain
 from director.service.endpoints import lookups as lookups_module
 from director.types import Address, LinkId
-from tests.unit.service.parts import EXPIRE, HOSTS, ME, OTHER, Node, key_of
+from tests.unit.service.parts import EXPIRE, HOSTS, ME, OTHER, Node, bucket_of, key_of
 from tests.unit.service.test_driver import RecordingLink, messages_in
 
 pytestmark = pytest.mark.anyio
@@ -93,6 +93,17 @@ async def test_a_user_on_the_move_is_answered_when_he_has_moved(node: Node) -> N
         wake(node)
     assert found == [HOSTS[1]]
     assert node.counts.counts == {("waited", "socketmap"): 1, ("answered_later", "socketmap"): 1}
+
+
+async def test_the_name_of_a_look_up_that_waited_is_known_once_it_is_answered() -> None:
+    node = Node()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(node.lookups.find, b"alice", b"", "http")
+        await anyio.wait_all_tasks_blocked()
+        assert node.director.names.names(bucket_of("alice")) == {}
+        node.start()
+    assert node.director.names.names(bucket_of("alice")) == {key_of("alice"): "alice"}
+    node.driver.stop()
 
 
 async def test_who_waits_too_long_is_told_to_try_again_and_why_and_is_forgotten(impatient: Node) -> None:

@@ -274,7 +274,7 @@ async def test_logins_without_a_usable_host_are_not_said_to_wait_for_the_ring(no
     for host in HOSTS:
         await node.operations.hosts.set_up(host, up=False, reason="")
     for number in range(3):
-        node.mailbox.handle(Lookup(RequestId(number + 1), key_of(f"new{number}"), b""))
+        node.mailbox.handle(Lookup(RequestId(number + 1), key_of(f"new{number}"), b"", b"new%d" % number))
     info = node.operations.queries.ring()
     assert (info.waiting_logins, info.waiting_for) == (3, {"host": 3})
 
@@ -283,7 +283,7 @@ async def test_a_login_that_goes_on_waiting_for_something_else_is_told_with_that
     for host in HOSTS:
         await node.operations.hosts.set_up(host, up=False, reason="")
     key = key_of("alice")
-    node.mailbox.handle(Lookup(RequestId(1), key, b""))
+    node.mailbox.handle(Lookup(RequestId(1), key, b"", b"alice"))
     now = int(time.time())
     node.director.users.put(User(key, host_id(Address(HOSTS[0])), Stamp(now), now, MOVING))
     node.director.pending.wake_users([key])
@@ -300,7 +300,8 @@ async def test_a_wrong_weight_is_told_to_doveadm_in_the_words_of_the_original(no
 
 async def test_every_reason_to_wait_has_a_word(node: Node) -> None:
     for number, wait in enumerate(Wait):
-        node.director.pending.add(RequestId(number + 1), key_of("waits"), b"", 0.0, wait)
+        login = Lookup(RequestId(number + 1), key_of("waits"), b"", b"waits")
+        node.director.pending.add(login, 0.0, wait)
     info = node.operations.queries.ring()
     assert sum(info.waiting_for.values()) == info.waiting_logins == len(Wait)
     assert set(info.waiting_for) == set(WAITING_FOR) - {"majority"}

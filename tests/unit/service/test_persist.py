@@ -134,7 +134,7 @@ async def test_a_user_who_logs_in_during_the_load_gets_his_host_before_all_have_
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(node.persistence.run)
         await until(lambda: node.director.assigner.gate is Gate.OPEN)
-        node.handle(Lookup(RequestId(1), key_of("alice"), b""))
+        node.handle(Lookup(RequestId(1), key_of("alice"), b"", b"alice"))
         node.handle(TimerFired())
         await until(lambda: node.host("alice") == HOSTS[2])
         assert node.director.loading

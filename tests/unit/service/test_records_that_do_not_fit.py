@@ -64,7 +64,7 @@ async def started(folder: Path, record: User, *rows: HostRow) -> AsyncIterator[N
 
 async def login(node: Node, name: str) -> HostId:
     """The host this user is on once he has logged in."""
-    node.handle(Lookup(RequestId(1), key_of(name), b""))
+    node.handle(Lookup(RequestId(1), key_of(name), b"", name.encode()))
     node.handle(TimerFired())
     await until(lambda: len(node.director.pending) == 0)
     record = node.director.users.get(key_of(name))
@@ -126,7 +126,7 @@ async def test_a_user_of_a_pool_without_hosts_waits_for_one_and_his_record_is_ke
     gone = HASH.key(b"alice", b"gone")
     record = User(gone, host_id(Address(HOSTS[2])), Stamp(PLACED), NOW - EXPIRE - 60, 0)
     async with started(tmp_path, record) as node:
-        node.handle(Lookup(RequestId(1), gone, b"gone"))
+        node.handle(Lookup(RequestId(1), gone, b"gone", b"alice"))
         node.handle(TimerFired())
         assert len(node.director.pending) == 1
         assert node.director.users.get(gone) == record
