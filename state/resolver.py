@@ -64,9 +64,14 @@ class Resolver:
 
     def _begin(self, name: str) -> _Lookup:
         self._begun = {name: lookup for name, lookup in self._begun.items() if not lookup.too_old}
-        lookup = self._begun[name] = _Lookup(name, self._resolve)
+        lookup = _Lookup(name, self._resolve)
         # Not a thread of a pool: when the program ends it waits for the threads of a pool.
-        threading.Thread(target=lookup.call.run, name=f"look up {name}", daemon=True).start()
+        thread = threading.Thread(target=lookup.call.run, name=f"look up {name}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as exc:  # the system has no thread left: the next call tries again
+            raise OSError(f"{name}: {exc}") from exc
+        self._begun[name] = lookup
         return lookup
 
 

@@ -55,6 +55,20 @@ async def test_names_are_answered_while_any_number_of_tries_wait_for_one_that_is
     assert server.asked == ["gone", "here"]
 
 
+async def test_a_look_up_for_which_there_is_no_thread_fails_and_the_next_one_is_made(
+    server: NameServer,
+) -> None:
+    resolver = Resolver(server)
+    threading.stack_size(1 << 47)  # more than a process can have
+    try:
+        with pytest.raises(OSError, match="here: can't start new thread"):
+            await resolver.addresses("here")
+    finally:
+        threading.stack_size(0)
+    assert not resolver.is_asking("here")
+    assert await resolver.addresses("here") == ["10.0.0.1"]
+
+
 async def test_all_tasks_that_wait_for_a_name_get_the_answer_of_one_look_up(server: NameServer) -> None:
     resolver = Resolver(server)
     failures: list[str] = []
