@@ -49,19 +49,20 @@ class OwnLocks:
     """Locks between the tasks of a process that uses its store alone."""
 
     def __init__(self) -> None:
-        self._leases: set[str] = set()
+        self._tasks: set[str] = set()
+        """Those whose lock is held."""
         self._generation = 0
 
     @contextmanager
     def hold(self, task: str) -> Iterator[HeldLock | None]:
         """Give the lock; None: another task of this process holds it."""
         check_task(task)
-        if task in self._leases:
+        if task in self._tasks:
             yield None
             return
         self._generation += 1
-        self._leases.add(task)
+        self._tasks.add(task)
         try:
             yield OwnHeldLock(self._generation)
         finally:
-            self._leases.discard(task)
+            self._tasks.discard(task)

@@ -162,12 +162,11 @@ class OwnClock:
         self._compared = [link for link in self._ring.live_links() if link.exchange.has_begun]
         hosts = [clipped_host(row, bound, None) for row in self._hosts.rows.values()]
         hosts = [row for row in hosts if row is not self._hosts.rows[Address(row.address)]]
-        members = [clipped_member(link, bound, None) for link in self._members.rows.values()]
-        members = [link for link in members if link is not self._members.rows[about(link)]]
-        self._hosts_before |= {
-            link: self._hosts.rows[link] for link in (Address(row.address) for row in hosts)
-        }
-        self._members_before |= {link: self._members.rows[link] for link in map(about, members)}
+        members = [clipped_member(row, bound, None) for row in self._members.rows.values()]
+        members = [row for row in members if row is not self._members.rows[about(row)]]
+        addresses = [Address(row.address) for row in hosts]
+        self._hosts_before |= {address: self._hosts.rows[address] for address in addresses}
+        self._members_before |= {name: self._members.rows[name] for name in map(about, members)}
         self._changed = bool(hosts or members)
         effects = self._agreement.retimed(hosts, members, now)
         effects += self._admission.count(len(hosts), "hosts", None, MEMORY, now)

@@ -217,7 +217,7 @@ def carry_on(snapshot: MetricsSample, before: Counted) -> None:
     for field, old in before.timed.items():
         new: Durations = getattr(snapshot, field)
         if new.bounds == old.bounds:
-            counts = [label + reason for label, reason in zip(new.counts, old.counts, strict=True)]
+            counts = [own + former for own, former in zip(new.counts, old.counts, strict=True)]
             setattr(snapshot, field, Durations(new.bounds, counts, new.total + old.total))
 
 

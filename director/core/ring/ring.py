@@ -562,7 +562,7 @@ class Ring:
             for n in self.links.values()
             if not n.rightward and n.peer in self.rightwards and n.state is State.FULL
         ]
-        at, self.left = max(lefts, key=lambda link: link[0], default=(0, None))
+        at, self.left = max(lefts, key=lambda place: place[0], default=(0, None))
         effects: list[Effect] = []
         departed = self.departed
         for index, neighbour in lefts:

@@ -85,8 +85,8 @@ class Sockets:
         opened = [self._opened(name) for name in NAMES if name not in self._from_units]
         return [
             kept
-            for socket_opened in opened
-            if socket_opened is not None and (kept := listen.to_keep(socket_opened)) is not None
+            for listener in opened
+            if listener is not None and (kept := listen.to_keep(listener)) is not None
         ]
 
     def all_from_units(self) -> bool:

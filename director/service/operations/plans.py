@@ -39,7 +39,7 @@ def planned(
     known = None if applied is None else carried(applied, found.settings, after.rows)
     differences = compare(known, found.settings, after.rows)
     changes = [_planned_move(move) for move in found.moves if not is_parked_at(move)]
-    changes += [_planned(move) for move in differences]
+    changes += [_planned(difference) for difference in differences]
     _make(after, differences, unix)
     return Plan(me=me, known=applied is not None, changes=changes, warnings=_lost_pools(hosts, after))
 
