@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import msgspec
 import pytest
@@ -74,7 +74,6 @@ from director.core.ring.link import Neighbour, State
 from director.core.ring.partition import Standing
 from director.core.ring.ring import LEAVE_WITHIN
 from director.types import Address, HostId, LinkId, MemberId, RequestId, Stamp, UserKey
-from director.wire import hotpath
 from tests.unit.core.cores import (
     BACKENDS,
     D1,
@@ -93,13 +92,6 @@ from tests.unit.core.cores import (
 
 ALICE, BOB = UserHash().key(b"alice"), UserHash().key(b"bob")
 ROW = HostRow(str(BACKENDS[0]), "", True, 0, "", 0, 7, START, True, 0)
-
-
-class Compiled(Played):
-    """A core with the compiled hot path, where it is compiled."""
-
-    made_of: ClassVar[Any] = hotpath.UserTable, hotpath.Assigner
-    names_of: ClassVar[Any] = hotpath.NameTable
 
 
 def alone() -> Played:
@@ -273,16 +265,15 @@ def test_of_many_known_users_who_lost_their_names_some_are_looked_for_in_one_tur
     assert sorted(found[1]) == sorted(users[RECALLED:])
 
 
-@pytest.mark.parametrize("kind", [Played, Compiled])
-def test_the_name_of_a_login_that_waited_for_the_ring_is_kept_and_announced(kind: type[Played]) -> None:
-    played = kind(D2, D3, remember_names=True)
+def test_the_name_of_a_login_that_waited_for_the_ring_is_kept_and_announced() -> None:
+    played = Played(D2, D3, remember_names=True)
     assert of(Answer, played.handle(lookup(1), 0)) == []
     played.link(1, D2, dialled=True)
     played.link(2, D3, dialled=False)
     assert played.core.names.names(ALICE >> 52) == {}, "the login is not answered yet"
-    digest, effects = played.core.hosts.digest(), []
-    for lap, passed in ((1, [D2, D3]), (2, [D2, D3, D1])):
-        effects += played.hear(2, Token(D2, 1, lap, digest, list(passed)), mono=0.5)
+    digest = played.core.hosts.digest()
+    played.hear(2, Token(D2, 1, 1, digest, [D2, D3]), mono=0.5)
+    effects = played.hear(2, Token(D2, 1, 2, digest, [D2, D3, D1]), mono=0.5)
     assert [answer.request for answer in of(Answer, effects)] == [1]
     assert played.core.names.names(ALICE >> 52) == {ALICE: "alice"}
     assert of(Names, messages(effects, 1)) == [Names(entry(ALICE, b"alice"), 2)]
@@ -300,22 +291,28 @@ def test_the_name_of_a_user_whom_a_claim_has_placed_is_kept_and_announced_behind
     assert of(Names, messages(effects, 2)) == [], "names go round to the right"
 
 
-def test_a_login_that_waited_leaves_no_name_where_none_is_kept_of_one_that_is_answered_at_once() -> None:
-    """Anybody may log in under any name: a name without a record of its user would be kept for ever."""
-    for settings, name in (
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
         ({"remember_names": False}, b"alice"),
         ({"remember_names": True}, b"a" * (LONGEST_NAME + 1)),
         ({"remember_names": True, "max_users": 1}, b"alice"),
-    ):
-        played = partial(**settings)
-        if "max_users" in settings:
-            played.hear(1, Users(record(BOB)))
-        played.handle(lookup(1, name=name), 1)
-        known = b"" if "max_users" in settings else record(host=str(BACKENDS[3]))
-        effects = played.handle(Claimed(ALICE, known), 1.1)
-        assert len(of(Answer, effects)) == 1
-        assert played.core.names.names(ALICE >> 52) == {}
-        assert of(Names, messages(effects)) == []
+    ],
+    ids=["names are off", "too long", "the table is full"],
+)
+def test_a_login_that_waited_leaves_no_name_where_one_that_is_answered_at_once_leaves_none(
+    settings: dict[str, Any], name: bytes
+) -> None:
+    """Anybody may log in under any name: a name without a record of its user would be kept for ever."""
+    played = partial(**settings)
+    if "max_users" in settings:
+        played.hear(1, Users(record(BOB)))
+    played.handle(lookup(1, name=name), 1)
+    placed = b"" if "max_users" in settings else record(host=str(BACKENDS[3]))
+    effects = played.handle(Claimed(ALICE, placed), 1.1)
+    assert len(of(Answer, effects)) == 1
+    assert played.core.names.names(ALICE >> 52) == {}
+    assert of(Names, messages(effects)) == []
 
 
 def test_what_is_new_here_is_passed_on_and_what_is_not_dies() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from director.core.director import Director
-from director.core.placement import assign, names, users
 from director.core.placement.assign import Gate
 from director.core.protocol.events import Dropped, Event, Lookup, Seen, Thawed
 from director.core.ring.link import Identity
@@ -20,7 +19,8 @@ from director.service.mailbox import Mailbox
 from director.service.metrics import LookupCounts
 from director.service.ringsockets import RingSockets
 from director.types import Address, LinkId, RequestId
-from director.wire import auth, hotpath
+from director.wire import hotpath
+from tests.twins import NAMES, hot_path
 from tests.unit.service.parts import DEFAULTS, EXPIRE, HASH, HOSTS, ME, Node, bucket_of, key_of
 from tests.unit.service.test_driver import Recorder, ok, perhaps, turn
 from tests.unit.service.test_loopwatch import Clock
@@ -136,20 +136,12 @@ async def test_an_undecided_login_becomes_an_event_and_is_answered_by_its_number
     assert setting.counts.counts == {("waited", "login"): 2, ("answered_later", "login"): 1}
 
 
-@pytest.fixture(params=["compiled", "plain"])
-def twin(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Directors that are made in the test have this twin of the hot path."""
-    if request.param == "plain":
-        for replaced in (assign.Assigner, users.UserTable, names.NameTable, auth.rewrite):
-            monkeypatch.setattr(hotpath, replaced.__name__, replaced)
-    elif not hotpath.COMPILED:
-        pytest.skip("the hot path is not compiled")
-
-
-@pytest.mark.usefixtures("twin")
-async def test_the_name_of_a_login_that_waited_while_the_gate_was_closed_is_known_once_it_is_answered() -> (
-    None
-):
+@pytest.mark.parametrize("twin", NAMES)
+async def test_the_name_of_a_login_that_waited_for_the_gate_is_known_once_it_is_answered(
+    twin: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, made_of in hot_path(twin)._asdict().items():
+        monkeypatch.setattr(hotpath, name, made_of)
     node, written = Node(), list[tuple[str, bytes]]()
     client = Recorder(Relay("login", "/nowhere", False, node.logins), "one", written)
     node.logins.lines(client, ok(1, "alice"))
