@@ -259,25 +259,25 @@ def test_a_greeting_whose_direction_a_relay_has_changed_is_refused(not_yet_attac
 
 
 @pytest.mark.shows("A-20")
-def test_what_comes_in_one_frame_with_a_proof_is_refused(attacked: Attacked) -> None:
-    hosts = encode(lies(attacked.ring)["hosts"])[5:]
+def test_what_comes_in_one_frame_with_a_proof_is_refused(not_yet_attacked: Attacked) -> None:
+    hosts = encode(lies(not_yet_attacked.ring)["hosts"])[5:]
     with_change(
-        attacked,
+        not_yet_attacked,
         Way.RIGHT,
         of_frame(1, lambda frame: framed(b"\x92" + frame[5:] + hosts)),
-        lambda: attacked.ring[1].logged("ring_link_closed", "its proof is not alone in its frame"),
+        lambda: not_yet_attacked.ring[1].logged("ring_link_closed", "its proof is not alone in its frame"),
     )
 
 
 @pytest.mark.shows("A-22")
-def test_a_good_bye_in_front_of_the_proof_ends_that_link_and_no_more(attacked: Attacked) -> None:
+def test_a_good_bye_in_front_of_the_proof_ends_that_link_and_no_more(not_yet_attacked: Attacked) -> None:
     with_change(
-        attacked,
+        not_yet_attacked,
         Way.RIGHT,
         of_frame(1, lambda frame: encode([Bye("not from there", routine=True)])),
-        lambda: attacked.ring[1].logged("ring_link_closed", "it said: not from there"),
+        lambda: not_yet_attacked.ring[1].logged("ring_link_closed", "it said: not from there"),
     )
-    assert attacked.ring[1].wait_logged("ring_link_closed", "state=proving")
+    assert not_yet_attacked.ring[1].wait_logged("ring_link_closed", "state=proving")
 
 
 def test_after_a_replacement_links_are_made_anew_with_other_keys(attacked: Attacked) -> None:

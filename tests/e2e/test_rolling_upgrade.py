@@ -118,15 +118,19 @@ async def test_a_rolling_upgrade_moves_nobody_and_splits_buckets_when_the_last_d
         for login in logins.all:
             if login.host:
                 assert before.setdefault(login.user, login.host) == login.host
-        for director in ring.all:
-            await soon(lambda director=director: director.users() == len(before), what=director.log[-2000:])  # type: ignore[misc]
+        # A user whose only login was lost may have been assigned all the same.
+        possible = range(len(before), len(before.keys() | {login.user for login in lost}) + 1)
+        await soon(
+            lambda: len({director.users() for director in ring.all}) == 1 and ring[0].users() in possible
+        )
+        known = ring[0].users()
         await to_thread(ring.stop)
         verified = await to_thread(ring[0].command, "state", "verify")
         assert (verified.returncode, verified.stderr) == (0, "")
         ring.start()
         await to_thread(ring.wait_whole)
         for number, director in enumerate(ring.all):
-            assert director.users() == len(before)
+            assert director.users() == known
             assert await to_thread(hosts_of, ring, list(before), number) == before
             assert await to_thread(director.all_logged, "bug") == []
 
