@@ -100,8 +100,11 @@ class Intake:
             self._recall(refreshed)
 
     def placed_by_store(self, key: UserKey, name: bytes) -> None:
-        """Keep the name of a user whom a claim has placed for a login here: the assigner has not placed the
-        user, and so has not kept it. The name of a user who has no record is not kept."""
+        """Keep the name of a user that a claim has assigned for a login on this director.
+
+        The assigner keeps names of the users that it assigns itself, and it has not assigned this user. The
+        name of a user without a record is not kept.
+        """
         if self._assigner.remember_names and len(name) <= LONGEST_NAME and self._users.get(key) is not None:
             self._recall(entry(key, name))
 

@@ -66,9 +66,9 @@ def test_users_who_log_in_at_both_halves_of_a_cut_ring_at_once_get_one_backend_e
 def test_users_placed_while_nobody_had_noticed_the_cut_keep_their_backend_on_the_other_side(
     story: Story,
 ) -> None:
-    """Whoever finds itself cut off writes its last choices at once, whosever bucket they are in
-    (docs/ring.md, rule 39). The other half takes them from the store, though by then it would place a quarter
-    elsewhere."""
+    """A director that finds itself in an incomplete ring writes its recent assignments at once, also those in
+    buckets of other directors (docs/ring.md, rule 39). The other side of the partition reads them from the
+    store, although by then the hash would select other hosts for a quarter of the users."""
     assert len({login.host for login in story.late}) == 4
     assert on_two_hosts(story.early + story.late) == {}
 

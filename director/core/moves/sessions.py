@@ -116,9 +116,9 @@ class SessionReview:
         if user is not None and user.flags & MOVING:
             return
         host = self._hosts.id_of(row.address)
-        his = user is None or (user.host == host and not self._hosts.host_removed(user))
+        assigned_here = user is None or (user.host == host and not self._hosts.host_removed(user))
         # the host was removed, has another address now, or is no longer the user's
-        if not row.present or not his:
+        if not row.present or not assigned_here:
             self._end(key, row.address)
 
     def _end(self, key: UserKey, host: str) -> None:
