@@ -51,7 +51,7 @@ def ends_of_links(ring: Directors) -> list[str]:
 
 
 @pytest.mark.shows("A-51")
-def test_a_row_at_the_maximum_from_a_neighbour_stops_no_operator(ring: Directors) -> None:
+def test_a_row_with_the_highest_stamp_from_a_neighbour_stops_no_operator(ring: Directors) -> None:
     first, second = ring.all[:2]
     changed, absent, *_ = [address for address, *_ in first.hosts()]
     links = ends_of_links(ring)

@@ -54,7 +54,7 @@ def answered(target: Target, name: str) -> bool:
 @pytest.mark.shows("A-3")
 @pytest.mark.parametrize("name", LISTENERS)
 @pytest.mark.parametrize("said", ["nothing", "half", "request"])
-def test_three_hundred_idle_clients_of_one_address_lock_nobody_out(
+def test_three_hundred_idle_clients_of_one_address_lock_no_other_client_out(
     attacked: Target, name: str, said: str
 ) -> None:
     request = REQUESTS[name.removesuffix("-tcp")]

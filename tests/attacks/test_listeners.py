@@ -99,7 +99,7 @@ def test_a_director_that_is_started_without_standard_descriptors_works(folder: P
 
 
 @pytest.mark.shows("A-5")
-def test_five_thousand_idle_connections_hold_nobody_up(folder: Path) -> None:
+def test_five_thousand_idle_connections_delay_no_login(folder: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     count = min(5000, hard // 3)

@@ -31,7 +31,7 @@ def live() -> Iterator[Live]:
 
 @pytest.mark.shows("A-11")
 @pytest.mark.parametrize("place", NONSENSE)
-def test_strangers_who_send_nonsense_do_not_fill_the_log(live: Live, place: str) -> None:
+def test_unknown_clients_that_send_nonsense_do_not_fill_the_log(live: Live, place: str) -> None:
     already = len(live.director.complete_log().splitlines())
     reloads = len(live.director.logged("reloaded"))
     began = time.monotonic()

@@ -17,7 +17,7 @@ TURN = 0.05
 
 
 @pytest.mark.shows("A-37")
-def test_eight_thousand_users_who_change_hosts_in_one_merge_hold_up_nobody_and_no_link(
+def test_eight_thousand_users_who_change_hosts_in_one_merge_delay_no_login_and_no_link(
     tmp_path: Path,
 ) -> None:
     sample = asyncio.run(measured(tmp_path, USERS, timed=True))

@@ -128,7 +128,7 @@ BOTH_WAYS = pytest.mark.parametrize(("way", "victim"), [(Way.RIGHT, 1), (Way.BAC
 @pytest.mark.shows("I-39", "A-20")
 @pytest.mark.parametrize("kind", ["hosts", "users", "a good-bye", "a departure", "a removal"])
 @BOTH_WAYS
-def test_what_a_relay_adds_to_a_link_closes_it_and_changes_nothing(
+def test_data_that_a_relay_adds_to_a_link_closes_the_link_and_changes_nothing(
     attacked: Attacked, kind: str, way: Way, victim: int
 ) -> None:
     frame = encode(lies(attacked.ring)[kind]) + bytes(SEAL)
@@ -173,7 +173,7 @@ CHANGES: dict[str, Callable[[bytes], list[bytes]]] = {
 @pytest.mark.shows("A-21")
 @pytest.mark.parametrize("name", CHANGES)
 @BOTH_WAYS
-def test_what_a_relay_changes_on_a_link_closes_it(
+def test_a_frame_that_a_relay_changes_closes_the_link(
     attacked: Attacked, name: str, way: Way, victim: int
 ) -> None:
     attacked.is_refused(changing(attacked.relay, way, CHANGES[name]), by=victim)
@@ -259,7 +259,7 @@ def test_a_greeting_whose_direction_a_relay_has_changed_is_refused(not_yet_attac
 
 
 @pytest.mark.shows("A-20")
-def test_what_comes_in_one_frame_with_a_proof_is_refused(not_yet_attacked: Attacked) -> None:
+def test_a_message_in_one_frame_with_a_proof_is_refused(not_yet_attacked: Attacked) -> None:
     hosts = encode(lies(not_yet_attacked.ring)["hosts"])[5:]
     with_change(
         not_yet_attacked,
@@ -270,7 +270,7 @@ def test_what_comes_in_one_frame_with_a_proof_is_refused(not_yet_attacked: Attac
 
 
 @pytest.mark.shows("A-22")
-def test_a_good_bye_in_front_of_the_proof_ends_that_link_and_no_more(not_yet_attacked: Attacked) -> None:
+def test_a_good_bye_before_the_proof_ends_that_link_only(not_yet_attacked: Attacked) -> None:
     with_change(
         not_yet_attacked,
         Way.RIGHT,

@@ -28,7 +28,7 @@ def send_what_fits(client: socket.socket) -> None:
 
 
 @pytest.mark.shows("A-49")
-def test_clients_that_said_much_to_a_silent_auth_and_hung_up_leave_nothing_behind(
+def test_clients_that_sent_much_to_a_silent_auth_and_hung_up_leave_nothing_behind(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     folder: Path = tmp_path_factory.mktemp("d")

@@ -26,7 +26,9 @@ def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
 
 @pytest.mark.parametrize("name", ["http", "api"])
 @pytest.mark.parametrize("said", [b"", ONE_BYTE, HALF_A_HEAD, HALF_A_BODY], ids=["0", "1", "head", "body"])
-def test_three_hundred_slow_clients_lock_nobody_out(attacked: Target, name: str, said: bytes) -> None:
+def test_three_hundred_slow_clients_lock_no_other_client_out(
+    attacked: Target, name: str, said: bytes
+) -> None:
     with ExitStack() as stack:
         for _ in range(HELD):
             stack.enter_context(attacked.connect(name)).sendall(said)
@@ -38,7 +40,7 @@ def test_three_hundred_slow_clients_lock_nobody_out(attacked: Target, name: str,
         print(f"{HELD} x {said!r:.20} at {name}: answered within {time.monotonic() - began:.2f} s")
 
 
-def test_slow_clients_are_gone_after_their_time(attacked: Target) -> None:
+def test_slow_clients_are_disconnected_after_their_time(attacked: Target) -> None:
     with ExitStack() as stack:
         held = [stack.enter_context(attacked.connect("http")) for _ in range(12)]
         for sock, said in zip(held, (b"", ONE_BYTE, HALF_A_HEAD, HALF_A_BODY) * 3, strict=True):

@@ -46,7 +46,7 @@ def test_a_user_whose_name_is_not_kept_is_listed_by_the_hash_and_found_by_the_na
 
 
 @pytest.mark.shows("A-35")
-def test_logins_of_a_connection_that_wait_are_bounded_and_other_connections_go_on() -> None:
+def test_waiting_logins_of_a_connection_are_bounded_and_other_connections_continue() -> None:
     with attacked({}) as director:
         log_in(director, ["alice"])
         for host, *_ in director.hosts():
@@ -66,7 +66,7 @@ def test_logins_of_a_connection_that_wait_are_bounded_and_other_connections_go_o
 
 
 @pytest.mark.shows("A-31")
-def test_strangers_over_the_limit_cost_no_memory_and_a_user_who_was_there_keeps_the_host() -> None:
+def test_users_over_the_limit_cost_no_memory_and_an_assigned_user_keeps_the_host() -> None:
     with attacked({"users": "max = 2000"}) as director:
         log_in(director, [f"warm{n}" for n in range(3000)])
         host = director.get("/v1/users/warm0")["current"]

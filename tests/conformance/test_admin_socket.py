@@ -130,7 +130,7 @@ async def test_a_client_that_shuts_down_its_sending_side_still_gets_every_row(
     assert (got.count(b"\t127.0.1.1\n"), got.endswith(b"\t127.0.1.1\n\n")) == (2 * 20_002, True)
 
 
-async def test_a_client_that_reads_nothing_delays_nobody_else(full: Node, folder: Path) -> None:
+async def test_a_client_that_reads_nothing_delays_no_other_client(full: Node, folder: Path) -> None:
     async with admin_socket(full.operations, folder / "admin") as path:
         async with await anyio.connect_unix(path) as slow, await anyio.connect_unix(path) as quick:
             await slow.send(GREETING + b"USER-LIST\n" * 20)
@@ -139,7 +139,7 @@ async def test_a_client_that_reads_nothing_delays_nobody_else(full: Node, folder
     assert got == GREETING + b"\n"
 
 
-async def test_a_client_that_goes_away_while_its_change_waits_harms_nothing(
+async def test_a_client_that_hangs_up_while_its_change_waits_changes_nothing_else(
     node: Node, folder: Path, lines: list[str]
 ) -> None:
     node.faults.hold = anyio.Event()
@@ -159,7 +159,7 @@ async def test_a_client_that_goes_away_while_its_change_waits_harms_nothing(
 
 @pytest.mark.shows("R-50")
 @pytest.mark.parametrize("sent", [b"", b"VERSION", GREETING, GREETING + b"HOST-L", GREETING + b"HOST-LIST\n"])
-async def test_a_client_that_goes_away_at_any_moment_harms_nothing(
+async def test_a_client_that_hangs_up_at_any_moment_disturbs_no_other_client(
     node: Node, sent: bytes, folder: Path
 ) -> None:
     async with admin_socket(node.operations, folder / "admin") as path:
@@ -173,7 +173,9 @@ async def test_a_client_that_goes_away_at_any_moment_harms_nothing(
 
 
 @pytest.mark.shows("R-50")
-async def test_a_connection_that_is_reset_at_any_moment_harms_nothing(full: Node, folder: Path) -> None:
+async def test_a_connection_that_is_reset_at_any_moment_disturbs_no_other_client(
+    full: Node, folder: Path
+) -> None:
     at_once = struct.pack("ii", 1, 0)
     async with admin_port(full.operations, "127.0.0.1") as port:
         for sent in [b"", b"VERSION", GREETING, GREETING + b"USER-LIST\n", GREETING + b"USER-LIST\n" * 9] * 5:
@@ -230,7 +232,7 @@ async def test_half_a_line_at_the_end_is_not_carried_out_and_is_logged(
         (b"\n", b""),
     ],
 )
-async def test_a_line_that_is_no_command_is_answered_with_the_reason_where_one_line_is_awaited(
+async def test_a_line_that_is_no_command_is_answered_with_the_reason_if_one_line_is_expected(
     node: Node, connect: Connect, folder: Path, lines: list[str], sent: bytes, said: bytes
 ) -> None:
     # The original closes the connection without a word

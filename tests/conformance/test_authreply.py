@@ -111,7 +111,7 @@ def _comparable(got: bytes) -> bytes:
     return re.sub(rb"\tuser_dirkey=[^\t\n]*", b"", re.sub(rb"(?<=\tproxy_refresh=)(450|300)", b"<n>", got))
 
 
-async def test_every_line_comes_back_as_from_the_original(folder: Path) -> None:
+async def test_every_line_is_answered_as_by_dovecots_director(folder: Path) -> None:
     needs("dovecot")
     mail_servers = [f"{host.address}@{host.tag}".rstrip("@") for host in HOSTS]
     sent = HANDSHAKES + [HELLO + replies for replies in REPLIES + TOO_LONG]
@@ -124,7 +124,7 @@ async def test_every_line_comes_back_as_from_the_original(folder: Path) -> None:
     )
 
 
-async def test_a_name_with_a_nul_is_not_cut_short_as_by_the_original(folder: Path) -> None:
+async def test_a_name_with_a_nul_is_not_shortened_as_by_dovecots_director(folder: Path) -> None:
     async with _ours(folder) as path:
         got = await _talk(path, HELLO + NUL)
     assert got.startswith(GREETING + NUL[:-1] + b"\tproxy_refresh=300\thost=")

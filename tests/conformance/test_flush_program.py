@@ -81,7 +81,7 @@ async def _requests(sides: Sides, side: Side, recorder: Recorder) -> list[list[b
     return found
 
 
-async def test_it_is_asked_in_the_same_bytes_for_the_same_users(folder: Path) -> None:
+async def test_the_flush_program_is_asked_in_the_same_bytes_for_the_same_users(folder: Path) -> None:
     needs("dovecot", "doveadm")
     theirs, ours = folder / "theirs", folder / "ours"
     async with (

@@ -122,7 +122,7 @@ HANG_UPS = [close, close_after_the_greeting, reset, shut_down_sending, shut_down
 
 @pytest.mark.parametrize("hang_up", HANG_UPS)
 @pytest.mark.parametrize("when", ["before it is accepted", "while a command runs"])
-async def test_a_client_that_hangs_up_loses_nothing_it_had_sent(
+async def test_all_commands_of_a_client_that_hangs_up_are_carried_out(
     place: Place, hang_up: Callable[[socket.socket], None], when: str
 ) -> None:
     place.node.faults.hold = anyio.Event()
@@ -146,7 +146,7 @@ async def test_one_command_of_a_client_that_never_reads_is_carried_out(place: Pl
     assert (await place.hosts())["1"] == (100, False, 50)
 
 
-async def test_the_answer_that_does_not_reach_its_client_holds_up_no_command(place: Place) -> None:
+async def test_an_answer_that_does_not_reach_its_client_delays_no_command(place: Place) -> None:
     # The client is there while its first command is answered, and not while the second one is
     client = place.client(GREETING + b"HOST-DOWN\t127.0.1.1\n")
     await settled()
@@ -170,13 +170,15 @@ async def test_nothing_is_carried_out_after_a_wrong_handshake(
     assert "event=admin_client_refused" in "".join(place.lines)
 
 
-async def test_a_line_that_is_no_command_ends_also_what_a_client_that_is_gone_had_sent(place: Place) -> None:
+async def test_a_line_that_is_no_command_discards_the_rest_of_what_a_client_sent_before_it_hung_up(
+    place: Place,
+) -> None:
     place.client(GREETING + b"HOST-DOWN\t127.0.1.1\nBOGUS\nHOST-DOWN\t127.0.1.2\n").close()
     await place.quiet()
     assert await place.hosts() == {"1": (100, False, 50), "2": (100, True, 50), "3": (100, True, 0)}
 
 
-async def test_half_a_line_of_a_client_that_is_gone_is_not_carried_out(place: Place) -> None:
+async def test_half_a_line_of_a_client_that_hung_up_is_not_carried_out(place: Place) -> None:
     reset(place.client(GREETING + MONITOR + b"HOST-UPDATE\t127.0.1.2\t5"))
     await place.quiet()
     assert await place.hosts() == {"1": (100, False, 0), "2": (100, True, 50), "3": (100, True, 0)}
@@ -202,7 +204,7 @@ def list_long(node: Node) -> list[int]:
 
 
 @pytest.mark.parametrize("hang_up", [close, reset])
-async def test_a_list_whose_client_is_gone_stops(
+async def test_a_list_stops_when_its_client_has_hung_up(
     folder: Path, hang_up: Callable[[socket.socket], None]
 ) -> None:
     async with real_node(HOSTS, USERS) as node, Place(unix_socket(folder), node) as place:
@@ -243,7 +245,7 @@ async def _fill(place: Place) -> int:
 
 
 @pytest.mark.shows("A-8")
-async def test_lines_are_read_while_a_command_runs_up_to_64_kb_and_no_further(folder: Path) -> None:
+async def test_while_a_command_runs_up_to_64_kb_of_lines_are_read(folder: Path) -> None:
     async with real_node(HOSTS) as node, Place(unix_socket(folder), node) as place:
         sent = await _fill(place)
     (dropped,) = [line for line in place.lines if "event=admin_commands_dropped" in line]
@@ -265,7 +267,9 @@ async def test_more_lines_than_are_read_ahead_are_all_carried_out(place: Place) 
     assert weights == [number % 1000 for number in range(sent)]
 
 
-async def test_a_client_that_loses_its_place_loses_nothing_it_had_sent(folder: Path) -> None:
+async def test_all_commands_of_a_client_that_is_disconnected_for_another_are_carried_out(
+    folder: Path,
+) -> None:
     # It has stopped reading a list; the listener is full, and another client comes
     async with (
         real_node(HOSTS, USERS) as node,
@@ -283,7 +287,7 @@ async def test_a_client_that_loses_its_place_loses_nothing_it_had_sent(folder: P
         client.close()
 
 
-async def test_what_has_arrived_is_carried_out_before_the_listeners_close(place: Place) -> None:
+async def test_commands_that_have_arrived_are_carried_out_before_the_listeners_close(place: Place) -> None:
     idle, sends = place.client(GREETING), place.client(GREETING)
     await settled()
     place.node.faults.hold = anyio.Event()

@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.timeout(90)]
 
 
 @pytest.mark.parametrize("name", ["status-and-map", "hosts", "ring", "users", "members"])
-async def test_doveadm_prints_what_it_printed_with_the_original(name: str, folder: Path) -> None:
+async def test_doveadm_prints_the_same_as_with_dovecots_director(name: str, folder: Path) -> None:
     needs("doveadm")
     recording = read(name)
     async with played_node(recording) as node:
@@ -62,7 +62,9 @@ async def test_a_change_that_times_out_fails_with_the_reason(command: str, err: 
     assert run == Run(75, [], [err])
 
 
-async def test_a_host_that_is_being_changed_by_somebody_else_fails_with_the_reason(folder: Path) -> None:
+async def test_a_change_of_a_host_that_another_operator_is_changing_fails_with_the_reason(
+    folder: Path,
+) -> None:
     needs("doveadm")
     async with real_node(HOSTS) as node, admin_socket(node.operations, folder / "admin") as path:
         node.faults.errors[HostChange] = TryAgain("host is already being updated - try again later")
@@ -70,7 +72,7 @@ async def test_a_host_that_is_being_changed_by_somebody_else_fails_with_the_reas
     assert run == Run(75, [], ["Error: 127.0.1.1: host is already being updated - try again later"])
 
 
-async def test_a_move_that_another_operator_has_won_is_to_be_tried_again(folder: Path) -> None:
+async def test_a_move_that_another_operator_has_won_fails_with_the_advice_to_retry(folder: Path) -> None:
     needs("doveadm")
     async with real_node(HOSTS) as node, admin_socket(node.operations, folder / "admin") as path:
         node.put("alice", "127.0.1.1")

@@ -83,7 +83,9 @@ async def _said(side: Side, hosts: tuple[str, str]) -> tuple[Counter[str], list[
     return one.said + other.said, seen[0]
 
 
-async def test_two_monitors_that_hold_their_connections_are_answered_as_by_the_original(folder: Path) -> None:
+async def test_two_monitors_that_keep_their_connections_are_answered_as_by_dovecots_director(
+    folder: Path,
+) -> None:
     needs("dovecot", "doveadm")
     for_each = Counter(dict.fromkeys(["HOST-DOWN OK", "HOST-FLUSH OK", "HOST-UP OK"], 2 * ROUNDS))
     up = [f"{address} 100  U" for address in ADDRESSES]
@@ -96,7 +98,7 @@ async def test_two_monitors_that_hold_their_connections_are_answered_as_by_the_o
     assert found == [(for_each, up)] * 4
 
 
-async def test_a_monitor_sees_what_another_has_done_when_that_one_has_its_answer(folder: Path) -> None:
+async def test_a_monitor_sees_the_change_of_another_monitor_that_has_its_answer(folder: Path) -> None:
     needs("dovecot", "doveadm")
     found = []
     async with both_sides(folder, 3) as sides:
@@ -113,7 +115,9 @@ async def test_a_monitor_sees_what_another_has_done_when_that_one_has_its_answer
 
 
 @pytest.mark.parametrize("way", ["unix", "tcp"])
-async def test_a_monitor_that_hangs_up_is_obeyed_as_by_the_original(way: str, folder: Path) -> None:
+async def test_the_commands_of_a_monitor_that_hangs_up_are_carried_out_as_by_dovecots_director(
+    way: str, folder: Path
+) -> None:
     # One director: in a ring the original throws away the line after the one that waits for the ring
     needs("dovecot", "doveadm")
     async with both_sides(folder, 1) as sides:

@@ -32,7 +32,7 @@ RECORDINGS = [
 
 
 @pytest.mark.parametrize("name", RECORDINGS)
-async def test_every_recorded_dialogue_is_answered_as_by_the_original(name: str, folder: Path) -> None:
+async def test_every_recorded_dialogue_is_answered_as_by_dovecots_director(name: str, folder: Path) -> None:
     recording = read(name)
     async with played_node(recording) as node:
         found = await _played(recording, node, folder)
@@ -40,7 +40,7 @@ async def test_every_recorded_dialogue_is_answered_as_by_the_original(name: str,
 
 
 @pytest.mark.parametrize("name", ["handshake", "refused"])
-async def test_every_refused_line_is_logged_as_by_the_original(name: str, folder: Path) -> None:
+async def test_every_refused_line_is_logged_as_by_dovecots_director(name: str, folder: Path) -> None:
     recording = read(name)
     lines: list[str] = []
     async with (

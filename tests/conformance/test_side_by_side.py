@@ -47,7 +47,7 @@ async def test_every_command_prints_the_same_on_both(folder: Path) -> None:
     assert found == []
 
 
-async def test_scripts_on_the_socket_get_more_than_from_the_original(folder: Path) -> None:
+async def test_scripts_on_the_socket_get_replies_that_dovecots_director_does_not_give(folder: Path) -> None:
     needs("dovecot", "doveadm")
     found = {}
     async with both_sides(folder, 3) as sides:
@@ -75,7 +75,7 @@ SAME = {
 
 
 @pytest.mark.parametrize("title", SAME)
-async def test_scripts_on_the_socket_get_what_they_get_from_the_original(folder: Path, title: str) -> None:
+async def test_scripts_on_the_socket_get_the_replies_of_dovecots_director(folder: Path, title: str) -> None:
     needs("dovecot", "doveadm")
     greeting, lines = SAME[title]
     async with both_sides(folder, 1) as sides:
@@ -100,7 +100,7 @@ async def _answered(path: str, sent: bytes, greeting: bytes = GREETING) -> bytes
     return got.removeprefix(GREETING)
 
 
-async def test_a_director_that_stands_alone_prints_the_same_too(folder: Path) -> None:
+async def test_a_director_without_a_ring_prints_the_same_too(folder: Path) -> None:
     needs("dovecot", "doveadm")
     async with both_sides(folder, 1) as sides:
         for side in (sides.original, sides.ours):

@@ -10,7 +10,7 @@ def alarms(director: DirectorProcess) -> set[tuple[str, str]]:
     return {(alarm["kind"], alarm["about"]) for alarm in director.get("/v1/status")["alarms"]}
 
 
-def test_directors_with_other_backends_or_another_expire_are_named_until_they_have_the_same() -> None:
+def test_directors_with_different_backends_or_expire_are_named_until_they_have_the_same() -> None:
     each = [{}, {"backends": ["127.0.3.1-127.0.3.3"]}, {"settings": {"users": 'expire = "10 min"'}}]
     with new_folder() as folder, Directors(folder, first="127.0.56.71", state="memory:", each=each) as ring:
         first, second, third = ring.all

@@ -45,7 +45,7 @@ def test_a_reply_gets_the_host_of_a_login_and_is_counted(director: DirectorProce
     assert counted(director, "answered") == before + 1
 
 
-def test_a_reply_waits_while_its_user_is_moved_and_others_pass(director: DirectorProcess) -> None:
+def test_a_reply_waits_while_its_user_is_moved_and_other_replies_pass(director: DirectorProcess) -> None:
     before = counted(director, "answered_later")
     with Client(director.login) as client:
         host = client.ask(["max"])["max"]
@@ -59,7 +59,7 @@ def test_a_reply_waits_while_its_user_is_moved_and_others_pass(director: Directo
     assert counted(director, "answered_later") == before + 1
 
 
-def test_only_its_owner_may_use_it(director: DirectorProcess) -> None:
+def test_only_the_owner_may_use_the_socket(director: DirectorProcess) -> None:
     assert stat.S_IMODE((director.run / "director-authreply").stat().st_mode) == 0o600
 
 
@@ -72,7 +72,7 @@ def test_a_password_in_a_refused_line_is_not_logged(director: DirectorProcess) -
     assert "hunter2" not in director.complete_log()
 
 
-def test_it_is_served_on_by_the_program_that_replaces_this_one(director: DirectorProcess) -> None:
+def test_the_socket_is_served_after_a_replacement_in_place(director: DirectorProcess) -> None:
     (before,) = completed(director, b"OK\t1\tuser=olga\tproxy")
     replaced = director.command("reload", "--exec")
     assert replaced.returncode == 0, replaced.stderr

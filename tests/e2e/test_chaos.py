@@ -15,7 +15,9 @@ def report_of(*logins: Login, faults: list[Fault]) -> Report:
     return Report(1, faults, 0, list(logins), 0, 0, 0.0, [], len(logins))
 
 
-def test_nobody_fails_and_nobody_is_on_two_hosts_while_directors_die_freeze_and_stop(folder: Path) -> None:
+def test_no_login_fails_and_no_user_is_on_two_hosts_while_directors_are_killed_paused_and_stopped(
+    folder: Path,
+) -> None:
     needs("redis-server", "gcc")
     report = unleash(500, 10, 7, folder, least=4)
     print(report.table())

@@ -57,13 +57,13 @@ def story() -> Iterator[Story]:
 
 
 @pytest.mark.shows("rule 12", "S-45")
-def test_users_who_log_in_at_both_halves_of_a_cut_ring_at_once_get_one_backend_each(story: Story) -> None:
+def test_users_who_log_in_on_both_sides_of_a_partition_at_once_get_one_backend_each(story: Story) -> None:
     assert on_two_hosts(story.crossing) == {}
     assert story.claims >= sum(map(len, USERS))
 
 
 @pytest.mark.shows("rule 39", "S-45")
-def test_users_placed_while_nobody_had_noticed_the_cut_keep_their_backend_on_the_other_side(
+def test_users_assigned_before_the_partition_is_noticed_keep_their_backend_on_the_other_side(
     story: Story,
 ) -> None:
     """A director that finds itself in an incomplete ring writes its recent assignments at once, also those in
@@ -73,7 +73,7 @@ def test_users_placed_while_nobody_had_noticed_the_cut_keep_their_backend_on_the
     assert on_two_hosts(story.early + story.late) == {}
 
 
-def test_when_the_cut_heals_nobody_is_moved_and_no_login_has_failed(story: Story) -> None:
+def test_when_the_partition_ends_no_user_is_moved_and_no_login_has_failed(story: Story) -> None:
     logins = [*story.early, *story.late, *story.crossing, *story.after]
     assert on_two_hosts(logins) == {}
     assert [login for login in logins if login.failed] == []

@@ -63,7 +63,7 @@ def test_a_director_that_starts_again_after_both_clocks_were_set_back_is_in_the_
         check_serves(directors, "new")
 
 
-def test_a_director_whose_clock_is_a_day_ahead_for_a_while_is_named_and_comes_back_with_its_users() -> None:
+def test_a_director_whose_clock_is_a_day_ahead_for_a_while_is_named_and_rejoins_with_its_users() -> None:
     with ring_of(3, "127.0.2.161") as (directors, clocks):
         before = hosts_at(directors[0], USERS)
         clocks[2].set(DAY)
@@ -102,7 +102,7 @@ def test_a_ring_runs_through_the_last_second_of_31_and_of_32_bits(first: str, la
     ("says", "starts"),
     [(datetime(2106, 2, 7, 6, 28, 16, tzinfo=UTC), False), (datetime(1999, 1, 1, tzinfo=UTC), True)],
 )
-def test_a_director_says_at_its_start_that_records_cannot_hold_what_the_clock_says(
+def test_a_director_reports_at_its_start_a_clock_that_records_cannot_hold(
     says: datetime, starts: bool
 ) -> None:
     with new_folder() as folder:

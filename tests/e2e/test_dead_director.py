@@ -73,14 +73,14 @@ def seconds_to_greeting(cluster: Cluster, death: Death, *, alone: float, before:
 
 
 @pytest.mark.parametrize("death", [killed, stopped])
-def test_one_client_who_comes_while_the_director_is_dead_and_nobody_after_it_is_greeted_when_it_is_back(
+def test_a_single_client_that_connects_while_the_director_is_dead_is_greeted_when_it_is_back(
     cluster: Cluster, death: Death
 ) -> None:
     time.sleep(RECONNECTS_AT_ONCE_AFTER)
     assert seconds_to_greeting(cluster, death, alone=2, before=1.5) < GREETED_WITHIN
 
 
-def test_one_client_who_comes_at_the_end_of_40_s_without_a_director_is_greeted_when_it_is_back(
+def test_a_single_client_that_connects_after_40_s_without_a_director_is_greeted_when_it_is_back(
     cluster: Cluster,
 ) -> None:
     """The login process has given up one connection by then: it waits 30 s for an answer."""
@@ -98,7 +98,9 @@ def noops(session: Imap, seconds: float) -> list[float]:
     return took
 
 
-def test_a_live_session_goes_on_while_10_clients_a_second_come_to_a_dead_director(cluster: Cluster) -> None:
+def test_an_open_session_continues_while_10_clients_a_second_connect_to_a_dead_director(
+    cluster: Cluster,
+) -> None:
     with Imap(PROXY, cluster.ports.imap) as session:
         session.login("alice", "any")
         killed(cluster)
@@ -137,7 +139,7 @@ def test_a_fifo_that_is_full_stalls_no_session_and_is_read_when_the_director_is_
         assert max(noops(session, 1)) < NOOP_WITHIN
 
 
-def test_login_processes_stall_where_the_keeper_is_killed_together_with_its_director(
+def test_login_processes_stall_when_the_keeper_is_killed_together_with_its_director(
     cluster: Cluster,
 ) -> None:
     """So the tests above can fail: each client stalls them for a second, and a FIFO without a reader does."""

@@ -54,7 +54,7 @@ def test_the_demo_stays_up_until_it_is_interrupted_and_then_cleans_up(folder: Pa
     assert list(folder.iterdir()) == []
 
 
-def test_who_holds_a_port_is_named() -> None:
+def test_the_process_that_uses_a_port_is_named() -> None:
     with socket.create_server(("127.0.22.99", 0)) as taken:
         port = taken.getsockname()[1]
         message = in_the_way("127.0.22.99", port)

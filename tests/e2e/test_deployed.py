@@ -142,14 +142,14 @@ def test_a_user_is_on_one_backend_over_every_protocol(site: Site) -> None:
         assert served == [name], protocol
 
 
-def test_the_client_without_tls_is_told_to_use_it(site: Site) -> None:
+def test_a_client_without_tls_is_told_to_use_tls(site: Site) -> None:
     session = imaplib.IMAP4(PROXY)
     with pytest.raises(imaplib.IMAP4.error, match=r"^b'\[PRIVACYREQUIRED\]"):
         session.login(USER, "any")
     session.logout()
 
 
-def test_the_backend_is_told_which_address_the_client_came_to(site: Site) -> None:
+def test_the_backend_learns_the_address_that_the_client_connected_to(site: Site) -> None:
     imap("seen").logout()
     line = until(lambda: [x for b in site.backends for x in b.log().splitlines() if "user=<seen>" in x])
     assert f"lip={PROXY}," in line[0]

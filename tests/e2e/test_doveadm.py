@@ -20,7 +20,7 @@ def asked(cluster: Cluster, *arguments: str, options: tuple[str, ...] = ()) -> l
     return result.stdout.splitlines()
 
 
-def test_ring_status_shows_every_director_of_the_ring_as_the_original_does(cluster: Cluster) -> None:
+def test_ring_status_shows_every_director_of_the_ring_as_dovecot_2_3_does(cluster: Cluster) -> None:
     heading, *rows = asked(cluster, "ring", "status", options=("-f", "tab"))
     shown = [row.split("\t") for row in rows]
     assert heading == NAMES.replace(", ", "\t")
@@ -33,7 +33,7 @@ def test_ring_status_shows_every_director_of_the_ring_as_the_original_does(clust
     assert all(re.fullmatch(r"\d+", figure) for row in shown[1:] for figure in row[5:10])
 
 
-def test_a_login_is_shown_where_it_went(cluster: Cluster) -> None:
+def test_doveadm_shows_the_host_of_a_login(cluster: Cluster) -> None:
     login_imap(cluster.proxies[1].address, cluster.ports.imap, "doris")
     (host,) = [user["host"] for user in cluster.directors[1].ask("map") if user["name"] == "doris"]
     current, *_ = asked(cluster, "status", "doris")

@@ -57,7 +57,7 @@ def moved(done: CompletedProcess[str]) -> int:
     return int(number)
 
 
-def test_drains_of_one_host_at_one_director_and_at_another_end_when_the_host_is_empty(
+def test_drains_of_a_host_at_two_directors_end_when_the_host_has_no_users(
     ring: Directors,
 ) -> None:
     users = next(one["users"] for one in ring[0].get("/v1/hosts") if one["address"] == HOST)

@@ -79,7 +79,7 @@ def login_processes(entrance: Entrance, protocols: Iterable[str] = SESSIONS) -> 
 
 @pytest.mark.usefixtures("nothing_left")
 @pytest.mark.parametrize("protocol", KINDS)
-def test_a_login_process_that_is_killed_while_it_asks_takes_nobody_else_with_it(
+def test_a_login_process_that_is_killed_during_a_request_ends_no_other_login(
     entrance: Entrance, protocol: str
 ) -> None:
     user = entrance.user(f"asking-{protocol}")
@@ -94,7 +94,7 @@ def test_a_login_process_that_is_killed_while_it_asks_takes_nobody_else_with_it(
 
 
 @pytest.mark.parametrize("protocol", KINDS)
-def test_a_user_whose_login_process_is_killed_comes_back_to_his_backend(
+def test_a_user_whose_login_process_is_killed_gets_the_same_backend_again(
     entrance: Entrance, protocol: str
 ) -> None:
     user = entrance.user(f"cut-off-{protocol}")
@@ -104,7 +104,7 @@ def test_a_user_whose_login_process_is_killed_comes_back_to_his_backend(
         assert landed(entrance, protocol, user) == guest.backend
 
 
-def test_clients_that_ask_while_auth_is_frozen_are_served_when_it_goes_on(entrance: Entrance) -> None:
+def test_clients_that_log_in_while_auth_is_suspended_are_served_when_it_continues(entrance: Entrance) -> None:
     users = {protocol: entrance.user(f"freezing-{protocol}") for protocol in KINDS}
     for protocol, user in users.items():
         landed(entrance, protocol, user)
@@ -118,7 +118,7 @@ def test_clients_that_ask_while_auth_is_frozen_are_served_when_it_goes_on(entran
             session.noop()
 
 
-def test_clients_whose_login_process_finds_auth_frozen_are_greeted_and_served_when_it_goes_on(
+def test_clients_of_a_login_process_that_meets_a_suspended_auth_are_served_when_it_continues(
     entrance: Entrance,
 ) -> None:
     """A login process greets nobody before auth has greeted it."""
@@ -133,7 +133,7 @@ def test_clients_whose_login_process_finds_auth_frozen_are_greeted_and_served_wh
         assert [login.result() for login in logins] == [entrance.backend_of(user)] * len(KINDS)
 
 
-def test_clients_that_come_while_there_is_no_auth_are_served_when_it_is_back(entrance: Entrance) -> None:
+def test_clients_that_connect_while_no_auth_runs_are_served_when_it_is_back(entrance: Entrance) -> None:
     """Dovecot's master keeps the sockets, so they wait. submission-login hangs up on those who have asked."""
     user = entrance.user("late")
     landed(entrance, "imap", user)
@@ -156,7 +156,7 @@ def test_clients_that_come_while_there_is_no_auth_are_served_when_it_is_back(ent
     assert later == [entrance.backend_of(f"{user}r")] * len(KINDS)
 
 
-def test_sessions_and_logins_go_on_over_a_reload_of_dovecot(entrance: Entrance) -> None:
+def test_sessions_and_logins_continue_over_a_reload_of_dovecot(entrance: Entrance) -> None:
     user = entrance.user("reloaded")
     with ExitStack() as stack:
         guests = [stack.enter_context(closing(Session(entrance, p, user, "any"))) for p in KINDS]
@@ -166,7 +166,7 @@ def test_sessions_and_logins_go_on_over_a_reload_of_dovecot(entrance: Entrance) 
         assert backends == [guest.backend for guest in guests]
 
 
-def test_auth_that_is_killed_again_and_again_loses_no_login_for_good(entrance: Entrance) -> None:
+def test_auth_that_is_killed_repeatedly_loses_no_login_permanently(entrance: Entrance) -> None:
     user = entrance.user("stubborn")
     backend = landed(entrance, "imap", user)
     for _ in range(3):
@@ -178,7 +178,7 @@ def test_auth_that_is_killed_again_and_again_loses_no_login_for_good(entrance: E
         assert seen == [backend]
 
 
-def test_kicks_go_to_the_sessions_of_a_dovecot_that_was_stopped_and_started(site: Site) -> None:
+def test_kicks_reach_the_sessions_of_a_dovecot_that_was_stopped_and_started(site: Site) -> None:
     """They went to the anvil of the one that was stopped, which waited for the director to hang up."""
     entrance, user = site.entrances[0], "survivor"
     assert entrance.director is not None

@@ -81,7 +81,7 @@ def tries(setting: Setting) -> int:
     return sum("cannot start, retrying" in message for message in setting.heard)
 
 
-def test_a_start_that_fails_is_logged_once_and_goes_well_as_soon_as_the_secret_is_there(
+def test_a_start_that_fails_is_logged_once_and_succeeds_as_soon_as_the_secret_exists(
     setting: Setting,
 ) -> None:
     director, process, _ = setting

@@ -62,7 +62,7 @@ def script_service(programs: Programs) -> Iterator[Path]:
         (2, FlushResult(False, [], "no result within 1 s")),
     ],
 )
-def test_the_stock_script_service_runs_the_program_and_says_how_it_ended(
+def test_the_stock_script_service_runs_the_program_and_reports_how_it_ended(
     script_service: Path, number: int, result: FlushResult
 ) -> None:
     request = FlushRequest(number, "10.0.0.1", "10.0.0.2", True, 100, "")
@@ -154,7 +154,7 @@ def test_a_login_waits_on_every_director_until_the_program_of_one_has_ended(
     assert counted(ring[0], "done") == 1
 
 
-def test_one_that_hangs_or_fails_is_reported_and_does_not_hold_the_rest(
+def test_a_flush_program_that_hangs_or_fails_is_reported_and_delays_no_other_user(
     ring: Directors, flushing: Flushing
 ) -> None:
     first = ring[1]

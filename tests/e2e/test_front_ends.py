@@ -41,13 +41,13 @@ def knows(director: ServeProcess, user: str, tag: str = "") -> bool:
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_a_user_is_on_one_backend_whatever_he_comes_by(entrance: Entrance, protocol: str) -> None:
+def test_a_user_has_one_backend_for_all_protocols(entrance: Entrance, protocol: str) -> None:
     user = entrance.user("everywhere")
     assert landed(entrance, protocol, user) == landed(entrance, "imap", user)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_a_host_of_the_passdb_is_left_alone(entrance: Entrance, protocol: str) -> None:
+def test_a_host_that_the_passdb_names_is_not_changed(entrance: Entrance, protocol: str) -> None:
     users = [entrance.user(f"fixed{number}-{protocol}") for number in range(3)]
     assert {landed(entrance, protocol, user) for user in users} == {"b3"}
     if entrance.director is not None:
@@ -63,7 +63,7 @@ def test_a_tag_selects_the_backends_of_its_pool(entrance: Entrance, protocol: st
 
 
 @pytest.mark.parametrize("protocol", SESSIONS)
-def test_a_user_who_has_another_name_at_the_backend_is_where_that_name_belongs(
+def test_a_user_with_another_name_at_the_backend_is_on_the_host_of_that_name(
     entrance: Entrance, protocol: str
 ) -> None:
     user = entrance.user(f"alias-{protocol}")
@@ -77,7 +77,7 @@ def test_a_user_who_has_another_name_at_the_backend_is_where_that_name_belongs(
 
 
 @pytest.mark.parametrize("protocol", SESSIONS)
-def test_a_login_by_the_proxies_master_user_is_one_of_the_user_himself(
+def test_a_login_by_the_proxies_master_user_goes_to_the_backend_of_the_user(
     entrance: Entrance, protocol: str
 ) -> None:
     """The passdb names him `USER*keeper` to the backend; whoever is keeper, USER has one backend."""
@@ -86,7 +86,7 @@ def test_a_login_by_the_proxies_master_user_is_one_of_the_user_himself(
 
 
 @pytest.mark.parametrize("how", ["ssl", "starttls"])
-def test_a_backend_is_spoken_to_by_tls_where_the_passdb_says_so(entrance: Entrance, how: str) -> None:
+def test_a_backend_is_reached_over_tls_if_the_passdb_says_so(entrance: Entrance, how: str) -> None:
     user = entrance.user(how)
     backend = landed(entrance, "imap", user)
     assert backend == entrance.backend_of(user)
@@ -94,7 +94,7 @@ def test_a_backend_is_spoken_to_by_tls_where_the_passdb_says_so(entrance: Entran
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_a_passdb_that_fails_is_told_of_in_dovecots_words(entrance: Entrance, protocol: str) -> None:
+def test_a_failing_passdb_is_reported_in_dovecots_words(entrance: Entrance, protocol: str) -> None:
     user = entrance.user("broken")
     with pytest.raises(Refused) as refusal:
         landed(entrance, protocol, user)
@@ -105,7 +105,7 @@ def test_a_passdb_that_fails_is_told_of_in_dovecots_words(entrance: Entrance, pr
 
 
 @pytest.mark.parametrize("protocol", KINDS)
-def test_the_backend_hears_from_where_a_client_came_to_the_balancer(
+def test_the_backend_learns_the_address_of_a_client_behind_a_load_balancer(
     entrance: Entrance, protocol: str
 ) -> None:
     user = entrance.user(f"balanced-{protocol}")
@@ -119,13 +119,13 @@ def test_the_backend_hears_from_where_a_client_came_to_the_balancer(
     assert f"rip={CLIENT}, " in entrance.site.logged(backend, user)
 
 
-def test_a_stranger_may_not_speak_the_proxy_protocol(entrance: Entrance) -> None:
+def test_an_untrusted_client_may_not_use_the_proxy_protocol(entrance: Entrance) -> None:
     port = entrance.port("imap", "haproxy")
     assert is_refused(entrance.address, port, STRANGER, f"PROXY TCP4 {CLIENT} {entrance.address} 4242 143")
 
 
 @pytest.mark.parametrize("protocol", KINDS)
-def test_the_backend_hears_what_a_trusted_client_says_of_its_own_client(
+def test_the_backend_learns_the_client_address_that_a_trusted_client_names(
     entrance: Entrance, protocol: str
 ) -> None:
     user = entrance.user(f"forwarded-{protocol}")
@@ -141,7 +141,7 @@ def test_the_backend_hears_what_a_trusted_client_says_of_its_own_client(
     assert f"rip={CLIENT}, " in entrance.site.logged(backend, user)
 
 
-def test_the_backend_hears_from_where_a_mail_came(entrance: Entrance) -> None:
+def test_the_backend_learns_the_address_that_a_mail_came_from(entrance: Entrance) -> None:
     user = entrance.user("posted")
     client = "203.0.113.21" if entrance.director else "203.0.113.22"
 

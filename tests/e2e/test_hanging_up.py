@@ -57,7 +57,7 @@ def ring(request: pytest.FixtureRequest, folder: Path) -> Iterator[Ring]:
 
 
 @pytest.mark.parametrize("way", ["unix", "tcp"])
-def test_poolmon_takes_its_users_off_dead_hosts(ring: Ring, way: str) -> None:
+def test_poolmon_moves_users_off_dead_hosts(ring: Ring, way: str) -> None:
     assert set(ring.log_in().values()) == set(HOSTS)
     for dead in ({HOSTS[0]}, set(HOSTS[:3]), {HOSTS[3]}, set()):
         scans = [threading.Thread(target=one.scan, args=(dead,)) for one in ring.monitors(way)]
@@ -86,7 +86,9 @@ def send_and_hang_up(director: DirectorProcess) -> int:
     return weights[-1]
 
 
-def test_what_was_sent_is_carried_out_before_the_program_is_replaced(director: DirectorProcess) -> None:
+def test_commands_that_were_sent_are_carried_out_before_the_program_is_replaced(
+    director: DirectorProcess,
+) -> None:
     weight = send_and_hang_up(director)
     director.send(signal.SIGUSR2)
     until(lambda: director.ready() and director.get("/v1/reload")["number"] == 1)
@@ -94,7 +96,7 @@ def test_what_was_sent_is_carried_out_before_the_program_is_replaced(director: D
     assert not director.all_logged("admin_commands_dropped")
 
 
-def test_what_was_sent_is_carried_out_before_the_director_stops(director: DirectorProcess) -> None:
+def test_commands_that_were_sent_are_carried_out_before_the_director_stops(director: DirectorProcess) -> None:
     weight = send_and_hang_up(director)
     assert director.stop() == 0
     director.start().wait_ready()

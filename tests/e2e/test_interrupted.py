@@ -121,7 +121,9 @@ def until_settled(ring: Ring) -> None:
 
 @pytest.mark.shows("S-22")
 @pytest.mark.parametrize("pin", [False, True], ids=["move", "pin"])
-def test_a_move_that_all_directors_died_in_ends_on_its_host_after_the_restart(ring: Ring, pin: bool) -> None:
+def test_a_move_during_which_all_directors_died_ends_on_its_host_after_the_restart(
+    ring: Ring, pin: bool
+) -> None:
     _, target = placed(ring)
     move = {"user": USER, "host": target, "pin": pin}
     die_in_the_middle(ring, "/v1/moves", move)

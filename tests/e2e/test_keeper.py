@@ -84,7 +84,7 @@ def director(folder: Path) -> Iterator[DirectorProcess]:
 
 
 @pytest.mark.parametrize("how", ["killed", "stopped"])
-def test_a_client_that_comes_while_the_director_is_away_is_served_when_it_is_back(
+def test_a_client_that_connects_while_no_director_runs_is_served_when_it_is_back(
     director: DirectorProcess, how: str
 ) -> None:
     before = keeper(director).process
@@ -132,7 +132,7 @@ def test_a_thousand_clients_that_wait_in_a_kept_socket_are_all_served(director: 
         assert all(client.recv(100).startswith(GREETED) for client in logins)
 
 
-def test_clients_that_gave_up_while_they_waited_harm_nobody(director: DirectorProcess) -> None:
+def test_clients_that_gave_up_waiting_disturb_no_other_client(director: DirectorProcess) -> None:
     director.kill()
     for _ in range(50):
         waiting(director.login).close()
@@ -158,7 +158,7 @@ def test_a_replacement_in_place_keeps_the_keeper_which_leaves_no_zombie_afterwar
         assert client.recv(100).startswith(GREETED)
 
 
-def test_listeners_that_were_moved_turned_off_or_given_another_mode_are_so_with_the_keeper_too(
+def test_the_keeper_follows_listeners_that_are_moved_turned_off_or_get_another_mode(
     director: DirectorProcess,
 ) -> None:
     moved = director.run / "login/director/other"
@@ -176,7 +176,7 @@ def test_listeners_that_were_moved_turned_off_or_given_another_mode_are_so_with_
         assert client.recv(100).startswith(GREETED)
 
 
-def test_a_start_with_other_paths_serves_those_and_removes_the_former_ones(director: DirectorProcess) -> None:
+def test_a_start_with_other_paths_serves_them_and_removes_the_former_paths(director: DirectorProcess) -> None:
     director.kill()
     moved = director.folder / "elsewhere/userdb"
     with waiting(director.userdb) as former:
@@ -193,7 +193,7 @@ def test_a_start_with_other_paths_serves_those_and_removes_the_former_ones(direc
     assert keeper(director).names == ("login", "userdb", "notify")
 
 
-def test_a_replacement_in_place_with_another_base_dir_takes_the_keeper_there(
+def test_a_replacement_in_place_with_another_base_dir_moves_the_keeper_there(
     director: DirectorProcess,
 ) -> None:
     before, other = keeper(director).process, director.folder / "other"
@@ -249,7 +249,7 @@ def test_a_keeper_that_is_killed_is_replaced_within_seconds(director: DirectorPr
     assert until_alone(director).names == ("login", "userdb", "notify")
 
 
-def test_where_director_and_keeper_were_killed_the_next_director_takes_over_the_paths(
+def test_after_director_and_keeper_were_killed_the_next_director_takes_over_the_paths(
     director: DirectorProcess,
 ) -> None:
     os.kill(keeper(director).process, signal.SIGKILL)
@@ -309,7 +309,7 @@ def test_a_director_that_cannot_start_leaves_clients_and_files_to_the_keeper(
         assert client.recv(100).startswith(GREETED)
 
 
-def test_serve_check_neither_takes_nor_harms_what_a_keeper_holds(director: DirectorProcess) -> None:
+def test_serve_check_leaves_the_sockets_of_a_keeper_alone(director: DirectorProcess) -> None:
     director.kill()
     until_alone(director)
     with waiting(director.login) as client:
@@ -320,7 +320,7 @@ def test_serve_check_neither_takes_nor_harms_what_a_keeper_holds(director: Direc
         assert client.recv(100).startswith(GREETED)
 
 
-def test_where_no_control_socket_can_be_made_the_director_serves_and_says_so_once(folder: Path) -> None:
+def test_without_a_control_socket_the_director_serves_and_logs_the_reason_once(folder: Path) -> None:
     director = DirectorProcess(folder / "d", ADDRESS, free_port(), [])
     for place in (director.run, director.run / "login/director"):
         (place / "director-keeper").mkdir(parents=True)
@@ -396,7 +396,7 @@ def test_director_keep_holds_the_sockets_before_and_after_a_director(folder: Pat
             director.close()
 
 
-def test_a_director_that_runs_moves_to_a_director_keep_that_is_started_and_back_when_that_ends(
+def test_a_running_director_moves_to_a_started_director_keep_and_back_when_it_ends(
     director: DirectorProcess,
 ) -> None:
     first = keeper(director).process
@@ -424,7 +424,7 @@ def test_director_keep_takes_over_what_the_keeper_of_a_dead_director_holds(direc
         assert client.recv(100).startswith(GREETED)
 
 
-def test_a_container_that_is_killed_heals_where_director_keep_runs_outside_of_it(folder: Path) -> None:
+def test_a_killed_container_recovers_if_director_keep_runs_outside_of_it(folder: Path) -> None:
     needs_root("to make a PID namespace")
     needs("unshare")
     director = DirectorProcess(folder / "d", ADDRESS, free_port(), [], program=("tests.e2e.contained",))
@@ -500,7 +500,7 @@ def _outlive(director: DirectorProcess, how: str) -> None:
             assert client.ask(["alice"])
 
 
-def test_process_1_of_a_container_starts_no_keeper_which_would_die_with_it(folder: Path) -> None:
+def test_process_1_of_a_container_starts_no_keeper_because_it_would_die_with_it(folder: Path) -> None:
     needs_root("to make a PID namespace")
     needs("unshare")
     with one_director(folder, program=("tests.e2e.contained",)) as director:

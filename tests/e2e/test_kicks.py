@@ -186,7 +186,7 @@ async def test_sessions_are_listed_with_their_hosts_and_hashes(kicked: Front) ->
     assert sorted(listed, key=lambda s: (s.name, s.host)) == expected
 
 
-async def test_a_session_that_nobody_proxies_is_neither_listed_nor_ended(kicked: Front) -> None:
+async def test_a_session_that_is_not_proxied_is_neither_listed_nor_ended(kicked: Front) -> None:
     """anvil ends such a session too where it is asked to end those of a user."""
     async with desk_for(kicked.proxy) as desk:
         await desk.sessions(0)
@@ -246,7 +246,9 @@ async def test_a_session_whose_backend_has_not_answered_yet_is_listed_and_ended(
                 session.read()
 
 
-async def test_a_frozen_login_process_makes_a_kick_late_but_keeps_no_other_from_it(kicked: Front) -> None:
+async def test_a_suspended_login_process_makes_a_kick_time_out_but_all_others_end_their_sessions(
+    kicked: Front,
+) -> None:
     async with desk_for(kicked.proxy, timeout=1.0) as desk:
         await desk.sessions(0)
         with Clients(kicked.address, kicked.ports, ("ann",)) as clients:
@@ -267,7 +269,7 @@ async def test_a_frozen_login_process_makes_a_kick_late_but_keeps_no_other_from_
             assert clients.ended() == {("ann", "imap"), ("ann", "pop3")}
 
 
-async def test_a_kicker_goes_on_after_dovecot_was_restarted(kicked: Front) -> None:
+async def test_a_kicker_works_after_a_restart_of_dovecot(kicked: Front) -> None:
     async with desk_for(kicked.proxy) as desk:
         assert (await desk.kick(ByName(b"ann")))[1] == ""
         kicked.proxy.stop()
@@ -280,7 +282,7 @@ async def test_a_kicker_goes_on_after_dovecot_was_restarted(kicked: Front) -> No
             assert clients.ended() == {("ann", "imap"), ("ann", "pop3")}
 
 
-async def test_what_a_director_adds_to_its_replies_is_what_a_kick_asks_for(cluster: Cluster) -> None:
+async def test_a_kick_finds_sessions_by_the_fields_that_a_director_adds_to_replies(cluster: Cluster) -> None:
     proxy = cluster.proxies[0]
     async with desk_for(proxy) as desk:
         with Clients(proxy.address, cluster.ports, ("kim", "lou")) as clients:
@@ -292,7 +294,7 @@ async def test_what_a_director_adds_to_its_replies_is_what_a_kick_asks_for(clust
             assert clients.ended() == {("kim", "imap"), ("kim", "pop3")}
 
 
-def test_a_removed_host_takes_its_sessions_along_and_no_other(cluster: Cluster) -> None:
+def test_the_removal_of_a_host_ends_its_sessions_and_no_others(cluster: Cluster) -> None:
     director, removed = cluster.directors[0], cluster.backends[3]
     users = [f"gone{n}" for n in range(20)]
     with ExitStack() as stack:
@@ -328,7 +330,7 @@ def imap_server(listener: socket.socket, asked: threading.Event, speak: threadin
 
 
 @pytest.mark.parametrize("release", ["2.3", "2.4"])
-def test_a_login_on_its_way_to_a_slow_backend_does_not_stay_there_when_its_user_is_moved(
+def test_a_login_in_flight_to_a_slow_backend_is_ended_when_its_user_is_moved(
     release: str,
 ) -> None:
     programs = dovecot(release)

@@ -102,7 +102,7 @@ def test_a_session_that_the_server_closes_is_noted_and_opened_again(client: Clie
     assert ends.count("ok") == 2
 
 
-def test_a_server_that_is_away_is_a_failed_login_and_not_the_end_of_the_client(
+def test_an_unreachable_server_is_a_failed_login_and_does_not_end_the_client(
     client: Client, backend: Backend
 ) -> None:
     client.until(lambda found: len(found) > 5)

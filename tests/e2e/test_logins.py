@@ -64,7 +64,7 @@ def test_a_right_password_gets_in_after_a_wrong_one_on_the_same_connection(front
         assert session.served_by() in [backend.name for backend in front.backends]
 
 
-def test_a_host_given_by_the_passdb_is_left_alone(front: Front) -> None:
+def test_a_host_given_by_the_passdb_is_not_changed(front: Front) -> None:
     users = [f"fixed{number}" for number in range(10)]
     assert {login_imap(front.address, front.ports.imap, user) for user in users} == {"b3"}
 
@@ -125,7 +125,7 @@ def test_a_user_with_a_host_from_the_passdb_is_not_assigned(cluster: Cluster) ->
     assert cluster.directors[0].ask("status", "fixed-and-forgotten")["current"] is None
 
 
-def test_logins_go_on_after_dovecot_was_stopped_and_started_under_a_running_director(
+def test_logins_continue_after_dovecot_was_stopped_and_started_under_a_running_director(
     cluster: Cluster,
 ) -> None:
     proxy = cluster.proxies[1]

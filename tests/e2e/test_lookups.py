@@ -140,7 +140,7 @@ def proxy(request: pytest.FixtureRequest, place: Place) -> Iterator[Nginx]:
         yield proxy
 
 
-def test_nginx_sends_a_user_where_the_director_has_him_whatever_he_speaks(
+def test_nginx_proxies_every_protocol_to_the_host_that_the_director_names(
     place: Place, proxy: Nginx, ports: Ports
 ) -> None:
     for user in ("ann", "bob", "carl@example.com"):
@@ -151,20 +151,20 @@ def test_nginx_sends_a_user_where_the_director_has_him_whatever_he_speaks(
         assert place.served_by(user) == backend
 
 
-def test_nginx_sends_a_user_who_was_moved_to_his_new_host(place: Place, proxy: Nginx) -> None:
+def test_nginx_proxies_a_moved_user_to_the_new_host(place: Place, proxy: Nginx) -> None:
     user = f"moved-{proxy.imap}"
     before = login_imap(HOST, proxy.imap, user, SECRET)
     place.move(user, place.other(before))
     assert login_imap(HOST, proxy.imap, user, SECRET) == place.other(before).name
 
 
-def test_who_may_log_in_is_decided_by_the_backend_in_its_own_words(proxy: Nginx) -> None:
+def test_the_backend_decides_about_a_password_in_its_own_words(proxy: Nginx) -> None:
     with Imap(HOST, proxy.imap) as session, pytest.raises(Refused) as refusal:
         session.login("a%name%that%dovecot%forbids", SECRET)
     assert refusal.value.reply == "a NO [AUTHENTICATIONFAILED] Authentication failed."
 
 
-def test_a_user_without_a_host_is_told_of_a_failure_that_passes_and_no_password_is_logged(
+def test_a_user_without_a_host_gets_a_temporary_failure_and_no_password_is_logged(
     place: Place, proxy: Nginx
 ) -> None:
     for backend in place.backends:
@@ -194,7 +194,7 @@ def postmap(place: Place, key: str, table: str) -> subprocess.CompletedProcess[s
     return subprocess.run(command, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
 
 
-def test_postfix_finds_the_lmtp_service_of_a_users_host_and_follows_him(place: Place, ports: Ports) -> None:
+def test_postfix_finds_the_lmtp_service_of_a_users_host_also_after_a_move(place: Place, ports: Ports) -> None:
     table = f"socketmap:unix:{place.queue}/map:lmtp"
     first = postmap(place, "paula@example.com", table)
     backend = place.served_by("paula@example.com")
@@ -211,7 +211,7 @@ def test_postfix_may_ask_over_tcp(place: Place) -> None:
     assert found.stdout.startswith("lmtp:inet:[127.0.84.")
 
 
-def test_postfix_is_told_to_try_again_and_of_a_wrong_map_which_there_are(place: Place) -> None:
+def test_postfix_gets_temporary_errors_and_for_an_unknown_map_the_list_of_maps(place: Place) -> None:
     waiting = postmap(place, "paul", f"socketmap:unix:{place.queue}/map:lmtp@gold")
     wrong = postmap(place, "paul", f"socketmap:unix:{place.queue}/map:imap")
     assert "temporary error: no hosts; not settled within 1 s" in waiting.stderr
@@ -219,7 +219,7 @@ def test_postfix_is_told_to_try_again_and_of_a_wrong_map_which_there_are(place: 
     assert waiting.returncode == wrong.returncode == 1
 
 
-def test_mail_reaches_the_backend_of_its_user_and_nobody_else_becomes_a_user(place: Place) -> None:
+def test_mail_reaches_the_backend_of_its_user_and_no_other_recipient_is_assigned(place: Place) -> None:
     """The set-up of docs/lookups.md: a bare map would place the recipients of outgoing mail too."""
     tables = place.folder / "mailboxes"
     tables.write_text("petra@example.com petra@example.com\npeer@example.com peer@example.com\n")

@@ -194,7 +194,7 @@ def one_server(programs: Programs) -> Iterator[Place]:
         yield place
 
 
-def test_imap_and_pop3_go_where_the_director_has_the_user(place: Place) -> None:
+def test_imap_and_pop3_go_to_the_host_that_the_director_names(place: Place) -> None:
     for user in ("ida", "ivo", "ilse@example.com"):
         backend = place.login(user)
         assert place.host_of(user) == backend
@@ -202,7 +202,7 @@ def test_imap_and_pop3_go_where_the_director_has_the_user(place: Place) -> None:
         assert backends_of(place.backends, "pop3", user) == [backend]
 
 
-def test_mail_and_doveadm_commands_follow(place: Place) -> None:
+def test_mail_and_doveadm_commands_go_to_the_same_host(place: Place) -> None:
     reply = deliver_lmtp(PROXY, place.ports.lmtp, "lena", "hello")
     listing = place.proxy.doveadm("mailbox", "list", "-u", "lena")
     backend = place.host_of("lena")
@@ -211,20 +211,20 @@ def test_mail_and_doveadm_commands_follow(place: Place) -> None:
     assert f"served by {backend}" in listing.stdout
 
 
-def test_a_wrong_password_does_not_get_to_the_director(place: Place) -> None:
+def test_a_login_with_a_wrong_password_does_not_reach_the_director(place: Place) -> None:
     with pytest.raises(Refused, match="AUTHENTICATIONFAILED"):
         place.login("mallory", "wrong")
     assert place.director.get("/v1/users/mallory")["current"] is None
 
 
-def test_a_user_who_was_moved_is_sent_to_his_new_host(place: Place) -> None:
+def test_a_moved_user_is_sent_to_the_new_host(place: Place) -> None:
     before = place.login("maria")
     other = next(backend for backend in place.backends if backend.name != before)
     place.director.change("POST", "/v1/moves", {"user": "maria", "host": other.address, "reason": "a test"})
     assert place.login("maria") == other.name
 
 
-def test_without_an_answer_the_failure_passes_and_no_password_is_blamed(place: Place) -> None:
+def test_without_an_answer_a_login_fails_temporarily_and_no_password_is_blamed(place: Place) -> None:
     for backend in place.backends:
         place.director.change("PATCH", f"/v1/hosts/{backend.address}", {"up": False, "reason": "a test"})
     try:
@@ -238,7 +238,7 @@ def test_without_an_answer_the_failure_passes_and_no_password_is_blamed(place: P
     assert TOKEN not in place.proxy.log()
 
 
-def test_while_the_director_is_away_logins_fail_in_time_and_go_on_afterwards(place: Place) -> None:
+def test_while_the_director_is_unreachable_logins_fail_in_time_and_work_afterwards(place: Place) -> None:
     before = place.login("anna")
     place.director.kill()
     try:
@@ -274,7 +274,7 @@ def test_a_session_can_be_ended_by_the_key_that_the_director_gave_it(place: Plac
             session.command("NOOP")
 
 
-def test_a_user_whose_backend_is_this_very_server_is_logged_in_there_and_others_are_proxied(
+def test_users_whose_backend_is_the_same_server_are_logged_in_there_and_others_are_proxied(
     one_server: Place,
 ) -> None:
     def proxied() -> list[str]:

@@ -52,7 +52,7 @@ def test_a_ring_of_neighbouring_releases_works_as_one(folder: Path, each: list[d
         assert not [line for director in ring.all for line in director.all_logged("bug")]
 
 
-def test_a_member_list_that_was_changed_is_understood_by_both_releases(folder: Path) -> None:
+def test_a_changed_member_list_is_understood_by_both_releases(folder: Path) -> None:
     with Directors(folder, first=FIRST, each=[{}, {}, NEWER]) as ring:
         ring.wait_whole()
         spare = "127.0.54.99"

@@ -171,7 +171,7 @@ def test_a_move_ends_exactly_the_sessions_of_its_user_and_the_next_login_lands_o
         assert set(sessions.ended()).isdisjoint(others)
 
 
-def test_a_move_to_where_the_user_is_ends_no_session(cluster: Cluster) -> None:
+def test_a_move_to_the_users_present_host_ends_no_session(cluster: Cluster) -> None:
     with Sessions(cluster) as sessions:
         sessions.both("olga")
         host = host_of(cluster.directors[0], "olga")
@@ -189,7 +189,7 @@ def test_a_login_in_the_middle_of_a_move_waits_and_lands_on_the_new_backend(clus
 
 
 @pytest.mark.parametrize("how", [["rita"], ["--hash", str(UserHash().hash(b"rita"))]])
-def test_a_kick_ends_all_sessions_of_its_user_who_may_come_back_at_once(
+def test_a_kick_ends_all_sessions_of_its_user_who_may_log_in_again_at_once(
     cluster: Cluster, how: list[str]
 ) -> None:
     with Sessions(cluster) as sessions:
@@ -203,7 +203,7 @@ def test_a_kick_ends_all_sessions_of_its_user_who_may_come_back_at_once(
         assert seen_at(cluster, "rita") == [before] * 3
 
 
-def test_a_kick_by_a_field_ends_the_sessions_of_everybody_who_has_it(cluster: Cluster) -> None:
+def test_a_kick_by_a_field_ends_the_sessions_of_all_users_with_that_field(cluster: Cluster) -> None:
     with Sessions(cluster) as sessions:
         guests = sessions.imap("guest1") + sessions.pop3("guest2")
         sessions.imap("sara")
@@ -237,7 +237,7 @@ def test_a_flush_behind_weight_0_moves_50_users_and_ends_their_sessions_only(clu
         assert cluster.backends[0].name not in seen_at(cluster, users[0]) + seen_at(cluster, users[-1])
 
 
-def test_a_forgetting_flush_makes_everybody_forget_the_users_of_a_host(cluster: Cluster) -> None:
+def test_a_forgetting_flush_deletes_the_assignments_to_a_host_on_all_directors(cluster: Cluster) -> None:
     host = cluster.backends[2].address
     users = users_on(cluster, host, "forgotten", 5)
     with Sessions(cluster) as sessions:
@@ -251,7 +251,7 @@ def test_a_forgetting_flush_makes_everybody_forget_the_users_of_a_host(cluster: 
         assert seen_at(cluster, users[0]) == [cluster.backends[2].name] * 3
 
 
-def test_a_drain_empties_a_host_but_for_who_is_pinned(cluster: Cluster) -> None:
+def test_a_drain_moves_all_users_of_a_host_except_pinned_users(cluster: Cluster) -> None:
     host = cluster.backends[3].address
     users = users_on(cluster, host, "drained", 10)
     pinned, *others = users
@@ -274,7 +274,7 @@ def test_a_drain_empties_a_host_but_for_who_is_pinned(cluster: Cluster) -> None:
         assert sessions.ended() == sessions.of(*users)
 
 
-def test_a_rebalance_moves_users_back_to_where_the_hash_puts_them(cluster: Cluster) -> None:
+def test_a_rebalance_moves_users_back_to_the_hosts_that_the_hash_selects(cluster: Cluster) -> None:
     host = cluster.backends[0].address
     users = users_on(cluster, host, "back", 4)
     told(cluster.directors[0], "rebalance", "--max-parallel", "100")
@@ -308,7 +308,7 @@ def test_a_tag_takes_a_host_out_of_its_pool_and_moves_its_users(cluster: Cluster
             told(cluster.directors[0], "tag", host, "")
 
 
-def test_who_was_on_his_way_to_a_host_when_it_was_removed_is_ended_when_he_arrives(cluster: Cluster) -> None:
+def test_a_login_in_flight_to_a_removed_host_is_ended_when_it_arrives(cluster: Cluster) -> None:
     director, host = cluster.directors[0], cluster.backends[3]
     [user] = users_on(cluster, host.address, "late", 1)
     processes = host.processes()
@@ -338,7 +338,7 @@ def test_who_was_on_his_way_to_a_host_when_it_was_removed_is_ended_when_he_arriv
 
 
 @pytest.mark.parametrize("order", ["move", "kick"])
-def test_a_delivery_that_is_under_way_is_not_harmed(cluster: Cluster, order: str) -> None:
+def test_a_delivery_in_progress_is_completed_during_a_move_or_kick(cluster: Cluster, order: str) -> None:
     proxy, user = cluster.proxies[0], f"parcel{order}"
     with Delivery(proxy.address, cluster.ports.lmtp, user) as delivery:
         before = host_of(cluster.directors[0], user)
@@ -426,7 +426,7 @@ def through(sessions: Sequence[Session], proxies: Sequence[str]) -> list[Session
     return [session for session in sessions if session.proxy in proxies]
 
 
-def test_a_frozen_director_is_named_and_its_sessions_end_when_it_goes_on(cluster: Cluster) -> None:
+def test_a_suspended_director_is_named_and_its_sessions_end_when_it_continues(cluster: Cluster) -> None:
     frozen = cluster.directors[2]
     with Sessions(cluster) as sessions:
         _, new = moving(cluster, sessions, "xenia")
@@ -445,7 +445,7 @@ def test_a_frozen_director_is_named_and_its_sessions_end_when_it_goes_on(cluster
         assert seen_at(cluster, "xenia") == [new.name] * 3
 
 
-def test_the_sessions_of_a_killed_director_live_on_and_end_when_it_is_back(cluster: Cluster) -> None:
+def test_the_sessions_of_a_killed_director_stay_open_and_end_when_it_is_back(cluster: Cluster) -> None:
     dead = cluster.directors[1]
     with Sessions(cluster) as sessions:
         _, new = moving(cluster, sessions, "yara")

@@ -127,7 +127,7 @@ def test_a_backend_with_another_address_keeps_weight_state_pins_and_users(
     assert "10.77.1.8  0 users" not in told(first, "drain", "backend1", "--dry-run")
 
 
-def test_a_director_is_removed_and_added_by_name_and_may_have_another_address_by_then(
+def test_a_director_is_removed_by_name_and_added_by_name_with_another_address(
     network: Network, ring: Directors
 ) -> None:
     first, second, third = ring.all
@@ -169,7 +169,7 @@ def test_all_containers_come_back_with_shuffled_addresses(network: Network, ring
         assert director.get("/v1/ring")["missing"] == []
 
 
-def test_a_director_whose_own_address_changes_goes_on_under_the_new_one(
+def test_a_director_whose_own_address_changes_continues_with_the_new_address(
     network: Network, ring: Directors
 ) -> None:
     first, second, _ = ring.all
@@ -221,7 +221,9 @@ def test_a_director_starts_while_neighbours_and_backends_have_no_address(
         assert asked(director) == before
 
 
-def test_the_own_name_may_come_a_moment_after_the_director(network: Network, ring: Directors) -> None:
+def test_a_directors_own_name_may_become_resolvable_after_its_start(
+    network: Network, ring: Directors
+) -> None:
     second = ring[1]
     second.stop()
     network.say(director2_ring=None)

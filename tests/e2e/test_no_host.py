@@ -15,7 +15,7 @@ COMMANDS = [("drain", HOST), ("flush", HOST), ("tag", HOST, "gold"), ("remove", 
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=[command[0] for command in COMMANDS])
-def test_users_of_the_last_usable_host_stay_where_they_are(folder: Path, command: tuple[str, ...]) -> None:
+def test_users_of_the_last_usable_host_are_not_moved(folder: Path, command: tuple[str, ...]) -> None:
     backends = [f"{HOST}-{OTHER}"]
     with Directors(folder, first="127.0.89.11", count=1, each=[{"backends": backends}]) as directors:
         directors.wait_whole()
@@ -39,7 +39,7 @@ def test_users_of_the_last_usable_host_stay_where_they_are(folder: Path, command
 
 
 @pytest.mark.parametrize("options", [(), ("--exec",)], ids=["reload", "exec"])
-def test_a_reload_that_takes_the_last_usable_host_of_a_pool_says_so(
+def test_a_reload_that_removes_the_last_usable_host_of_a_pool_warns(
     folder: Path, options: tuple[str, ...]
 ) -> None:
     """It is carried out: the file says so."""

@@ -95,7 +95,7 @@ def at_home(servers: list[Server], prefix: str) -> tuple[str, Server, Server]:
     raise AssertionError("nobody is hashed to the first server")
 
 
-def test_a_user_is_logged_in_on_his_own_server_and_proxied_from_the_other(servers: list[Server]) -> None:
+def test_a_user_is_logged_in_on_the_assigned_server_and_proxied_from_the_other(servers: list[Server]) -> None:
     user, home, other = at_home(servers, "ida")
     assert home.imap(user) == home.name
     until(lambda: home.dovecot.users("imap").count(user) == 1)
@@ -106,14 +106,14 @@ def test_a_user_is_logged_in_on_his_own_server_and_proxied_from_the_other(server
     assert not home.proxied(user)
 
 
-def test_every_user_is_on_one_server_whichever_he_comes_to(servers: list[Server]) -> None:
+def test_every_user_is_on_one_server_for_connections_to_either(servers: list[Server]) -> None:
     users = [f"everywhere{number}" for number in range(12)]
     seen = {user: {server.imap(user) for server in servers} for user in users}
     assert [user for user, names in seen.items() if len(names) != 1] == []
     assert len({name for names in seen.values() for name in names}) == 2
 
 
-def test_pop3_logs_in_at_home_and_is_proxied_from_elsewhere(servers: list[Server]) -> None:
+def test_pop3_logs_in_on_the_assigned_server_and_is_proxied_from_the_other(servers: list[Server]) -> None:
     user, home, other = at_home(servers, "paul")
     for server in (home, other):
         login_pop3(server.dovecot.address, server.dovecot.ports.pop3, user, PASSWORD)
@@ -129,7 +129,7 @@ def test_a_wrong_password_is_refused_in_dovecots_words(servers: list[Server]) ->
             login_imap(server.dovecot.address, server.dovecot.ports.imap, user, "wrong")
 
 
-def test_mail_is_delivered_at_home_from_either_server(servers: list[Server]) -> None:
+def test_mail_to_either_server_is_delivered_on_the_assigned_server(servers: list[Server]) -> None:
     user, home, other = at_home(servers, "lena")
     for server in (home, other):
         reply = deliver_lmtp(server.dovecot.address, server.dovecot.ports.lmtp, user, f"by {server.name}")
@@ -178,7 +178,7 @@ def test_a_local_session_has_the_key_by_which_directors_end_sessions(servers: li
             session.command("NOOP")
 
 
-def test_local_sessions_keep_their_users_alive_if_somebody_tells_of_them(servers: list[Server]) -> None:
+def test_local_sessions_keep_assignments_if_a_cron_job_reports_them(servers: list[Server]) -> None:
     """Only sessions that are proxied tell of themselves. This is the line for cron of the documentation."""
     user, home, _other = at_home(servers, "karla")
 

@@ -151,7 +151,7 @@ OUTAGES: dict[str, tuple[Step, Step, str]] = {
 
 @pytest.mark.shows("S-1")
 @pytest.mark.parametrize("name", OUTAGES)
-def test_no_login_waits_for_redis_and_no_change_is_lost_while_it_is(place: Place, name: str) -> None:
+def test_no_login_waits_for_a_failing_redis_and_no_change_is_lost(place: Place, name: str) -> None:
     begin, end, sign = OUTAGES[name]
     ring = place.ring
     weight = 10 + list(OUTAGES).index(name)
@@ -231,7 +231,7 @@ async def in_store(url: str) -> tuple[dict[int, str], dict[str, int]]:
 
 
 @pytest.mark.shows("S-2")
-def test_all_directors_and_redis_are_restarted_redis_is_empty_and_everybody_is_where_he_was(
+def test_all_users_keep_their_hosts_when_all_directors_restart_and_redis_is_empty(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     with RedisServer() as redis:
@@ -262,7 +262,7 @@ def test_all_directors_and_redis_are_restarted_redis_is_empty_and_everybody_is_w
 
 
 @pytest.mark.shows("S-3")
-def test_directors_that_start_without_redis_take_their_snapshots_and_a_joiner_hears_what_is_new(
+def test_directors_that_start_without_redis_use_snapshots_and_a_joining_director_gets_newer_records(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     with RedisServer() as redis:

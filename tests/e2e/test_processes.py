@@ -145,7 +145,7 @@ def test_200_requests_in_flight_are_answered_in_any_order(folder: Path) -> None:
     assert {host_in(reply) for reply in replies} <= {f"127.0.3.{n}" for n in range(1, 5)}
 
 
-def test_a_connection_is_held_while_auth_is_away_and_served_when_it_appears(folder: Path) -> None:
+def test_a_connection_waits_while_no_auth_runs_and_is_served_when_it_starts(folder: Path) -> None:
     director = DirectorProcess(folder / "d", "127.0.2.9", free_port(), [], state="memory:").start()
     auth = Auth(director.auth_path)
     try:
@@ -164,7 +164,7 @@ def test_a_connection_is_held_while_auth_is_away_and_served_when_it_appears(fold
         director.close()
 
 
-def test_what_was_sent_to_an_auth_that_died_before_its_first_word_is_said_to_its_successor(
+def test_requests_to_an_auth_that_died_before_its_greeting_are_sent_to_its_successor(
     folder: Path,
 ) -> None:
     director = DirectorProcess(folder / "d", "127.0.2.9", free_port(), [], state="memory:")
@@ -232,13 +232,13 @@ def test_a_notify_line_keeps_an_assignment_alive_and_garbage_does_no_harm(folder
 # ---- the ring
 
 
-def test_what_is_assigned_on_one_director_is_known_to_the_others(ring: Directors) -> None:
+def test_an_assignment_on_one_director_is_known_to_the_others(ring: Directors) -> None:
     host = ask(ring[0], ["ulla"])["ulla"]
     for other in ring.all[1:]:
         until(partial(lambda other: other.get("/v1/users/ulla")["current"] == host, other))
 
 
-def test_a_changed_weight_is_agreed_on_when_the_command_returns(ring: Directors) -> None:
+def test_a_changed_weight_is_in_sync_when_the_command_returns(ring: Directors) -> None:
     for number, weight in enumerate([30, 70, 100]):
         answer = ring[number].change("PATCH", "/v1/hosts/127.0.3.2", {"weight": weight})
         assert answer["stored"]
@@ -256,7 +256,7 @@ def test_new_users_get_one_backend_everywhere_while_weights_change(ring: Directo
 
 
 @pytest.mark.parametrize("victim", [0, 1, 2])
-def test_logins_go_on_while_a_director_is_killed_and_comes_back(ring: Directors, victim: int) -> None:
+def test_logins_continue_while_a_director_is_killed_and_started_again(ring: Directors, victim: int) -> None:
     others = {d.member: d.login for d in ring.all if d is not ring[victim]}
     with Load(others, [f"{user}-{victim}" for user in USERS]) as load:
         until(lambda: len(load.logins) > 300, what="logins run")
@@ -300,7 +300,9 @@ def state(request: pytest.FixtureRequest) -> Iterator[str]:
         yield "sqlite:///state.db"
 
 
-def test_all_is_back_before_the_first_login_after_a_stop_of_all_directors(folder: Path, state: str) -> None:
+def test_all_records_are_loaded_before_the_first_login_after_a_stop_of_all_directors(
+    folder: Path, state: str
+) -> None:
     with Directors(folder, state=state) as ring:
         ring.wait_whole()
         ring[2].change("POST", "/v1/hosts", {"address": "127.0.3.9", "tag": "gold", "weight": 70})
@@ -349,7 +351,7 @@ async def stored(url: str) -> tuple[dict[UserKey, str], dict[str, int]]:
 
 
 @pytest.mark.parametrize(("cut", "mend"), [("kill", "start"), ("freeze", "thaw")])
-def test_logins_do_not_notice_that_redis_is_cut_off_and_it_gets_the_rest_on_its_return(
+def test_logins_do_not_wait_for_an_unreachable_redis_which_gets_all_changes_afterwards(
     folder: Path, cut: str, mend: str
 ) -> None:
     with RedisServer(appendonly=True) as redis, Directors(folder, state=redis.url) as ring:
@@ -417,7 +419,7 @@ def test_a_director_that_starts_alone_with_a_store_of_its_own_answers_after_isol
         assert time.monotonic() - answered < 1
 
 
-def test_directors_that_cannot_reach_each_other_send_new_users_to_one_backend_by_way_of_redis(
+def test_directors_that_cannot_reach_each_other_assign_new_users_through_redis(
     folder: Path,
 ) -> None:
     each: list[dict[str, Any]] = [
@@ -446,7 +448,7 @@ def test_directors_that_cannot_reach_each_other_send_new_users_to_one_backend_by
             assert director.wait_logged("ring_link_closed", "expire")
 
 
-def test_a_director_starts_without_redis_says_so_and_joins_it_later(folder: Path) -> None:
+def test_a_director_starts_without_redis_logs_it_and_connects_later(folder: Path) -> None:
     with RedisServer() as redis:
         redis.stop()
         with Directors(folder, count=1, state=redis.url) as directors:
@@ -496,7 +498,7 @@ GARBAGE = {
 
 
 @pytest.mark.parametrize("name", GARBAGE)
-def test_garbage_at_the_ring_port_is_refused_with_a_reason_and_nobody_else_suffers(
+def test_garbage_at_the_ring_port_is_refused_with_a_reason_and_disturbs_no_link(
     ring: Directors, name: str
 ) -> None:
     data, reason = GARBAGE[name]
@@ -548,7 +550,7 @@ def test_a_second_director_with_an_address_that_is_taken_is_refused_and_both_are
 
 
 @pytest.mark.shows("I-39")
-def test_directors_with_different_secrets_name_it_on_both_ends(folder: Path) -> None:
+def test_different_secrets_are_reported_on_both_ends(folder: Path) -> None:
     with Directors(folder, count=2, each=[{}, {"secret": "another secret, 32 bytes long..."}]) as ring:
         for director in ring.all:
             until(partial(director.logged, "ring_link_closed", "wrong ring secret"), what=director.log)
@@ -621,7 +623,7 @@ def test_a_stop_leaves_only_the_sockets_that_are_kept_and_ends_with_0(folder: Pa
         assert directors[0].logged("stopped")
 
 
-def test_a_frozen_director_compares_notes_before_it_answers(ring: Directors) -> None:
+def test_a_suspended_director_compares_records_before_it_answers(ring: Directors) -> None:
     with Client(ring[0].login) as client, Client(ring[1].login) as other:
         before = client.ask(USERS)
         ring[0].send(signal.SIGSTOP)

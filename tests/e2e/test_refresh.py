@@ -132,14 +132,14 @@ def test_a_session_longer_than_expire_keeps_its_assignment(held: Held) -> None:
     assert held.user(IDLE)["current"] is None
 
 
-def test_garbage_and_a_removed_fifo_have_been_told_of(held: Held) -> None:
+def test_garbage_in_the_fifo_and_its_removal_are_logged(held: Held) -> None:
     for event in ("notify_line_too_long", "notify_fifo_replaced"):
         until(lambda event=event: f"event={event}" in held.director.log, what=event)
     assert "event=bug" not in held.director.log
     assert stat.S_ISFIFO(held.fifo.stat().st_mode)
 
 
-def test_the_store_knows_it_too_when_the_director_is_killed_and_comes_back(held: Held) -> None:
+def test_the_store_has_the_assignment_when_the_director_is_killed_and_started_again(held: Held) -> None:
     held.director.kill()
     held.director.start()
     held.director.wait_ready()
@@ -150,6 +150,6 @@ def test_the_store_knows_it_too_when_the_director_is_killed_and_comes_back(held:
     assert answers(held.pop3)
 
 
-def test_sessions_go_on_keeping_it_after_that(held: Held) -> None:
+def test_sessions_keep_the_assignment_after_the_restart(held: Held) -> None:
     notified(held)
     assert held.user(IMAP)["current"] == held.moved[IMAP]

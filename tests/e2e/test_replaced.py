@@ -58,7 +58,7 @@ def replaced(director: DirectorProcess, times: int = 1) -> None:
     until(lambda: len(director.logged("replaced")) >= times, what=director.log[-3000:])
 
 
-def test_requests_under_way_are_answered_by_the_new_program_of_the_same_process(folder: Path) -> None:
+def test_requests_in_progress_are_answered_by_the_successor_in_the_same_process(folder: Path) -> None:
     with one_director(folder, delay=1.5) as director:
         director.wait_ready()
         pid = director.pid
@@ -74,7 +74,7 @@ def test_requests_under_way_are_answered_by_the_new_program_of_the_same_process(
         assert not director.admin.exists()
 
 
-def test_logins_that_wait_for_the_ring_wait_on_and_are_answered(folder: Path) -> None:
+def test_logins_that_wait_for_the_ring_continue_to_wait_and_are_answered(folder: Path) -> None:
     port = free_port()
     servers = [f"127.0.60.{number}:{port}" for number in (51, 52, 53)]
     settings = {"ring": 'isolation_wait = "3 s"'}
@@ -92,7 +92,7 @@ def test_logins_that_wait_for_the_ring_wait_on_and_are_answered(folder: Path) ->
             director.close()
 
 
-def test_users_are_known_afterwards_without_a_store_and_so_are_their_names(folder: Path) -> None:
+def test_assignments_and_names_survive_a_replacement_without_a_store(folder: Path) -> None:
     users = [f"user{number}" for number in range(300)]
     with one_director(folder, state="memory:") as director:
         with Client(director.login) as client:
@@ -106,7 +106,7 @@ def test_users_are_known_afterwards_without_a_store_and_so_are_their_names(folde
         assert {one["name"] for one in listed} == set(users)
 
 
-def test_a_user_moved_by_hand_stays_moved_a_host_taken_down_stays_down_and_a_pin_stays(folder: Path) -> None:
+def test_a_move_a_host_that_is_down_and_a_pin_survive_a_replacement(folder: Path) -> None:
     with one_director(folder, state="memory:", settings={"users": 'kick_delay = "0.1 s"'}) as director:
         director.wait_ready()
         with Client(director.login) as client:
@@ -132,7 +132,7 @@ def test_metrics_do_not_go_back(folder: Path) -> None:
         assert 'director_lookups_total{protocol="login",result="answered"} 20.0' in page
 
 
-def test_a_bad_configuration_is_told_and_the_old_program_serves_on(folder: Path) -> None:
+def test_a_bad_configuration_is_reported_and_the_old_program_continues(folder: Path) -> None:
     with one_director(folder) as director:
         director.wait_ready()
         good = director.config.read_text()
@@ -160,7 +160,7 @@ def test_a_bad_configuration_is_told_and_the_old_program_serves_on(folder: Path)
     ],
     ids=["syntax", "module", "unknown", "format"],
 )
-def test_a_program_that_cannot_take_over_leaves_the_old_one_in_place(
+def test_a_program_that_cannot_take_over_leaves_the_predecessor_running(
     folder: Path, program: str, said: str
 ) -> None:
     file = folder / "program.py"
@@ -175,7 +175,7 @@ def test_a_program_that_cannot_take_over_leaves_the_old_one_in_place(
             assert client.ask(["alice"])
 
 
-def test_a_newer_version_takes_over_from_an_older_one(folder: Path) -> None:
+def test_a_newer_version_takes_over_from_an_older_version(folder: Path) -> None:
     file = folder / "program.py"
     file.write_text(PROGRAM)
     with one_director(folder, program=("tests.e2e.program_file", str(file))) as director:
@@ -190,7 +190,7 @@ def test_a_newer_version_takes_over_from_an_older_one(folder: Path) -> None:
         assert (info["version"], info["before"] != "9.9") == ("9.9", True)
 
 
-def test_a_program_that_cannot_be_executed_after_all_is_followed_by_the_old_one(folder: Path) -> None:
+def test_after_a_program_that_cannot_be_executed_the_old_program_runs_again(folder: Path) -> None:
     python, file = folder / "python", folder / "program.py"
     python.symlink_to(sys.executable)
     # it says that it can take over, and is gone then
@@ -242,7 +242,7 @@ def test_a_stop_that_comes_while_the_program_is_replaced_is_a_stop(folder: Path)
         assert not director.admin.exists()
 
 
-def test_sighup_reads_the_file_again_and_applies_what_is_live(folder: Path) -> None:
+def test_sighup_reads_the_file_again_and_applies_live_settings(folder: Path) -> None:
     with one_director(folder) as director:
         director.wait_ready()
         text = director.config.read_text()
@@ -256,7 +256,7 @@ def test_sighup_reads_the_file_again_and_applies_what_is_live(folder: Path) -> N
         assert again.stdout == "log.format: needs `director reload --exec`\n"
 
 
-def test_a_dry_run_says_whether_it_could_be_and_changes_nothing(folder: Path) -> None:
+def test_a_dry_run_reports_whether_the_program_could_be_replaced_and_changes_nothing(folder: Path) -> None:
     with one_director(folder) as director:
         director.wait_ready()
         assert director.command("reload", "--exec", "--dry-run").stdout == "the program could be replaced\n"
@@ -266,7 +266,7 @@ def test_a_dry_run_says_whether_it_could_be_and_changes_nothing(folder: Path) ->
         assert not director.all_logged("replaced")
 
 
-def test_bytes_of_the_fifo_that_are_half_a_line_are_not_lost(folder: Path) -> None:
+def test_half_a_line_in_the_fifo_is_not_lost(folder: Path) -> None:
     with one_director(folder, settings={"users": 'expire = "1 h"'}) as director:
         director.wait_ready()
         with Client(director.login) as client:
@@ -294,7 +294,7 @@ def test_descriptors_do_not_grow_and_the_notify_fifo_is_always_read(folder: Path
         os.close(os.open(director.fifo, os.O_WRONLY | os.O_NONBLOCK))
 
 
-def test_in_a_ring_everybody_goes_on_while_one_after_the_other_is_replaced(folder: Path) -> None:
+def test_no_login_fails_while_the_directors_of_a_ring_are_replaced_one_by_one(folder: Path) -> None:
     users = [f"user{number}" for number in range(400)]
     with Directors(folder, first="127.0.61.11") as directors:
         directors.wait_whole()
@@ -322,7 +322,7 @@ def test_an_operators_connection_is_accepted_again_afterwards(folder: Path) -> N
             assert replies.readline().startswith(b"127.0.3.1\t")
 
 
-def test_a_flush_that_has_ended_before_the_program_is_replaced_can_be_asked_for_afterwards(
+def test_the_result_of_a_flush_is_available_after_a_replacement(
     folder: Path,
 ) -> None:
     with one_director(folder, state="memory:") as director:
@@ -339,7 +339,7 @@ def test_a_flush_that_has_ended_before_the_program_is_replaced_can_be_asked_for_
         assert director.get(f"/v1/moves/{id}") == before
 
 
-def test_a_flush_under_way_goes_on_to_its_end_and_whoever_follows_it_is_told(folder: Path) -> None:
+def test_a_flush_in_progress_ends_after_a_replacement_and_its_operator_gets_the_result(folder: Path) -> None:
     users = [f"user{number}" for number in range(300)]
     with one_director(folder, state="memory:", settings={"users": 'kick_delay = "0.3 s"'}) as director:
         director.wait_ready()
@@ -357,7 +357,7 @@ def test_a_flush_under_way_goes_on_to_its_end_and_whoever_follows_it_is_told(fol
         until(lambda: director.get("/v1/hosts/127.0.3.1")["users"] == 0)
 
 
-def test_a_replacement_waits_until_the_store_is_read_so_that_nobody_in_it_is_placed_anew(
+def test_a_replacement_waits_until_the_store_is_read_so_that_no_stored_user_is_assigned_again(
     folder: Path,
 ) -> None:
     users = [f"user{number}" for number in range(3000)]
@@ -401,7 +401,7 @@ def test_a_long_list_that_an_operator_reads_slowly_is_complete(folder: Path) -> 
         replaced(director)
 
 
-def test_listeners_that_were_moved_turned_on_or_off_or_given_another_mode_are_so_afterwards(
+def test_a_replacement_moves_listeners_turns_them_on_or_off_and_changes_their_modes(
     folder: Path,
 ) -> None:
     with one_director(folder) as director:
@@ -421,7 +421,7 @@ def test_listeners_that_were_moved_turned_on_or_off_or_given_another_mode_are_so
         assert not director.admin.exists()
 
 
-def test_a_listener_that_cannot_be_opened_at_its_new_place_is_served_on_at_the_former_one(
+def test_a_listener_that_cannot_be_opened_at_its_new_path_stays_at_the_former_path(
     folder: Path,
 ) -> None:
     with one_director(folder) as director:
@@ -435,7 +435,7 @@ def test_a_listener_that_cannot_be_opened_at_its_new_place_is_served_on_at_the_f
             assert client.ask(["alice"])
 
 
-def test_where_there_is_no_room_for_what_is_handed_over_the_old_program_serves_on(folder: Path) -> None:
+def test_if_there_is_no_room_for_the_handover_the_old_program_continues(folder: Path) -> None:
     users = [f"user{number}" for number in range(5000)]
     with one_director(folder, state="memory:") as director:
         director.wait_ready()

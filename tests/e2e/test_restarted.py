@@ -67,7 +67,7 @@ def crash(director: Managed) -> None:
     until(lambda: len(director.pids) == times + 1)
 
 
-def test_a_short_run_of_logins_over_three_replacements_loses_nothing(programs: Programs) -> None:
+def test_a_short_run_of_logins_over_three_replacements_loses_no_login(programs: Programs) -> None:
     report = run(programs, BUSY_PROXY, BUSY_BACKEND, seconds=8, restarts=3, rate=40)
     assert report.failed() == [], report.text()
     assert len(report.paused) == 3
@@ -89,7 +89,7 @@ def test_after_a_crash_sessions_stay_and_logins_wait_for_the_restart(managed: Se
     until(director.ready)
 
 
-def test_one_client_who_comes_while_the_director_is_dead_needs_no_other_one_to_be_greeted(
+def test_a_single_client_that_connects_while_the_director_is_dead_is_greeted_after_the_restart(
     managed: Set,
 ) -> None:
     """The service manager holds the sockets, and no keeper is started."""

@@ -56,7 +56,7 @@ def wait_until_all_know(cluster: Cluster, users: int) -> None:
         ]
 
 
-def test_a_restart_of_all_directors_moves_nobody_and_keeps_weights_and_states(restarting: Cluster) -> None:
+def test_a_restart_of_all_directors_moves_no_user_and_keeps_weights_and_states(restarting: Cluster) -> None:
     users = [f"user{number}" for number in range(20_000)]
     first, second, third = addresses(BACKENDS, 3)
     assert restarting.directors[0].command("update", first, "30").returncode == 0
@@ -82,7 +82,9 @@ def test_a_restart_of_all_directors_moves_nobody_and_keeps_weights_and_states(re
 
 
 @pytest.mark.parametrize("victim", [0, 1, 2])
-def test_logins_go_on_while_one_director_is_killed_and_comes_back(own_ports: Ports, victim: int) -> None:
+def test_mail_logins_continue_while_one_director_is_killed_and_started_again(
+    own_ports: Ports, victim: int
+) -> None:
     users = [f"user{number % 300}" for number in range(1000)]
     finished: list[Login] = []
     cluster = Cluster(ports=own_ports, first_proxy=PROXIES, first_backend=BACKENDS)

@@ -155,7 +155,7 @@ def test_an_added_director_is_missed_also_by_a_director_that_is_not_its_neighbou
         until(lambda: len(third.logged(*ISOLATED)) > before[1], what="the third is on the minority side")
 
 
-def test_a_pinned_user_stays_through_expiry_and_a_restart_of_all_until_he_is_unpinned(folder: Path) -> None:
+def test_a_pinned_user_keeps_the_host_over_expiry_and_a_restart_of_all_until_unpinned(folder: Path) -> None:
     with (
         RedisServer(appendonly=True) as redis,
         Directors(folder, first=FIRST, state=redis.url, settings=SHORT) as ring,

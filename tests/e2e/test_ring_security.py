@@ -35,7 +35,7 @@ def members(ring: Directors) -> list[list[str]]:
 
 
 @pytest.mark.shows("A-17")
-def test_a_greeting_and_its_proof_are_good_once(ring: Directors) -> None:
+def test_a_greeting_and_its_proof_are_accepted_once(ring: Directors) -> None:
     with Stranger(ring[0].member, source=TAKEN) as neighbour:
         neighbour.greet(ring[2].member)
         until(lambda: kinds(ring, ring[2].member), what="the right one is let in")
@@ -58,7 +58,7 @@ def kinds(ring: Directors, member: str) -> list[str]:
     [("127.0.55.12", "speaks from 127.0.55.12"), ("127.0.55.99", "127.0.55.99 is not in ring.servers")],
     ids=["of another member", "of nobody"],
 )
-def test_who_knows_the_secret_but_speaks_from_an_address_that_is_not_his_is_refused(
+def test_a_peer_with_the_secret_at_a_wrong_address_is_refused(
     ring: Directors, source: str, reason: str
 ) -> None:
     with Stranger(ring[0].member, source=source) as stranger:
@@ -84,7 +84,7 @@ def test_a_frame_over_the_limit_ends_its_link_alone(ring: Directors) -> None:
     assert load.on_two_hosts() == {}
 
 
-def test_connections_that_prove_nothing_do_not_keep_the_right_one_out(ring: Directors) -> None:
+def test_connections_that_prove_nothing_do_not_keep_the_ring_member_out(ring: Directors) -> None:
     with ExitStack() as stack:
         silent = [
             stack.enter_context(Stranger(ring[0].member, source=TAKEN)).socket for _ in range(UNPROVED + 100)
@@ -100,7 +100,7 @@ def test_connections_that_prove_nothing_do_not_keep_the_right_one_out(ring: Dire
     until(lambda: not kinds(ring, ring[2].member), what="nobody is there under that name")
 
 
-def test_the_right_one_is_let_in_after_strangers_had_its_name(ring: Directors) -> None:
+def test_the_ring_member_is_accepted_after_strangers_used_its_name(ring: Directors) -> None:
     with Client(ring[1].login) as client:
         before = client.ask(USERS)
     ring[2].start().wait_whole(3)

@@ -76,7 +76,7 @@ async def soon(condition: Callable[[], Any], what: str = "") -> None:
 
 
 @pytest.mark.shows("S-61")
-async def test_a_rolling_upgrade_moves_nobody_and_splits_buckets_when_the_last_director_has_it(
+async def test_a_rolling_upgrade_moves_no_user_and_splits_buckets_after_the_last_director(
     folder: Path, server: RedisServer
 ) -> None:
     with Directors(folder, first=FIRST, state=server.url, each=[{"program": OLD}] * 3) as ring:

@@ -109,7 +109,7 @@ def test_a_secret_file_that_holds_no_secret_keeps_the_former_one_and_the_reload_
         ring.wait_whole()
 
 
-def test_a_new_api_token_counts_from_the_reload_on(folder: Path) -> None:
+def test_a_new_api_token_is_accepted_from_the_reload_on(folder: Path) -> None:
     port = free_port()
     settings = {"http": f'listen = "127.0.0.1:{port}"\ntoken_file = "token"'}
     director = DirectorProcess(folder / "d1", "127.0.56.21", free_port(), [], settings=settings)
@@ -185,7 +185,7 @@ def test_the_authority_of_the_ring_is_changed_with_reloads_and_no_login_fails(
         )
 
 
-def test_a_certificate_that_the_others_would_refuse_is_refused_by_the_reload_and_the_former_one_stays(
+def test_a_reload_refuses_a_certificate_that_the_others_would_refuse_and_keeps_the_former(
     folder: Path, authority: Authority, other_authority: Authority
 ) -> None:
     first, second = ("127.0.56.41", "127.0.56.42")

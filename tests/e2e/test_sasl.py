@@ -107,7 +107,7 @@ def test_a_wrong_password_is_refused_and_a_right_one_gets_in_on_the_same_connect
     ids=["PLAIN", "LOGIN", "SCRAM-SHA-256"],
 )
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_a_client_that_gives_up_in_the_middle_logs_in_on_the_same_connection(
+def test_a_client_that_cancels_an_exchange_logs_in_on_the_same_connection(
     entrance: Entrance, protocol: str, sasl: Sasl
 ) -> None:
     user = entrance.user(f"undecided-{protocol}")
@@ -147,7 +147,7 @@ def test_a_login_after_starttls_lands_on_the_users_backend(entrance: Entrance, p
 
 @pytest.mark.parametrize("how", ["separator", "authzid"])
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_a_master_user_lands_on_the_backend_of_whose_mail_he_opens(
+def test_a_master_user_lands_on_the_backend_of_the_mails_owner(
     entrance: Entrance, protocol: str, how: str
 ) -> None:
     user = entrance.user(f"watched-{protocol}")

@@ -151,7 +151,7 @@ def backends() -> Iterator[list[Backend]]:
         ]
 
 
-def test_every_user_stays_on_his_host_when_the_director_is_replaced_and_when_it_comes_back(
+def test_every_user_keeps_the_host_when_dovecots_director_is_replaced_and_when_it_comes_back(
     backends: list[Backend],
 ) -> None:
     with new_folder() as folder:
@@ -196,7 +196,7 @@ def test_every_user_stays_on_his_host_when_the_director_is_replaced_and_when_it_
             assert {user: login_imap(PROXY, 143, user) for user in USERS[:8]} == logins
 
 
-def test_a_proxy_goes_to_2_4_while_the_ring_stays() -> None:
+def test_a_proxy_is_upgraded_to_2_4_while_the_ring_stays() -> None:
     needs_root("Dovecot 2.4 in its own root")
     newer = dovecot("2.4")
     dovecot("2.3")

@@ -34,7 +34,7 @@ def hosts_of(director: DirectorProcess) -> dict[str, str]:
         return client.ask(USERS)
 
 
-def test_a_ring_of_three_over_tls_agrees_and_takes_back_who_was_gone(
+def test_a_ring_of_three_over_tls_is_in_sync_and_takes_back_a_director_that_was_stopped(
     folder: Path, authority: Authority
 ) -> None:
     each = [with_tls(authority, address) for address in ADDRESSES]
@@ -58,7 +58,7 @@ def test_a_ring_of_three_over_tls_agrees_and_takes_back_who_was_gone(
             assert director.all_logged("bug") == []
 
 
-def test_a_director_with_a_certificate_of_another_ca_stays_outside_and_both_sides_say_why(
+def test_a_director_with_a_certificate_of_another_ca_is_refused_and_both_sides_say_why(
     folder: Path, authority: Authority, other_authority: Authority
 ) -> None:
     authorities = [authority, authority, other_authority]
@@ -76,9 +76,7 @@ def test_a_director_with_a_certificate_of_another_ca_stays_outside_and_both_side
         assert hosts_of(ring[0]) == hosts_of(ring[1])
 
 
-def test_a_director_without_tls_stays_outside_and_both_sides_say_why(
-    folder: Path, authority: Authority
-) -> None:
+def test_a_director_without_tls_is_refused_and_both_sides_say_why(folder: Path, authority: Authority) -> None:
     each = [*(with_tls(authority, address) for address in ADDRESSES[:2]), {}]
     with Directors(folder, first=FIRST, each=each) as ring:
         for director in ring.all[:2]:

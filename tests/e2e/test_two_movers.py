@@ -8,7 +8,7 @@ from tests.e2e.two_movers import USERS, mail, move_all_twice
 from tests.needs import needs
 
 
-def test_of_two_operators_at_once_one_wins_and_both_are_told_the_truth() -> None:
+def test_of_two_operators_at_once_one_wins_and_both_get_true_answers() -> None:
     needs("dovecot", "doveadm")
     with mail() as cluster:
         rounds = [move_all_twice(cluster, random.Random(seed)) for seed in range(2)]

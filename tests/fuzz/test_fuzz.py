@@ -20,12 +20,12 @@ def one_director() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_a_target_stands_whatever_comes(name: str) -> None:
+def test_a_target_withstands_random_input(name: str) -> None:
     failure = run(TARGETS[name], range(count(name)))
     assert failure is None, str(failure)
 
 
-def test_the_director_has_met_no_bug_in_all_that() -> None:
+def test_the_director_has_logged_no_internal_error_meanwhile() -> None:
     assert sockets.live().bugs() == 0
 
 

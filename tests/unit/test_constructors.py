@@ -63,7 +63,7 @@ def assigned(source: str) -> set[str]:
     return owners - {"self"}
 
 
-def test_no_part_of_a_director_is_given_anything_after_its_construction() -> None:
+def test_no_part_of_a_director_gets_anything_after_its_construction() -> None:
     found = {}
     for package in PACKAGES:
         for path in sorted((ROOT / package).rglob("*.py")):
@@ -72,6 +72,6 @@ def test_no_part_of_a_director_is_given_anything_after_its_construction() -> Non
     assert found == EXCEPTIONS
 
 
-def test_assignments_to_other_objects_are_found_however_they_are_written() -> None:
+def test_assignments_to_other_objects_are_found_in_all_forms() -> None:
     source = "self.a = b.c = 1\nd.e += 1\nf.g: int = 1\n(h.i, [j.k, *l.m]), self.n.o = x\np = q[0].r"
     assert assigned(source) == {"b", "d", "f", "h", "j", "l", "self.n"}

@@ -30,7 +30,7 @@ def test_every_listener_has_a_socket_unit_that_the_service_names() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(SOCKETS))
-def test_a_socket_unit_opens_what_the_director_would_open_itself(name: str) -> None:
+def test_a_socket_unit_opens_the_listener_that_the_director_would_open_itself(name: str) -> None:
     listener: ListenerConfig = getattr(ListenConfig(), name)
     unit = section(SOCKETS[name], "Socket")
     kind = "ListenFIFO" if name == "notify" else "ListenStream"
@@ -41,14 +41,14 @@ def test_a_socket_unit_opens_what_the_director_would_open_itself(name: str) -> N
 
 
 @pytest.mark.parametrize("path", [SERVICE, *SOCKETS.values()], ids=lambda path: path.name)
-def test_no_limit_ever_closes_a_socket_that_clients_wait_in(path: Path) -> None:
+def test_no_limit_of_a_unit_closes_a_socket_with_waiting_clients(path: Path) -> None:
     # a unit whose limit is reached fails, and systemd closes its socket: login processes freeze at the FIFO
     limits = {"StartLimitIntervalSec"} if path == SERVICE else {"TriggerLimitIntervalSec"}
     found = section(path, "Unit") | section(path, "Service" if path == SERVICE else "Socket")
     assert {found[limit] for limit in limits} == {"0"}
 
 
-def test_the_service_runs_nothing_but_the_director_which_is_there() -> None:
+def test_the_service_runs_only_the_director_and_no_missing_program() -> None:
     """A minimal Debian has no /bin/kill: `systemctl reload director` failed."""
     commands = re.findall(r"^Exec\w+=\+?(\S+)", SERVICE.read_text(), flags=re.MULTILINE)
     assert set(commands) == {"/opt/director/bin/director"}

@@ -42,7 +42,7 @@ def test_every_script_that_the_page_names_exists_and_every_script_is_named() -> 
 
 
 @pytest.mark.parametrize(("form", "last"), [("{}", 49), ("I-{}", 54), ("K{}", 16), ("R-{}", 63)])
-def test_every_rule_defect_and_regression_has_its_row(form: str, last: int) -> None:
+def test_every_rule_defect_and_regression_has_a_row(form: str, last: int) -> None:
     rows = re.findall(r"^\| (\S+) \|", PAGE.read_text(), flags=re.MULTILINE)
     numbers = [form.format(number) for number in range(1, last + 1)]
     assert [row for row in rows if row in numbers] == numbers
@@ -70,7 +70,7 @@ def script(name: str) -> ModuleType:
     return module
 
 
-def test_the_map_of_the_sources_names_what_exists_and_every_package() -> None:
+def test_the_map_of_the_sources_names_every_package_and_only_existing_files() -> None:
     text = (ROOT / "docs/internals.md").read_text()
     homes = [ROOT, *(ROOT / "director" / part for part in ("", "core", "service"))]
     named = set(re.findall(r"`([\w./-]*/[\w./-]*)`", text)) - {""}

@@ -131,7 +131,7 @@ def room(module: str) -> str:
 
 
 @pytest.mark.parametrize("name", sorted(MAY_IMPORT))
-def test_a_room_imports_only_what_the_floor_plan_allows(name: str) -> None:
+def test_a_package_imports_only_what_the_floor_plan_allows(name: str) -> None:
     wrong = [
         f"{file.relative_to(ROOT)} imports {module}"
         for file in files("director", name)
@@ -152,7 +152,7 @@ def floor_of(room: str, inside: tuple[str, ...]) -> int:
 
 
 @pytest.mark.parametrize("name", sorted(FLOORS))
-def test_a_floor_imports_only_itself_and_those_below(name: str) -> None:
+def test_a_floor_imports_only_itself_and_lower_floors(name: str) -> None:
     folder = ROOT / "director" / name
     wrong = [
         f"{file.relative_to(ROOT)} imports {module}"
@@ -185,7 +185,7 @@ STATE_TYPES = {
 """Plain types and constants of `state.base`. The protocol of a store is none of them."""
 
 
-def test_the_stored_package_knows_plain_types_and_bucket_numbers_of_the_state_layer() -> None:
+def test_the_stored_package_imports_only_plain_types_and_bucket_numbers_of_the_state_layer() -> None:
     known = {
         module
         for file in files("director", "stored")
@@ -195,14 +195,14 @@ def test_the_stored_package_knows_plain_types_and_bucket_numbers_of_the_state_la
     assert known == {f"state.base.{name}" for name in STATE_TYPES}
 
 
-def test_the_web_api_knows_nothing_of_the_service_but_the_operations() -> None:
+def test_the_web_api_imports_only_the_operations_of_the_service() -> None:
     known = {module for file in files("director", "web") for module, _ in imports(file)}
     assert {module for module in known if room(module) == "service"} == {
         "director.service.operations.operations.Operations"
     }
 
 
-def test_the_state_layer_knows_nothing_of_the_director() -> None:
+def test_the_state_layer_imports_nothing_of_the_director() -> None:
     wrong = [
         f"{file.relative_to(ROOT)} imports {module}"
         for folder in ("state", "migrations")
@@ -214,7 +214,7 @@ def test_the_state_layer_knows_nothing_of_the_director() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(PURE))
-def test_pure_rooms_touch_no_clock_socket_file_or_chance(name: str) -> None:
+def test_pure_packages_use_no_clock_socket_file_or_random_number(name: str) -> None:
     wrong = [
         f"{file.relative_to(ROOT)} imports {module}"
         for file in files("director", name)

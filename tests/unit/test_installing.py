@@ -58,7 +58,7 @@ def needed() -> set[str]:
     return found
 
 
-def test_a_build_that_was_left_behind_is_not_installed_again(tmp_path: Path) -> None:
+def test_a_former_build_is_not_installed_again(tmp_path: Path) -> None:
     """A module that is gone from the sources, as a build of last year has it."""
     source = tmp_path / "source"
     left_out = shutil.ignore_patterns(".*", "tests", "build", "*.egg-info", "__pycache__", "*.so", "*.c")
@@ -84,7 +84,7 @@ def test_a_build_that_was_left_behind_is_not_installed_again(tmp_path: Path) -> 
     assert [name for name in names if "gone" in name] == []
 
 
-def test_the_versions_to_install_are_those_that_were_tested() -> None:
+def test_the_versions_to_install_are_the_tested_versions() -> None:
     tested = pins("requirements-dev.lock")
     installed = pins("requirements.lock")
     assert set(installed) == needed() | {
@@ -123,7 +123,7 @@ def test_readme_and_make_name_git_before_they_need_it() -> None:
     assert "packages.py venv git compiler" in made.stdout
 
 
-def test_readme_goes_on_behind_the_start_of_the_director() -> None:
+def test_readme_continues_after_the_start_of_the_director() -> None:
     """`serve` in the foreground would never come to what follows."""
     commands = block()
     assert [command for command in commands if "serve" in command] == []
@@ -139,7 +139,7 @@ def test_readme_goes_on_behind_the_start_of_the_director() -> None:
 
 
 @pytest.mark.parametrize("command", [c for c in block() if c[0] == "cp"], ids=" ".join)
-def test_what_readme_copies_is_there(command: list[str]) -> None:
+def test_every_file_that_readme_copies_exists(command: list[str]) -> None:
     for source in command[1:-1]:
         assert list(ROOT.glob(source)) != []
 

@@ -39,7 +39,7 @@ def ports() -> list[str]:
 
 
 @pytest.mark.parametrize("name", sorted(SERVICES))
-def test_a_container_may_write_to_its_volumes_only_and_has_no_right_beyond_a_users(name: str) -> None:
+def test_a_container_writes_to_its_volumes_only_and_has_the_rights_of_an_ordinary_user(name: str) -> None:
     service = SERVICES[name]
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
@@ -48,7 +48,7 @@ def test_a_container_may_write_to_its_volumes_only_and_has_no_right_beyond_a_use
 
 
 @pytest.mark.parametrize("name", sorted(SERVICES))
-def test_a_container_runs_as_a_user_who_is_not_root_and_says_how_it_is(name: str) -> None:
+def test_a_container_does_not_run_as_root_and_has_a_health_check(name: str) -> None:
     builder = built_by(SERVICES[name]["image"])[0]
     stage = stages()[SERVICES[builder]["build"]["target"]]
     assert "\nUSER lab\n" in stage or stage.startswith("FROM director ")
@@ -67,12 +67,12 @@ def test_an_image_is_built_once_and_before_others_run_it(name: str) -> None:
     assert order.index(mine[0]) <= order.index(name)
 
 
-def test_what_is_published_is_published_on_this_machine_only() -> None:
+def test_ports_are_published_on_this_machine_only() -> None:
     assert len(ports()) > 6
     assert [port for port in ports() if not port.startswith("127.0.0.1:")] == []
 
 
-def test_every_published_port_can_be_changed_and_none_is_there_twice() -> None:
+def test_every_published_port_can_be_changed_and_none_is_used_twice() -> None:
     variables = [re.fullmatch(r"127\.0\.0\.1:\$\{(\w+):-(\d+)\}:\d+", port) for port in ports()]
     assert all(variables)
     for group in (1, 2):
@@ -80,7 +80,7 @@ def test_every_published_port_can_be_changed_and_none_is_there_twice() -> None:
         assert len(found) == len(set(found))
 
 
-def test_each_director_is_found_by_the_others_on_their_own_network_alone() -> None:
+def test_each_director_is_found_by_the_others_on_the_network_of_the_ring_only() -> None:
     for number in range(1, 5):
         networks = SERVICES[f"director{number}"]["networks"]
         assert networks["ring"] == {"aliases": [f"director{number}.ring"]}
@@ -90,7 +90,7 @@ def test_each_director_is_found_by_the_others_on_their_own_network_alone() -> No
     )
 
 
-def test_a_director_and_its_dovecot_share_their_sockets_and_nobody_else_does() -> None:
+def test_a_director_shares_its_sockets_with_its_dovecot_only() -> None:
     for number in range(1, 5):
         mount = f"run{number}:/run/dovecot"
         assert {name for name in SERVICES if mount in SERVICES[name].get("volumes", ())} == {
@@ -149,7 +149,7 @@ def test_the_load_balancer_knows_every_proxy_and_follows_its_director() -> None:
         assert len(lines) == len(re.findall(r"^frontend (?!stats)", text, flags=re.MULTILINE))
 
 
-def test_a_build_sees_no_more_than_it_copies() -> None:
+def test_a_build_gets_only_the_files_that_it_copies() -> None:
     lines = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and line[0] != "#"]
     assert lines[0] == "*"
     allowed = {line[1:] for line in lines if line.startswith("!")}

@@ -40,13 +40,13 @@ def test_the_default_user_is_off_everywhere_and_can_read_the_append_only_file() 
         assert f"user default {rights.DEFAULT}\n" in script(name)
 
 
-def test_the_settings_are_those_for_production_but_for_the_single_replica() -> None:
+def test_the_settings_are_those_for_production_except_for_the_single_replica() -> None:
     wanted = settings(GUIDE.partition("## Settings for production")[2].partition("- **No eviction")[0])
     assert wanted["min-replicas-to-write"] == "1"
     assert (wanted | {"min-replicas-to-write": "0"}).items() <= settings(script("redis.conf")).items()
 
 
-def test_passwords_are_neither_in_the_files_nor_arguments_of_a_command() -> None:
+def test_passwords_are_neither_in_files_nor_in_arguments_of_a_command() -> None:
     for path in REDIS.iterdir():
         text = path.read_text("utf-8")
         assert not re.search(r"redis-cli[^\n]*(?: -a | --pass )", text), path.name

@@ -65,7 +65,7 @@ def attributes(file: Path) -> Iterator[ast.Attribute]:
     return (node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Attribute))
 
 
-def test_the_system_resolver_is_asked_in_one_place_and_by_the_command_line() -> None:
+def test_only_one_module_and_the_command_line_ask_the_system_resolver() -> None:
     asking = {name_of(file) for file in FILES for node in attributes(file) if node.attr in LOOK_UPS}
     assert asking == RESOLVERS
 

@@ -97,7 +97,7 @@ def test_a_panel_names_metrics_and_labels_of_the_page(panel: dict[str, Any]) -> 
         assert wrong(target["expr"], set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))) == []
 
 
-def test_panels_have_numbers_of_their_own_and_do_not_cover_each_other() -> None:
+def test_panels_have_different_numbers_and_do_not_overlap() -> None:
     taken: set[tuple[int, int]] = set()
     for panel in panels():
         at = panel["gridPos"]
@@ -108,7 +108,7 @@ def test_panels_have_numbers_of_their_own_and_do_not_cover_each_other() -> None:
     assert len({panel["id"] for panel in panels()}) == len(panels())
 
 
-def test_a_metric_that_is_not_given_is_found_and_a_label_too() -> None:
+def test_an_unknown_metric_and_an_unknown_label_are_found() -> None:
     assert wrong("rate(director_logins_total[5m])") == ["director_logins_total"]
     assert wrong('sum by (user) (director_host_up{colour="red"})') == ["colour", "user"]
 

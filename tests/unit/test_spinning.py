@@ -11,7 +11,7 @@ from pathlib import Path
 from tests.spinning import end_spinning_anvils
 
 
-def test_only_an_anvil_that_has_used_its_time_is_ended(tmp_path: Path) -> None:
+def test_only_an_anvil_that_spins_is_ended(tmp_path: Path) -> None:
     shell = shutil.which("sh")
     assert shell is not None
     programs = {name: tmp_path / name for name in ("anvil", "hammer")}

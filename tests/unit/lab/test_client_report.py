@@ -30,7 +30,7 @@ def test_a_user_with_a_long_session_who_is_served_elsewhere_is_on_two_backends()
     ]
 
 
-def test_one_who_is_served_elsewhere_after_his_session_has_ended_is_not() -> None:
+def test_a_user_who_is_served_elsewhere_after_the_session_has_ended_is_not_on_two_backends() -> None:
     before = held(100)
     assert (
         report([before, lost(before, 149), login(150, 151, backend="backend2")], 140, 160).on_two_backends
@@ -38,12 +38,12 @@ def test_one_who_is_served_elsewhere_after_his_session_has_ended_is_not() -> Non
     )
 
 
-def test_two_users_on_two_backends_are_not_one() -> None:
+def test_two_users_on_two_backends_are_not_one_user_on_two() -> None:
     found = report([held(100), login(150, 151, user="user002", backend="backend2")], 140, 160)
     assert found.on_two_backends == []
 
 
-def test_only_what_ended_in_the_time_asked_for_counts() -> None:
+def test_only_events_that_ended_in_the_requested_time_count() -> None:
     events = [login(100, 101), login(110, 113), login(111, 112, result=REFUSED), login(140, 141)]
     row = report(events, 105, 120).protocols["imap"]
     assert (row.done, row.failed, row.slowest) == (1, 1, 3)
@@ -66,7 +66,7 @@ def test_a_table_of_long_answers_fits_80_columns() -> None:
     assert "users on two backends at once: 20" in text
 
 
-def test_a_line_that_is_half_written_is_left_for_later(tmp_path: Path) -> None:
+def test_a_half_written_line_is_read_later(tmp_path: Path) -> None:
     with Journal(tmp_path / "events.jsonl") as journal:
         journal.write(login(1, 2))
     with (tmp_path / "events.jsonl").open("ab") as file:

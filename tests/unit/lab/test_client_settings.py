@@ -7,7 +7,7 @@ import pytest
 from deploy.lab.client.settings import from_environment
 
 
-def test_without_any_setting_it_is_the_client_of_the_lab() -> None:
+def test_without_settings_the_client_is_that_of_the_lab() -> None:
     settings = from_environment({})
     assert (settings.host, settings.ports["sieve"], settings.logins, settings.sessions) == (
         "lb",
@@ -18,7 +18,7 @@ def test_without_any_setting_it_is_the_client_of_the_lab() -> None:
     assert (settings.names[0], settings.names[-1]) == ("user001", "user200")
 
 
-def test_an_empty_setting_is_none() -> None:
+def test_an_empty_setting_counts_as_missing() -> None:
     assert from_environment({"CLIENT_USERS": ""}).users == 200
 
 
@@ -32,11 +32,11 @@ def test_an_empty_setting_is_none() -> None:
         ("IMAP_PORT", "0"),
     ],
 )
-def test_a_setting_that_cannot_be_is_named_with_its_value(name: str, value: str) -> None:
+def test_an_impossible_setting_is_named_with_its_value(name: str, value: str) -> None:
     with pytest.raises(SystemExit, match=f"{name} = {value}: write a "):
         from_environment({name: value})
 
 
-def test_no_more_sessions_than_users() -> None:
+def test_more_sessions_than_users_are_refused() -> None:
     with pytest.raises(SystemExit, match="CLIENT_SESSIONS = 9"):
         from_environment({"CLIENT_USERS": "8", "CLIENT_SESSIONS": "9"})

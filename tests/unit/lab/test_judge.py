@@ -60,50 +60,50 @@ def test_a_scenario_in_which_everything_worked_is_right() -> None:
     assert (seen.right, seen.done, seen.failed, seen.problems) == (True, 4, 0, [])
 
 
-def test_one_in_which_nobody_logged_in_is_not() -> None:
+def test_a_scenario_in_which_no_user_logged_in_is_wrong() -> None:
     assert not verdict([]).right
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_one_in_which_a_protocol_was_not_tried_is_not(protocol: str) -> None:
+def test_a_scenario_in_which_a_protocol_was_not_tried_is_wrong(protocol: str) -> None:
     events = [event for event in EVERYTHING if event.protocol != protocol]
     assert verdict(events).problems == [f"nothing was done by {protocol}"]
 
 
-def test_one_without_long_sessions_is_not() -> None:
+def test_a_scenario_without_long_sessions_is_wrong() -> None:
     assert verdict(EVERYTHING, held=0).problems == ["no long session was held: nothing was tried"]
 
 
-def test_one_whose_sessions_are_not_in_the_logs_is_not() -> None:
+def test_a_scenario_whose_sessions_are_not_in_the_logs_is_wrong() -> None:
     assert verdict(EVERYTHING, logs=False).problems == [
         "the backends' logs lack 3 sessions that the clients had"
     ]
 
 
-def test_one_in_which_a_change_was_lost_is_not() -> None:
+def test_a_scenario_in_which_a_change_was_lost_is_wrong() -> None:
     seen = verdict(EVERYTHING, lost=["director2: backend2 has weight 100, not 51"])
     assert (seen.right, seen.lost) == (False, 1)
 
 
-def test_a_failed_login_makes_it_wrong_and_is_told_with_the_servers_answer() -> None:
+def test_a_failed_login_makes_a_scenario_wrong_and_is_shown_with_the_servers_answer() -> None:
     seen = verdict([*EVERYTHING, failed(150, proxy="proxy2")])
     assert (seen.right, seen.failed, seen.allowed) == (False, 1, 0)
     assert "imap of user001 through proxy2" in seen.problems[0]
     assert "NO [UNAVAILABLE]" in seen.problems[0]
 
 
-def test_a_cut_session_makes_it_wrong() -> None:
+def test_a_cut_session_makes_a_scenario_wrong() -> None:
     seen = verdict([*EVERYTHING, cut(150)])
     assert (seen.right, seen.failed, seen.reopened) == (False, 1, 1)
 
 
-def test_what_is_allowed_is_counted_as_such() -> None:
+def test_allowed_failures_are_counted_as_allowed() -> None:
     rules = [Allowed("", LOGIN, 140, 160), Allowed("", CUT, 140, 160)]
     seen = verdict([*EVERYTHING, failed(150), cut(150)], allowed=rules)
     assert (seen.right, seen.failed, seen.allowed, seen.reopened) == (True, 0, 2, 1)
 
 
-def test_what_happened_before_or_behind_a_scenario_is_not_its_own() -> None:
+def test_events_before_or_after_a_scenario_do_not_count() -> None:
     seen = verdict([*EVERYTHING, failed(99), failed(201), cut(99)])
     assert (seen.right, seen.failed) == (True, 0)
 
@@ -115,27 +115,27 @@ def test_a_login_counts_in_the_scenario_in_which_it_began() -> None:
     assert "begun at 199.0" in seen.problems[0]
 
 
-def test_the_slowest_is_the_slowest_that_failed_too() -> None:
+def test_the_slowest_login_may_be_a_failed_login() -> None:
     assert verdict([*EVERYTHING, failed(110, until=140)]).slowest == 30
 
 
 LATER = Session("user009", "backend2", "imap", "b", 160, 170)
 
 
-def test_a_user_on_two_backends_makes_it_wrong() -> None:
+def test_a_user_on_two_backends_makes_a_scenario_wrong() -> None:
     seen = verdict(EVERYTHING, found=[Session("user009", "backend1", "imap", "a", 50, 161.5), LATER])
     assert (seen.right, seen.on_two_backends, seen.longest) == (False, 1, 1.5)
     assert "imap <a> on backend1; imap <b> on backend2" in seen.problems[0]
 
 
-def test_one_who_is_there_no_longer_than_the_bound_is_shown_but_right() -> None:
+def test_a_user_on_two_backends_for_no_longer_than_the_bound_is_shown_but_allowed() -> None:
     seen = verdict(
         EVERYTHING, found=[Session("user009", "backend1", "imap", "a", 50, 161.5), LATER], bound=1.5
     )
     assert (seen.right, seen.on_two_backends, seen.longest) == (True, 1, 1.5)
 
 
-def test_of_many_failures_some_are_told_and_the_others_counted() -> None:
+def test_of_many_failures_the_first_are_shown_and_the_others_counted() -> None:
     seen = verdict([*EVERYTHING, *(failed(150 + n / 10) for n in range(20))])
     assert len(seen.problems) == 6
     assert seen.problems[-1] == "and 15 more like that"
@@ -146,50 +146,50 @@ def covered(event: Event, **rule: object) -> bool:
     return failures([event], [allowed]) == ([event], [])
 
 
-def test_a_login_is_allowed_to_fail_while_it_was_under_way_in_the_time() -> None:
+def test_a_login_in_progress_during_the_allowed_time_may_fail() -> None:
     assert covered(failed(135, until=141))
     assert covered(failed(159, until=189))
     assert not covered(failed(161))
     assert not covered(failed(135, until=139))
 
 
-def test_a_session_is_allowed_to_be_cut_in_the_time_and_not_behind_it() -> None:
+def test_a_session_may_be_cut_in_the_allowed_time_and_not_after_it() -> None:
     assert covered(cut(150), what=CUT)
     assert not covered(cut(161), what=CUT)
     assert not covered(cut(150))
     assert not covered(failed(150), what=CUT)
 
 
-def test_only_through_one_proxy_includes_what_was_not_greeted() -> None:
+def test_failures_allowed_for_one_proxy_include_connections_that_were_not_greeted() -> None:
     assert covered(failed(150, proxy="proxy2"), proxy="proxy2")
     assert covered(failed(150), proxy="proxy2")
     assert not covered(failed(150, proxy="proxy1"), proxy="proxy2")
 
 
-def test_only_some_users_are_only_they() -> None:
+def test_failures_allowed_for_some_users_are_not_allowed_for_others() -> None:
     assert covered(failed(150, user="user007"), users=frozenset({"user007"}))
     assert not covered(failed(150, user="user008"), users=frozenset({"user007"}))
 
 
-def test_only_one_protocol_is_only_that() -> None:
+def test_failures_allowed_for_one_protocol_are_not_allowed_for_others() -> None:
     assert covered(failed(150), protocol="imap")
     assert not covered(failed(150), protocol="lmtp")
 
 
-def test_a_login_that_is_done_needs_no_permission() -> None:
+def test_a_successful_login_needs_no_permission() -> None:
     assert (
         failures([ok(), Event(1, 2, IDLE, "u", TIMEOUT)], [Allowed("", LOGIN, 0, 5)])[0][0].protocol == IDLE
     )
 
 
-def test_the_table_says_what_is_wrong_in_its_last_line() -> None:
+def test_the_last_line_of_the_table_says_how_many_scenarios_went_wrong() -> None:
     good, bad = verdict(EVERYTHING), verdict([])
     assert table([good]).splitlines()[-1] == "all 1 right"
     assert table([good, bad]).splitlines()[-1] == "1 of 2 scenarios went wrong"
     assert max(map(len, table([good, bad]).splitlines())) <= 80
 
 
-def test_a_change_that_is_not_there_any_more_is_lost() -> None:
+def test_a_change_that_a_director_does_not_have_is_lost() -> None:
     wanted = {"backend2": {"weight": 51}, "backend4": {"tag": "spare", "up": False}}
     kept = {"backend2": {"weight": 51, "up": True}, "backend4": {"tag": "spare", "up": False}}
     assert differences(wanted, kept) == []

@@ -51,7 +51,7 @@ def test_sessions_end_when_they_are_kicked(release: str) -> None:
 
 
 @BOTH
-def test_a_delivery_is_a_session_of_a_moment(release: str) -> None:
+def test_a_delivery_is_a_short_session(release: str) -> None:
     assert of(release, "user003") == [("lmtp", 0.0)]
     delivery = next(one for one in sessions("b", log(release), NEVER, LONG_AFTER) if one.user == "user003")
     assert delivery.ended > delivery.began
@@ -77,19 +77,19 @@ def test_a_session_that_ends_before_its_login_is_written_has_ended() -> None:
     assert of("2.4", "user005") == [("imap", 0.0)]
 
 
-def test_a_backend_that_starts_again_has_no_session_of_before() -> None:
+def test_a_backend_that_starts_again_has_none_of_its_former_sessions() -> None:
     lines = log("2.4")
     again = lines[0].replace("06:53:11", "06:54:00", 1)
     found = [one for one in sessions("b", [*lines, again], NEVER, LONG_AFTER) if one.user == "user009"]
     assert [27 < one.ended - one.began < 28 for one in found] == [True, True]
 
 
-def test_lines_that_are_no_log_are_passed_over() -> None:
+def test_lines_that_are_no_log_are_skipped() -> None:
     lines = ["", "no time stamp", "2026-11-26T06:53:10.824609533Z", *log("2.3")]
     assert len(sessions("b", lines, NEVER, LONG_AFTER)) == len(sessions("b", log("2.3"), NEVER, LONG_AFTER))
 
 
-def test_lines_without_a_time_of_dovecots_own_are_read_too() -> None:
+def test_lines_without_dovecots_own_time_are_read_too() -> None:
     line = (
         "2026-11-26T06:53:29.697414728Z imap-login: Info: Logged in: user=<user001>, method=PLAIN, "
         "rip=172.17.0.1, lip=172.17.0.2, mpid=14, session=<uIawZihh5r+sEQAB>"
@@ -101,14 +101,14 @@ def session(backend: str, began: float, ended: float, user: str = "alice", proto
     return Session(user, backend, protocol, f"{backend}-{began}", began, ended)
 
 
-def test_one_user_on_two_backends_at_once_is_found() -> None:
+def test_a_user_on_two_backends_at_once_is_found() -> None:
     first, second = session("backend1", 1, 10), session("backend2", 7, 20)
     assert [(one.user, one.began, one.ended, one.sessions) for one in overlaps([second, first])] == [
         ("alice", 7, 10, (first, second))
     ]
 
 
-def test_sessions_one_behind_the_other_do_not_overlap() -> None:
+def test_sessions_that_follow_each_other_do_not_overlap() -> None:
     assert overlaps([session("backend1", 1, 10), session("backend2", 10, 20)]) == []
 
 
@@ -125,7 +125,7 @@ def test_a_delivery_to_another_backend_than_the_sessions_counts() -> None:
     assert [one.sessions[1] for one in overlaps([session("backend1", 1, 10), delivery])] == [delivery]
 
 
-def test_a_user_on_three_backends_is_one_overlap_until_he_is_on_one() -> None:
+def test_a_user_on_three_backends_is_one_overlap_until_only_one_backend_is_left() -> None:
     three = [session("backend1", 1, 10), session("backend2", 5, 20), session("backend3", 8, 15)]
     assert [(one.began, one.ended) for one in overlaps(three)] == [(5, 15)]
 
@@ -135,13 +135,13 @@ def test_two_overlaps_of_a_user_are_two() -> None:
     assert [(one.began, one.ended) for one in found] == [(5, 7), (9, 10)]
 
 
-def test_what_it_says_names_user_length_and_places() -> None:
+def test_the_text_of_an_overlap_names_user_length_and_backends() -> None:
     text = str(overlaps([session("backend1", 1, 10), session("backend2", 7, 20)])[0])
     assert text == "alice for 3.000 s: imap <backend1-1> on backend1; imap <backend2-7> on backend2"
 
 
 @BOTH
-def test_a_doctored_log_is_not_believed(release: str) -> None:
+def test_a_user_on_two_backends_is_found_in_a_changed_log(release: str) -> None:
     """The same sessions in the log of another backend, a little later: everybody who stayed was on two."""
     ours = sessions("backend1", log(release), NEVER, LONG_AFTER)
     theirs = sessions(

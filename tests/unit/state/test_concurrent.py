@@ -42,7 +42,7 @@ async def test_a_call_that_fails_does_not_disturb_the_others_and_the_first_failu
     assert ended == ["work"]
 
 
-async def test_no_call_is_no_result_and_one_call_needs_no_task() -> None:
+async def test_no_calls_give_no_results_and_a_single_call_needs_no_task() -> None:
     async def only() -> int:
         return anyio.get_current_task().id
 

@@ -39,7 +39,7 @@ IN_SCRIPT = "Error running script (call to f_0123): @user_script:9: "
         (AuthenticationError("invalid username-password pair", status_code="WRONGPASS"), "WRONGPASS"),
     ],
 )
-def test_an_answer_that_somebody_must_act_on_is_refused_with_its_code_and_advice(
+def test_an_answer_that_an_operator_must_act_on_is_refused_with_its_code_and_advice(
     answer: ResponseError, code: str
 ) -> None:
     failure = translated(answer, URL, "swap_buckets")
@@ -49,7 +49,7 @@ def test_an_answer_that_somebody_must_act_on_is_refused_with_its_code_and_advice
 
 
 @pytest.mark.parametrize("code", ["LOADING", "BUSY", "UNKILLABLE", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN"])
-def test_an_answer_that_passes_by_itself_is_unavailable_and_named(code: str) -> None:
+def test_an_error_that_ends_by_itself_is_unavailable_and_named(code: str) -> None:
     failure = translated(ResponseError(f"{code} some text"), URL, "versions")
     assert isinstance(failure, StoreUnavailable)
     assert failure.reason.startswith(f"the server says {code}: ")
@@ -61,13 +61,13 @@ def test_a_server_that_loads_its_data_is_unavailable() -> None:
     assert "wait until it has them" in failure.reason
 
 
-def test_an_answer_nobody_knows_is_refused_with_the_servers_words() -> None:
+def test_an_unknown_answer_is_refused_with_the_servers_words() -> None:
     failure = translated(ResponseError("ERR DB index is out of range"), URL, "open")
     assert isinstance(failure, StoreRefused)
     assert "DB index is out of range" in failure.advice
 
 
-def test_a_password_that_a_server_repeats_is_taken_out() -> None:
+def test_a_password_that_a_server_repeats_is_removed_from_the_error() -> None:
     answers = (ResponseError(f"ERR unknown command {SECRET}"), ConnectionError(f"lost: {SECRET}"))
     said = "".join(str(translated(answer, URL, "open", secrets=ADDRESS.secrets())) for answer in answers)
     assert SECRET not in said

@@ -44,7 +44,7 @@ def threads(name: str) -> int:
     return sum(thread.name == f"look up {name}" for thread in threading.enumerate())
 
 
-async def test_names_are_answered_while_any_number_of_tries_wait_for_one_that_is_not(
+async def test_names_are_answered_while_any_number_of_look_ups_wait_for_a_silent_name_server(
     server: NameServer,
 ) -> None:
     resolver = Resolver(server)
@@ -55,7 +55,7 @@ async def test_names_are_answered_while_any_number_of_tries_wait_for_one_that_is
     assert server.asked == ["gone", "here"]
 
 
-async def test_a_look_up_for_which_there_is_no_thread_fails_and_the_next_one_is_made(
+async def test_a_look_up_without_a_free_thread_fails_and_the_next_look_up_is_made(
     server: NameServer,
 ) -> None:
     resolver = Resolver(server)
@@ -88,7 +88,7 @@ async def test_all_tasks_that_wait_for_a_name_get_the_answer_of_one_look_up(serv
     assert server.asked == ["gone"]
 
 
-async def test_a_look_up_that_was_given_up_is_for_the_next_task_that_asks(server: NameServer) -> None:
+async def test_the_answer_of_an_abandoned_look_up_goes_to_the_next_task_that_asks(server: NameServer) -> None:
     resolver = Resolver(server)
     await given_up(resolver, "gone")
     server.answer.set()
@@ -97,7 +97,7 @@ async def test_a_look_up_that_was_given_up_is_for_the_next_task_that_asks(server
     assert server.asked == ["gone"]
 
 
-async def test_an_answer_that_came_when_no_task_waited_is_for_the_next_task_that_asks(
+async def test_an_answer_that_came_when_no_task_waited_goes_to_the_next_task_that_asks(
     server: NameServer,
 ) -> None:
     resolver = Resolver(server)
@@ -125,14 +125,14 @@ async def test_an_old_answer_that_no_task_waited_for_is_not_used(
     assert server.asked == ["gone", "here", "gone"]
 
 
-async def test_a_name_is_asked_for_anew_after_each_answer(server: NameServer) -> None:
+async def test_a_name_is_looked_up_again_after_each_answer(server: NameServer) -> None:
     resolver = Resolver(server)
     await resolver.addresses("here")
     await resolver.addresses("here")
     assert server.asked == ["here", "here"]
 
 
-async def test_an_address_is_its_own_and_no_name_server_is_asked(server: NameServer) -> None:
+async def test_an_address_needs_no_name_server(server: NameServer) -> None:
     assert await Resolver(server).addresses("2001:DB8::1") == ["2001:db8::1"]
     assert server.asked == []
 
@@ -141,6 +141,6 @@ async def test_the_system_resolver_gives_each_address_once() -> None:
     assert addresses_of("127.0.0.1") == ["127.0.0.1"]
 
 
-async def test_what_is_no_name_at_all_is_an_error_of_the_system_not_of_the_program() -> None:
+async def test_an_impossible_name_is_an_os_error() -> None:
     with pytest.raises(OSError, match="label"):
         await Resolver(addresses_of).addresses("x" * 70)

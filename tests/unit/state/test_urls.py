@@ -126,7 +126,7 @@ def test_no_refusal_shows_a_password(url: str) -> None:
 
 
 @pytest.mark.shows("S-94")
-def test_the_password_of_a_store_is_in_none_of_its_texts() -> None:
+def test_no_text_of_a_store_shows_its_password() -> None:
     store: StateStore = open_store(f"redis://u:{SECRET}@host", base_dir=Path("/"))
     assert SECRET not in f"{store!r} {vars(store)!r} {store}"
 
@@ -182,9 +182,9 @@ def test_an_empty_password_file_is_refused(tmp_path: Path) -> None:
     assert failure.problem == f"password_file = '{tmp_path}/secret': it is empty"
 
 
-def test_a_database_of_thousands_of_digits_is_none() -> None:
+def test_a_database_number_of_thousands_of_digits_is_refused() -> None:
     assert "a Redis database is a number" in str(refusal("redis://h/" + "9" * 5000))
 
 
-def test_a_refusal_is_one_line_whatever_the_url() -> None:
+def test_a_refusal_is_one_line_for_any_url() -> None:
     assert "\n" not in str(refusal("nothing\nknown://a"))
