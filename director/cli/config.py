@@ -13,6 +13,7 @@ import msgspec
 
 from director.cli.groups import CommandGroup
 from director.cli.output import complain, say, say_json
+from director.cli.sections import CONFIGURATION
 from director.cli.target import Target, config_option, json_option
 from director.errors import EX_CONFIG, DoveconfError, FileInTheWay
 
@@ -23,7 +24,7 @@ MARK = "#| "
 """Begins each line of the Dovecot snippet, so that the whole output is a valid director.toml."""
 
 
-@click.group(cls=CommandGroup)
+@CONFIGURATION.group(cls=CommandGroup)
 def config() -> None:
     """Check, show or import the configuration file."""
 

@@ -12,6 +12,7 @@ import msgspec
 
 from director.cli.client import Failure
 from director.cli.output import say, say_json
+from director.cli.sections import CONFIGURATION
 from director.cli.target import Target, json_option, target_options
 from director.errors import EX_CONFIG
 from director.records import StatusInfo
@@ -26,7 +27,7 @@ KICKS = re.compile(r'^director_kicks_total\{result="([^"]*)"\} (\S+)$', re.MULTI
 MARKS = {"ok": "ok     ", "hint": "hint   ", "unseen": "unseen ", "warning": "WARNING", "fault": "FAULT  "}
 
 
-@click.command()
+@CONFIGURATION.command()
 @click.option(
     "--doveconf",
     "file",

@@ -22,6 +22,7 @@ from director.cli.progress import (
     tell_of_host,
     tell_what_is_open,
 )
+from director.cli.sections import HOSTS, USERS
 from director.cli.target import Target, change_options, force_option, json_option
 from director.errors import EX_TRY_AGAIN
 from director.records import Change, HostInfo, HostPatch, NewFlush, UsersChange
@@ -42,7 +43,7 @@ parallel_option = click.option(
 )
 
 
-@click.command()
+@USERS.command()
 @click.argument("host", metavar="HOST|all")
 @click.option(
     "-F", "--forget", is_flag=True, help="Remove the assignments instead, pins too, and end the sessions."
@@ -92,7 +93,7 @@ def flush(
     return code
 
 
-@click.command()
+@HOSTS.command()
 @click.argument("host")
 @force_option
 @json_option
@@ -141,7 +142,7 @@ def drain(target: Target, host: str, force: bool, as_json: bool, dry_run: bool, 
     return code
 
 
-@click.command()
+@USERS.command()
 @click.option("-t", "--tag", metavar="TAG", help="Move only users with this tag.")
 @click.option(
     "--max-parallel",
@@ -172,7 +173,7 @@ def rebalance(
     return code
 
 
-@click.command()
+@HOSTS.command()
 @click.argument("host")
 @click.argument("tag")
 @force_option

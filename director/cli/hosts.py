@@ -14,6 +14,7 @@ from director.cli.client import EX_INTERRUPTED, Client, Denied, Failure
 from director.cli.numbers import NumberCommand, Weight
 from director.cli.output import complain, say, say_json
 from director.cli.progress import DRY, counted, tell_of_host, unpinned
+from director.cli.sections import HOSTS, SHOW
 from director.cli.target import Target, change_options, force_option, json_option, target_options
 from director.errors import EX_NOT_FOUND
 from director.records import Change, Dump, HostInfo, HostPatch, NewHost, UsersChange
@@ -22,7 +23,7 @@ HOST_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 """Host names that a resolver accepts."""
 
 
-@click.command(cls=NumberCommand)
+@HOSTS.command(cls=NumberCommand)
 @click.argument("host", metavar="HOST[@TAG]")
 @click.argument("weight", type=Weight(), required=False)
 @click.option("-t", "--tag", metavar="TAG", help="Give a new host this tag; the same as HOST@TAG.")
@@ -45,7 +46,7 @@ def add(target: Target, host: str, weight: int | None, tag: str | None, dry_run:
     return _each(target, name, add_host)
 
 
-@click.command(cls=NumberCommand)
+@HOSTS.command(cls=NumberCommand)
 @click.argument("host")
 @click.argument("weight", type=Weight())
 @force_option
@@ -59,7 +60,7 @@ def update(target: Target, host: str, weight: int, force: bool, dry_run: bool, r
     return _patch(target, host, HostPatch(weight=weight, reason=reason, dry_run=dry_run, force=force))
 
 
-@click.command()
+@HOSTS.command()
 @click.argument("host")
 @change_options
 @click.pass_obj
@@ -68,7 +69,7 @@ def up(target: Target, host: str, dry_run: bool, reason: str) -> int:
     return _patch(target, host, HostPatch(up=True, reason=reason, dry_run=dry_run))
 
 
-@click.command()
+@HOSTS.command()
 @click.argument("host")
 @change_options
 @click.pass_obj
@@ -77,7 +78,7 @@ def down(target: Target, host: str, dry_run: bool, reason: str) -> int:
     return _patch(target, host, HostPatch(up=False, reason=reason, dry_run=dry_run))
 
 
-@click.command()
+@HOSTS.command()
 @click.argument("host")
 @force_option
 @change_options
@@ -96,7 +97,7 @@ def remove(target: Target, host: str, force: bool, dry_run: bool, reason: str) -
     return _each(target, host, remove_host)
 
 
-@click.command()
+@SHOW.command()
 @json_option
 @target_options
 @click.pass_obj

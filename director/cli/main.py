@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-from director.cli import (
+# The import of these modules declares their commands.
+from director.cli import (  # noqa: F401
     config,
     doctor,
     flushes,
@@ -26,22 +27,14 @@ from director.cli import (
 )
 from director.cli.client import EX_INTERRUPTED
 from director.cli.descriptors import open_standard
-from director.cli.groups import CommandGroup
+from director.cli.groups import SectionedGroup
 from director.cli.output import OutputError, complain
+from director.cli.sections import SECTIONS
 from director.cli.target import target_options
 from director.errors import EX_USAGE, DirectorError
 
-SECTIONS = {
-    "Run": ["serve", "keep", "reload", "demo", "version"],
-    "Show": ["status", "map", "dump", "ring"],
-    "Change hosts": ["add", "update", "up", "down", "remove", "tag", "drain"],
-    "Change users": ["move", "kick", "flush", "rebalance", "pin", "unpin"],
-    "Configuration": ["config", "plan", "doctor"],
-    "Store": ["state", "migrate"],
-}
 
-
-class Program(CommandGroup):
+class Program(SectionedGroup):
     """The group of all commands. An error ends it with one line on stderr and an exit code of sysexits.h."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
@@ -124,16 +117,6 @@ def program(context: click.Context) -> int | None:
         return None
     click.echo(context.get_help(), err=True)
     return EX_USAGE
-
-
-for command in (
-    *(run.serve, run.keep, reload.reload, run.demo, run.version),
-    *(status.status, users.map_users, hosts.dump, ring.ring),
-    *(hosts.add, hosts.update, hosts.up, hosts.down, hosts.remove, flushes.tag, flushes.drain),
-    *(moves.move, moves.kick, flushes.flush, flushes.rebalance, moves.pin, moves.unpin),
-    *(config.config, plan.plan, doctor.doctor, state.state, migrate.migrate),
-):
-    program.add_command(command)
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ import msgspec
 
 from director.cli.output import complain, say, say_json, size
 from director.cli.progress import counted
+from director.cli.sections import STORE
 from director.cli.stores import Chosen, Meter, carried_out, entry, store_options
 from director.cli.target import Target, json_option
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from state.base import Layout, StateStore
 
 
-@click.command()
+@STORE.command()
 @click.option("--dry-run", is_flag=True, help="Print what would change; change nothing.")
 @click.option("--reason", metavar="TEXT", default="", help="Write this reason to the audit.")
 @json_option

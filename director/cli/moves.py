@@ -13,6 +13,7 @@ from director.cli.client import Client
 from director.cli.hosts import host_path, hosts_of, is_host
 from director.cli.output import complain, say, say_json
 from director.cli.progress import DRY, counted, tell_what_is_open
+from director.cli.sections import USERS
 from director.cli.target import Target, change_options, json_option
 from director.cli.users import name_option, numeric, user_path
 from director.errors import EX_NOT_FOUND, EX_TRY_AGAIN
@@ -32,7 +33,7 @@ new_option = click.option(
 )
 
 
-@click.command()
+@USERS.command()
 @click.argument("user")
 @click.argument("host")
 @user_options
@@ -64,7 +65,7 @@ def move(
     return _move(target, wanted, host, as_json)
 
 
-@click.command()
+@USERS.command()
 @click.argument("user")
 @click.argument("host")
 @user_options
@@ -100,7 +101,7 @@ def pin(
     return _move(target, wanted, host, as_json)
 
 
-@click.command()
+@USERS.command()
 @click.argument("user")
 @user_options
 @json_option
@@ -126,7 +127,7 @@ def unpin(
     tell_what_is_open(user, change)
 
 
-@click.command()
+@USERS.command()
 @click.argument("user", metavar="[USER|VALUE]", required=False)
 @click.option("-f", "--field", metavar="FIELD", help="End sessions whose passdb FIELD is VALUE.")
 @click.option("--hash", "hash32", metavar="HASH", type=int, help="The user with this hash, as in `map`.")

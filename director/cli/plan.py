@@ -7,13 +7,14 @@ import os
 import click
 
 from director.cli.output import Column, complain, moment, or_dash, say, say_json, say_table
+from director.cli.sections import CONFIGURATION
 from director.cli.target import Target, json_option, target_options
 from director.records import ConfiguredHost, NewPlan, Plan, PlannedChange
 
 COLUMNS = (Column("host"), Column("what"), Column("now"), Column("file"), Column("outcome"))
 
 
-@click.command()
+@CONFIGURATION.command()
 @json_option
 @target_options
 @click.pass_obj

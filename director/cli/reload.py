@@ -8,6 +8,7 @@ import click
 
 from director.cli.client import Client, Denied, Failure
 from director.cli.output import complain, say, say_json
+from director.cli.sections import RUN
 from director.cli.target import Target, change_options, json_option
 from director.errors import EX_CONFIG, EX_UNAVAILABLE
 from director.records import NewReload, ReloadInfo
@@ -18,7 +19,7 @@ REPLACED_WITHIN = 60.0
 """Seconds after which a replacement in place must have succeeded or failed."""
 
 
-@click.command()
+@RUN.command()
 @click.option("--exec", "exec_", is_flag=True, help="Replace the program in place; no login fails.")
 @json_option
 @change_options

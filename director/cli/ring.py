@@ -12,6 +12,7 @@ from director.cli.groups import CommandGroup
 from director.cli.numbers import NumberCommand
 from director.cli.output import Column, complain, or_dash, say, say_json, say_table, since, size
 from director.cli.progress import DRY, NOT_STORED, counted
+from director.cli.sections import SHOW
 from director.cli.target import Target, change_options, json_option, target_options
 from director.records import MemberInfo, NewMember, RingInfo
 
@@ -26,7 +27,7 @@ MEMBER_COLUMNS = (
 )
 
 
-@click.group(cls=CommandGroup)
+@SHOW.group(cls=CommandGroup)
 def ring() -> None:
     """Show, add or remove directors."""
 

@@ -7,6 +7,7 @@ import os
 import click
 
 from director.cli.output import complain, say
+from director.cli.sections import RUN
 from director.cli.target import Target, config_option
 
 
@@ -17,7 +18,7 @@ def say_version() -> None:
     say(f"director {VERSION}")
 
 
-@click.command()
+@RUN.command()
 @click.option("--check", is_flag=True, help="Check configuration, store and sockets, then end.")
 @click.option("--can-take-over", metavar="FORMAT", type=int, hidden=True)
 @config_option
@@ -31,7 +32,7 @@ def serve(target: Target, check: bool, can_take_over: int | None) -> int:
     return process.run(target.config_path, check=check)
 
 
-@click.command()
+@RUN.command()
 @config_option
 @click.pass_obj
 def keep(target: Target) -> None:
@@ -47,7 +48,7 @@ def keep(target: Target) -> None:
     run_keeper(load_for_keeper(target.config_path, os.environ), complain)
 
 
-@click.command()
+@RUN.command()
 @click.option("--once", is_flag=True, help="End after the check; fail if anything differs.")
 def demo(once: bool) -> int:
     """Run three directors with real Dovecot on loopback addresses."""
@@ -56,7 +57,7 @@ def demo(once: bool) -> int:
     return run(once)
 
 
-@click.command()
+@RUN.command()
 def version() -> None:
     """Print the version."""
     say_version()

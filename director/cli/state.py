@@ -19,6 +19,7 @@ import msgspec
 from director.cli.groups import CommandGroup
 from director.cli.output import OutputError, complain, moment, or_dash, say, say_json, size
 from director.cli.progress import counted
+from director.cli.sections import STORE
 from director.cli.stores import Chosen, Meter, carried_out, entry, store_options
 from director.cli.target import Target, json_option
 from director.errors import EX_DATA, DirectorError
@@ -38,7 +39,7 @@ class FileError(DirectorError):
         super().__init__(f"{file}: {error.strerror}")
 
 
-@click.group(cls=CommandGroup)
+@STORE.group(cls=CommandGroup)
 def state() -> None:
     """Inspect, back up, restore and repair the store.
 

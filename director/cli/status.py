@@ -10,6 +10,7 @@ from director.cli.client import Client
 from director.cli.hosts import is_host
 from director.cli.output import Column, complain, moment, or_dash, say, say_json, say_table
 from director.cli.ring import ring_lines
+from director.cli.sections import SHOW
 from director.cli.target import Target, json_option, target_options
 from director.cli.users import name_option, numeric, user_path
 from director.errors import EX_NOT_FOUND
@@ -27,7 +28,7 @@ HOST_COLUMNS = (
 )
 
 
-@click.command()
+@SHOW.command()
 @click.argument("user", required=False)
 @click.option("-t", "--tag", metavar="TAG", default="", help="The user with this tag.")
 @name_option

@@ -13,6 +13,7 @@ import msgspec
 from director.cli.client import Client, Failure
 from director.cli.hosts import hosts_of
 from director.cli.output import Column, PlainTable, moment, or_dash, write
+from director.cli.sections import SHOW
 from director.cli.target import Target, json_option, target_options
 from director.errors import EX_DATA
 from director.records import HostInfo, UserInfo, UserStatus
@@ -21,7 +22,7 @@ Names = dict[int, list[str]]
 """User names by hash."""
 
 
-@click.command("map")
+@SHOW.command("map")
 @click.argument("host", required=False)
 @click.option(
     "-f", "--file", "file", metavar="FILE", help="Read user names from FILE, one a line; - is stdin."

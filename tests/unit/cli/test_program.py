@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from director.cli.main import SECTIONS, program
+from director.cli.main import program
+from director.cli.sections import SECTIONS
 from tests.unit.cli.conftest import Director, alone
 from tests.unit.web.service import ONE
 
@@ -21,7 +22,7 @@ PROGRAM = [sys.executable, "-m", "director"]
 
 def test_help_shows_every_command_in_its_section() -> None:
     help_text = alone("--help").stdout
-    listed = [name for names in SECTIONS.values() for name in names]
+    listed = [name for section in SECTIONS for name in section.commands]
     assert sorted(listed) == sorted(program.commands)
     assert [name for name in listed if not re.search(rf"^  {name} +\S", help_text, re.MULTILINE)] == []
     assert max(map(len, help_text.splitlines())) <= 80
