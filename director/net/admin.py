@@ -255,7 +255,7 @@ class _Conversation:
         try:
             await self._client.send(data)
         except ClientGone:
-            self._log.debug("admin_client_gone", peer=self._peer)
+            self._log.debug("admin_client_disconnected", peer=self._peer)
             return False
         finally:
             self.place.set_taken()

@@ -36,7 +36,7 @@ async def serve_client(stream: ByteStream, handle: Handler, log: EventLog, place
         except SocketmapError as exc:
             log.error("socketmap_client_refused", reason=str(exc))
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
-            log.debug("socketmap_client_gone")
+            log.debug("socketmap_client_disconnected")
 
 
 async def _requests(stream: ByteStream) -> AsyncGenerator[Request, None]:

@@ -27,4 +27,4 @@ class Bugs:
             return
         self._logged.append(now)
         trace = None if error is None else "".join(traceback.format_exception(error))
-        self._log.error("bug", text=text, **fields, bugs=self.count, error=trace)
+        self._log.error("internal_error", text=text, **fields, bugs=self.count, error=trace)

@@ -197,7 +197,7 @@ class LimitedLog:
 
 
 class LibraryHandler(logging.Handler):
-    """Turns records of the standard `logging` into events `library`."""
+    """Turns records of the standard `logging` into events `library_logged`."""
 
     def __init__(self, log: Log) -> None:
         super().__init__()
@@ -210,7 +210,9 @@ class LibraryHandler(logging.Handler):
             text = str(record.msg)
         error = _traceback(record.exc_info[1]) if record.exc_info else None
         write = {"DEBUG": self._log.debug, "INFO": self._log.info, "WARNING": self._log.warning}
-        write.get(record.levelname, self._log.error)("library", logger=record.name, text=text, error=error)
+        write.get(record.levelname, self._log.error)(
+            "library_logged", logger=record.name, text=text, error=error
+        )
 
 
 def capture_logging(log: Log) -> None:
@@ -230,12 +232,12 @@ def everything_logged(log: Log, writer: LogWriter) -> Iterator[None]:
     writer.report = lambda lines: log.line("error", "log_lines_dropped", {"lines": lines, "reason": NOT_READ})
     before = sys.unraisablehook, threading.excepthook
     sys.unraisablehook = lambda args: log.error(
-        "library", text=args.err_msg or "exception ignored", error=_traceback(args.exc_value)
+        "library_logged", text=args.err_msg or "exception ignored", error=_traceback(args.exc_value)
     )
     threading.excepthook = lambda args: log.error(
-        "library", text="exception in a thread", error=_traceback(args.exc_value)
+        "library_logged", text="exception in a thread", error=_traceback(args.exc_value)
     )
-    printed = LineStream(lambda text: log.warning("printed", text=text))
+    printed = LineStream(lambda text: log.warning("text_printed", text=text))
     try:
         with redirect_stdout(printed), redirect_stderr(printed):
             yield

@@ -165,7 +165,7 @@ class LoginRelay:
     def auth_reached(self, path: str) -> None:
         if path in self._auth_trouble:
             self._auth_trouble.discard(path)
-            self._log.info("auth_reached", socket=path)
+            self._log.info("auth_reachable", socket=path)
 
     def line_too_long(self, path: str, limit: int) -> None:
         now = time.monotonic()

@@ -87,7 +87,7 @@ def _run(
 def _warn(config: Config, log: Log) -> None:
     """Log the problems of the configuration that do not keep the director from starting."""
     for warning in config.warnings:
-        log.warning("configuration", file=config.file, problem=warning)
+        log.warning("configuration_warning", file=config.file, problem=warning)
     if config.ring.readable:
         note = "links between directors can be read on the network, not changed; ring.tls hides them too"
         log.warning("ring_without_tls", directors=config.ring.readable, note=note)
@@ -135,7 +135,7 @@ def _run_loop(
     except Exception as exc:
         # The service manager starts the director again, with what was stored.
         if attempt.crashes(f"{type(exc).__name__}: {exc}"):
-            log.error("crashed", error="".join(traceback.format_exception(exc)), note=attempt.note)
+            log.error("program_crashed", error="".join(traceback.format_exception(exc)), note=attempt.note)
         return EX_SOFTWARE
 
 

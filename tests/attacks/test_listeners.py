@@ -59,8 +59,8 @@ def test_clients_that_reset_at_once_end_nothing(attacked: Target, name: str) -> 
     for number in range(RESETS):
         attacked.reset(name, b"" if number % 3 else b"VERSION\tx\n")
     assert works(attacked)
-    assert attacked.director.all_logged("bug") == []
-    assert attacked.director.all_logged("crashed") == []
+    assert attacked.director.all_logged("internal_error") == []
+    assert attacked.director.all_logged("program_crashed") == []
 
 
 @pytest.mark.shows("A-2")
@@ -85,7 +85,7 @@ def test_idle_connections_that_take_every_descriptor_end_nothing(folder: Path, n
             sock.close()
         until(lambda: works(attacked))
         assert attacked.director.stop() == 0
-        assert attacked.director.logged("bug") == []
+        assert attacked.director.logged("internal_error") == []
 
 
 def test_a_director_that_is_started_without_standard_descriptors_works(folder: Path) -> None:

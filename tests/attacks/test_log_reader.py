@@ -74,7 +74,7 @@ def test_a_log_that_is_not_read_stops_no_login(directors: Directors, pipe: LogPi
         log_in(director, 0)
         director.request("POST", "/v1/reload", {})  # logged in the midst
         log_in(director, 50)
-        text = pipe.read_until("event=reloaded")
+        text = pipe.read_until("event=configuration_reloaded")
     assert re.search(" event=started ", text)
     assert re.search(" event=ready ", text)
 
@@ -102,9 +102,16 @@ def test_a_replacement_in_place_neither_waits_for_the_log_nor_loses_or_doubles_a
             assert director.command("reload", "--exec").returncode == 0
             log_in(director, 50 * number)
         director.send(signal.SIGHUP)
-        text = pipe.read_until("event=reloaded")
-    events = re.findall(r"event=(started|ready|replacing|replaced|reloaded) ", text)
-    assert events == ["started", "ready", *(["replacing", "started", "ready", "replaced"] * 2), "reloaded"]
+        text = pipe.read_until("event=configuration_reloaded")
+    events = re.findall(
+        r"event=(started|ready|replacement_begun|program_replaced|configuration_reloaded) ", text
+    )
+    assert events == [
+        "started",
+        "ready",
+        *(["replacement_begun", "started", "ready", "program_replaced"] * 2),
+        "configuration_reloaded",
+    ]
     assert len(set(text.splitlines())) == len(text.splitlines())
     assert all(line.startswith("time=") for line in text.splitlines())
 

@@ -234,7 +234,7 @@ def run(
             session.close()
         paused, under_way = [], []
         for line in director.log.splitlines():
-            if " event=replaced " in line:
+            if " event=program_replaced " in line:
                 seconds_paused = float(line.split(" paused=")[1].split()[0])
                 at = datetime.fromisoformat(line.split()[0].removeprefix("time=")).timestamp()
                 paused.append(seconds_paused)

@@ -59,7 +59,7 @@ def test_a_director_that_starts_again_after_both_clocks_were_set_back_is_in_the_
             directors[0].start()
         else:
             directors[0].command("reload", "--exec")
-            until(lambda: directors[0].logged("replaced"))
+            until(lambda: directors[0].logged("program_replaced"))
         check_serves(directors, "new")
 
 
@@ -95,7 +95,7 @@ def test_a_ring_runs_through_the_last_second_of_31_and_of_32_bits(first: str, la
         until(lambda: time.time() + soon > last.timestamp() + 2)
         assert [hosts_at(director, USERS) for director in directors.all] == [before, before]
         check_serves(directors, "new")
-        assert [director.all_logged("crashed") for director in directors.all] == [[], []]
+        assert [director.all_logged("program_crashed") for director in directors.all] == [[], []]
 
 
 @pytest.mark.parametrize(

@@ -78,8 +78,8 @@ def test_three_directors_restarted_one_by_one_with_a_new_file_end_with_the_new_t
             assert planned(ring[number]) == []
             restart(ring, number)
             until_all_have(ring, TABLE)
-        until(lambda: sum(len(director.logged("configuration_applied")) for director in ring.all) >= 2)
-        made = [line for director in ring.all for line in director.all_logged("configuration_applied")]
+        until(lambda: sum(len(director.logged("configuration_change_applied")) for director in ring.all) >= 2)
+        made = [line for director in ring.all for line in director.all_logged("configuration_change_applied")]
         assert ["127.0.3.9" in made[0], "127.0.3.4" in made[1], len(made)] == [True, True, 2]
         with Client(ring[2].login) as client:
             after = client.ask(USERS)

@@ -170,7 +170,7 @@ def test_a_flush_program_that_hangs_or_fails_is_reported_and_delays_no_other_use
     assert "the flush program failed for 1 user" in failed.stderr
     assert well.stderr == ""
     assert (counted(first, "failed"), counted(first, "done")) == (1, 1)
-    (line,) = first.wait_logged("flush_failed")
+    (line,) = first.wait_logged("flush_program_failed")
     assert 'reason="the program failed"' in line
     assert 'output="out of order"' in line
     assert first.get("/v1/ring")["moves_in_progress"] == 1

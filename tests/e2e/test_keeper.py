@@ -139,7 +139,7 @@ def test_clients_that_gave_up_waiting_disturb_no_other_client(director: Director
     with waiting(director.login) as client:
         director.start()
         assert client.recv(100).startswith(GREETED)
-    assert director.all_logged("bug") == []
+    assert director.all_logged("internal_error") == []
 
 
 def test_a_replacement_in_place_keeps_the_keeper_which_leaves_no_zombie_afterwards(

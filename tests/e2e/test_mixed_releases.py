@@ -49,7 +49,7 @@ def test_a_ring_of_neighbouring_releases_works_as_one(folder: Path, each: list[d
         hosts |= asked(ring, 0, ["while it is away"])
         ring[2].start().wait_whole(3)
         assert asked(ring, 2, list(hosts)) == hosts
-        assert not [line for director in ring.all for line in director.all_logged("bug")]
+        assert not [line for director in ring.all for line in director.all_logged("internal_error")]
 
 
 def test_a_changed_member_list_is_understood_by_both_releases(folder: Path) -> None:

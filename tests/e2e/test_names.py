@@ -179,7 +179,7 @@ def test_a_director_whose_own_address_changes_continues_with_the_new_address(
     network.drop("10.77.0.2")
     network.add("10.77.0.22")
     network.say(director2_ring="10.77.0.22")
-    until(lambda: second.logged("replaced"), within=LOOKS, what=second.log[-3000:])
+    until(lambda: second.logged("program_replaced"), within=LOOKS, what=second.log[-3000:])
     assert f"before=10.77.0.2:{port} after={new}" in second.wait_logged("own_address_changed")[0]
     members = {f"10.77.0.1:{port}", f"10.77.0.3:{port}", new}
     for director in ring.all:

@@ -158,7 +158,7 @@ def test_a_connection_waits_while_no_auth_runs_and_is_served_when_it_starts(fold
             assert stream.read() == b""
         with auth, Client(director.login) as client:
             assert client.ask(["early"])
-        assert director.wait_logged("auth_reached")
+        assert director.wait_logged("auth_reachable")
         assert len(director.wait_logged("auth_unreachable")) <= 2
     finally:
         director.close()
@@ -583,7 +583,7 @@ def test_garbage_on_a_socket_ends_at_most_that_connection(alone: Directors, wher
                 read_to_end(sock)
         assert bystander.ask(["unharmed"])
     assert alone[0].ready()
-    assert alone[0].all_logged("bug") == []
+    assert alone[0].all_logged("internal_error") == []
 
 
 def test_a_wrong_configuration_ends_with_78_and_names_file_key_value_and_what_is_expected(

@@ -135,7 +135,7 @@ def test_a_session_longer_than_expire_keeps_its_assignment(held: Held) -> None:
 def test_garbage_in_the_fifo_and_its_removal_are_logged(held: Held) -> None:
     for event in ("notify_line_too_long", "notify_fifo_replaced"):
         until(lambda event=event: f"event={event}" in held.director.log, what=event)
-    assert "event=bug" not in held.director.log
+    assert "event=internal_error" not in held.director.log
     assert stat.S_ISFIFO(held.fifo.stat().st_mode)
 
 

@@ -55,7 +55,7 @@ def replace(director: DirectorProcess) -> dict[str, Any]:
 
 
 def replaced(director: DirectorProcess, times: int = 1) -> None:
-    until(lambda: len(director.logged("replaced")) >= times, what=director.log[-3000:])
+    until(lambda: len(director.logged("program_replaced")) >= times, what=director.log[-3000:])
 
 
 def test_requests_in_progress_are_answered_by_the_successor_in_the_same_process(folder: Path) -> None:
@@ -145,7 +145,7 @@ def test_a_bad_configuration_is_reported_and_the_old_program_continues(folder: P
             assert "users.expire" in done.stdout
             assert client.ask(["alice", "bob"])
         assert director.get("/v1/reload")["state"] == "failed"
-        assert not director.all_logged("replaced")
+        assert not director.all_logged("program_replaced")
         director.config.write_text(good)
         assert replace(director)["state"] == "done"
 
@@ -236,7 +236,7 @@ def test_a_stop_that_comes_while_the_program_is_replaced_is_a_stop(folder: Path)
     with one_director(folder) as director:
         director.wait_ready()
         director.send(signal.SIGUSR2)
-        until(lambda: director.logged("replacing"))
+        until(lambda: director.logged("replacement_begun"))
         director.send(signal.SIGTERM)
         assert director.wait() == 0
         assert not director.admin.exists()
@@ -249,7 +249,7 @@ def test_sighup_reads_the_file_again_and_applies_live_settings(folder: Path) -> 
         text = text.replace("127.0.3.1-127.0.3.4", "127.0.3.1-127.0.3.5")
         director.config.write_text(text + '[log]\nlevel = "debug"\nformat = "json"\n')
         director.send(signal.SIGHUP)
-        until(lambda: director.logged("reloaded"))
+        until(lambda: director.logged("configuration_reloaded"))
         assert "applied=backends.mail_servers,log.level needs_exec=log.format" in director.log
         until(lambda: len(director.hosts()) == 5)
         again = director.command("reload")
@@ -262,8 +262,8 @@ def test_a_dry_run_reports_whether_the_program_could_be_replaced_and_changes_not
         assert director.command("reload", "--exec", "--dry-run").stdout == "the program could be replaced\n"
         director.config.write_text(director.config.read_text() + '[log]\nlevel = "debug"\n')
         assert director.command("reload", "--dry-run").stdout == "log.level: would apply immediately\n"
-        assert not director.all_logged("reloaded")
-        assert not director.all_logged("replaced")
+        assert not director.all_logged("configuration_reloaded")
+        assert not director.all_logged("program_replaced")
 
 
 def test_half_a_line_in_the_fifo_is_not_lost(folder: Path) -> None:
@@ -392,7 +392,7 @@ def test_a_long_list_that_an_operator_reads_slowly_is_complete(folder: Path) -> 
             admin.sendall(b"VERSION\tdirector-doveadm\t1\t0\nUSER-LIST\n")
             replies.readline()
             director.send(signal.SIGUSR2)
-            until(lambda: director.logged("replacing"))
+            until(lambda: director.logged("replacement_begun"))
             time.sleep(0.5)  # nothing tells that a command is waited for
             rows = []
             while (line := replies.readline()) not in (b"", b"\n"):

@@ -140,7 +140,7 @@ def test_the_fifo_has_a_reader_at_every_moment_of_a_crash_and_a_replacement(mana
     try:
         times = len(director.pids)
         os.kill(director.pids[-1], signal.SIGUSR2)
-        until(lambda: "event=replaced " in director.log)
+        until(lambda: "event=program_replaced " in director.log)
         director.kill()
         until(lambda: len(director.pids) == times + 1 and director.ready())
     finally:

@@ -132,7 +132,7 @@ async def test_a_rolling_upgrade_moves_no_user_and_splits_buckets_after_the_last
         for number, director in enumerate(ring.all):
             assert director.users() == known
             assert await to_thread(hosts_of, ring, list(before), number) == before
-            assert await to_thread(director.all_logged, "bug") == []
+            assert await to_thread(director.all_logged, "internal_error") == []
 
 
 @pytest.mark.shows("S-61")

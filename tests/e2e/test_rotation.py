@@ -81,7 +81,7 @@ def test_the_rings_secret_is_changed_in_three_steps_and_no_login_fails(folder: P
         made_anew = [line for line in closed(ring)[len(before) :] if "is nearer" not in line]
         assert all("ring.secret_file has changed" in line for line in made_anew), made_anew
         for director in ring.all:
-            assert len(director.wait_logged("reloaded", "ring.secret_file", times=3)) == 3
+            assert len(director.wait_logged("configuration_reloaded", "ring.secret_file", times=3)) == 3
             assert director.all_logged("store_away") == []
             assert SECRET not in director.complete_log()
             assert new not in director.complete_log()
@@ -171,7 +171,7 @@ def test_the_authority_of_the_ring_is_changed_with_reloads_and_no_login_fails(
             for files, director in zip(own, ring.all, strict=True):
                 files.ca.write_bytes(other_authority.ca.read_bytes())
                 reload(director)
-                assert len(director.wait_logged("reloaded", "ring.tls", times=3)) == 3
+                assert len(director.wait_logged("configuration_reloaded", "ring.tls", times=3)) == 3
             wait_for_logins(load)
         assert load.failures == []
         assert closed(ring) == []
@@ -247,7 +247,7 @@ def test_a_redis_password_is_changed_with_a_reload_and_no_login_fails(folder: Pa
                 password.write_text("next one\n")
                 for director in ring.all:
                     reload(director)
-                    assert director.wait_logged("reloaded", "state (password_file)")
+                    assert director.wait_logged("configuration_reloaded", "state (password_file)")
                 redis.command("ACL", "SETUSER", "director", "<first one")
                 wait_for_logins(load)
                 assert [director.all_logged("store_away") for director in ring.all] == [[], []]

@@ -55,7 +55,7 @@ def test_a_ring_of_three_over_tls_is_in_sync_and_takes_back_a_director_that_was_
         ring[0].wait_whole(2)
         assert hosts_of(ring[1]) == hosts
         for director in ring.all:
-            assert director.all_logged("bug") == []
+            assert director.all_logged("internal_error") == []
 
 
 def test_a_director_with_a_certificate_of_another_ca_is_refused_and_both_sides_say_why(

@@ -26,7 +26,13 @@ from tests.fuzz.inputs import changed, noise, pieces, word
 from tests.fuzz.twins import auth_lines
 from tests.servers import free_port
 
-BROKEN = ("event=bug ", "event=crashed ", "level=error event=library ", "event=printed ", "Traceback")
+BROKEN = (
+    "event=internal_error ",
+    "event=program_crashed ",
+    "level=error event=library_logged ",
+    "event=text_printed ",
+    "Traceback",
+)
 """Texts that the log of a director without a bug never contains."""
 ENDS = ("close", "half", "reset", "wait")
 SETTLE = 0.004

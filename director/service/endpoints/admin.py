@@ -140,7 +140,7 @@ class AdminHandler:
         if done.not_reached:
             # The protocol has no reply for it.
             self._log.warning(
-                "admin_command_not_everywhere",
+                "admin_command_unconfirmed",
                 command=type(command).__name__,
                 not_reached=",".join(done.not_reached),
             )

@@ -59,7 +59,7 @@ class FlushPrograms:
             result = await run_flush(self._setting, request, MOVE_TIMEOUT, self._resolver.addresses)
             if not result.ok:
                 self._log.error(
-                    "flush_failed",
+                    "flush_program_failed",
                     program=self._setting,
                     hash=effect.hash32,
                     host=request.old_host,

@@ -287,10 +287,10 @@ class Kicker:
         if name != self._logged_channel:
             self._logged_channel = name
             if channel is not None or wanted == "none":
-                self._log.info("kick_channel", channel=name, socket=channel.path if channel else None)
+                self._log.info("kick_channel_changed", channel=name, socket=channel.path if channel else None)
             else:
                 self._log.warning(
-                    "kick_channel",
+                    "kick_channel_changed",
                     channel=name,
                     problem="neither socket is there: sessions are not ended",
                     ipc=self._config.ipc_socket,

@@ -27,7 +27,7 @@ ENDS_SOON = 14 * 86400.0
 """Seconds before the end of a certificate at which the alarm begins."""
 DAY = 86400.0
 EVENTS = {
-    "certificate": "certificate_ends",
+    "certificate": "certificate_expires",
     "secret": "secret_readable",
     "unusable": "file_unusable",
     "changed": "file_changed",

@@ -104,7 +104,7 @@ class Listeners(Report):
         most = self._limits.per_address if per_address else self._limits.in_all
         self._limited.warning(
             time.monotonic(),
-            "connection_refused",
+            "connection_limit_reached",
             f"{listener} {limit}",
             listener=listener,
             peer=peer,

@@ -199,7 +199,9 @@ class Replacement:
             changes, warnings = compare(target.config, new), target.warnings_of(new)
             if not dry_run:
                 changes.applied.extend(await target.apply(live(target.config, new), tls))
-                self._log.info("reloaded", applied=changes.applied, needs_exec=changes.needs_exec)
+                self._log.info(
+                    "configuration_reloaded", applied=changes.applied, needs_exec=changes.needs_exec
+                )
             took = round(time.monotonic() - begun, 3)
             info = ReloadInfo(
                 state="done",
@@ -241,7 +243,7 @@ class Replacement:
         """Replace the program, if the other program can take over. One replacement runs at a time."""
         target = self._target
         if self._busy:
-            self._log.info("replacing_already")
+            self._log.info("replacement_already_running")
             return
         self._busy, self._begun = True, time.monotonic()
         self._info = ReloadInfo(state="under_way", exec=True, version=VERSION, number=self._number)
@@ -255,7 +257,7 @@ class Replacement:
             self._busy = False
             return
         self._backends_warnings = await self._warnings()
-        self._log.info("replacing", version=VERSION, by=version)
+        self._log.info("replacement_begun", version=VERSION, by=version)
         await target.close_endpoints(FINISH_WITHIN)
         await target.settle(SETTLE_WITHIN)
         reexec.defer_signals()
@@ -309,7 +311,7 @@ class Replacement:
             warnings=before.warnings,
         )
         self._log.info(
-            "replaced",
+            "program_replaced",
             version=VERSION,
             before=before.version,
             seconds=self._info.seconds,
@@ -318,7 +320,7 @@ class Replacement:
         )
 
     def _refused(self, problem: str) -> None:
-        self._log.error("not_replaced", reason=problem, note="this program serves on")
+        self._log.error("replacement_failed", reason=problem, note="this program serves on")
         self._info = ReloadInfo(
             state="failed", exec=True, version=VERSION, number=self._number, problem=problem
         )

@@ -95,7 +95,7 @@ class FileApplier:
                         "before": move.before,
                         "file": move.after,
                     }
-                    self._log.warning("configuration_waits", **fields, reason=str(exc))
+                    self._log.warning("configuration_change_delayed", **fields, reason=str(exc))
                 await anyio.sleep(self._again)
 
     def _plan(self) -> NamePlan:
@@ -115,16 +115,18 @@ class FileApplier:
                     await self._operations.apply(difference.change(), _called(difference), REASON)
                 except OperationError as exc:
                     if str(exc) not in logged:
-                        self._tell("configuration_waits", difference, reason=str(exc))
+                        self._tell("configuration_change_delayed", difference, reason=str(exc))
                     logged.add(str(exc))
                     await anyio.sleep(self._again)
                 if difference.gone_from(self._director.hosts.rows.get(difference.address)):
-                    self._tell("configuration_applied", difference)
+                    self._tell("configuration_change_applied", difference)
         for difference in self._differences():
             if difference.outcome is Outcome.KEPT:
                 decided = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(difference.decided))
                 self._tell(
-                    "configuration_kept", difference, note=f"changed at run time on {decided}, that stays"
+                    "configuration_change_skipped",
+                    difference,
+                    note=f"changed at run time on {decided}, that stays",
                 )
 
     def _tell_seeded(self) -> None:
@@ -134,7 +136,7 @@ class FileApplier:
             row = self._director.hosts.get(setting.address)
             if setting.address in self._director.hosts.seeded and setting.address not in listed and row:
                 one = Difference(setting.address, "host", Outcome.MADE, None, setting)
-                self._tell("configuration_applied", one)
+                self._tell("configuration_change_applied", one)
                 entry = AuditEntry(
                     at=time.time(),
                     who=self._director.me,

@@ -165,7 +165,7 @@ class SnapshotFile:
         if document is None or (stored is not None and self._ours.wrote(stored)):
             return True
         note = "not read, written over: another ring.secret_file or users.username_hash wrote it"
-        self._log.warning("snapshot_foreign", snapshot=self.url, note=note)
+        self._log.warning("foreign_snapshot_ignored", snapshot=self.url, note=note)
         return False
 
     async def _take(self, table: Table) -> bool:
@@ -277,7 +277,7 @@ class SnapshotFile:
             self._documents[name] = EMPTY_VERSION if document is None else document.version
         await self._keep(CLUSTER, encode(self._ours.written))
         if self._logged:
-            self._log.info("snapshot_back", snapshot=self.url)
+            self._log.info("snapshot_recovered", snapshot=self.url)
         self.up, self.error, self._logged = True, None, False
         self._next_names = self._next_stamp = 0.0
 

@@ -58,7 +58,7 @@ class Sweeper:
                 try:
                     await self._sweep()
                 except StoreError as exc:  # the parts that write to the store report its failure
-                    self._log.warning("sweep_stopped", store=self._store.url, reason=str(exc))
+                    self._log.warning("sweep_failed", store=self._store.url, reason=str(exc))
                 finally:
                     self.holds = False
             await anyio.sleep(ASK_SECONDS)

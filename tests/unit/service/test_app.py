@@ -177,9 +177,9 @@ async def test_a_bug_in_a_callback_is_logged_with_its_place_and_counted_and_all_
         for _ in range(20):
             loop.call_soon(broken)
         await until(lambda: program.app.bugs.count == 20)
-        assert len(program.logged("bug")) == bugs.LOGGED
-        assert "ZeroDivisionError: a bug" in program.logged("bug")[0]
-        assert "in broken" in program.logged("bug")[0]
+        assert len(program.logged("internal_error")) == bugs.LOGGED
+        assert "ZeroDivisionError: a bug" in program.logged("internal_error")[0]
+        assert "in broken" in program.logged("internal_error")[0]
 
 
 @pytest.mark.anyio
@@ -215,10 +215,10 @@ async def test_a_bug_in_a_handler_of_admin_clients_is_counted_and_ends_no_more_t
             await loop.sock_sendall(client, b"VERSION\tdirector-doveadm\t1\t0\nHOST-LIST\n")
             while await loop.sock_recv(client, 100):
                 pass
-        await until(lambda: program.logged("bug"))
+        await until(lambda: program.logged("internal_error"))
         assert program.app.bugs.count == 1
-        assert "listener=admin" in program.logged("bug")[0]
-        assert "ZeroDivisionError" in program.logged("bug")[0]
+        assert "listener=admin" in program.logged("internal_error")[0]
+        assert "ZeroDivisionError" in program.logged("internal_error")[0]
 
 
 @pytest.mark.anyio
@@ -248,7 +248,7 @@ async def test_a_bug_of_the_core_ends_the_program_also_where_a_clients_command_m
         with pytest.raises(ExceptionGroup) as raised:
             await command(program)
     assert raised.group_contains(ZeroDivisionError, match="a bug")
-    assert program.logged("bug") == []
+    assert program.logged("internal_error") == []
 
 
 @pytest.mark.anyio
@@ -257,7 +257,7 @@ async def test_connections_over_a_limit_are_counted_and_logged_once_a_minute(fol
         for _ in range(3):
             program.app.listeners.connection_refused("admin", "all", "unix")
         program.app.listeners.connection_refused("admin-tcp", "address", "10.0.0.9:1234")
-        refused = program.logged("connection_refused")
+        refused = program.logged("connection_limit_reached")
         assert [("limit=256" in line, "limit=64" in line) for line in refused] == [
             (True, False),
             (False, True),
@@ -304,7 +304,7 @@ def test_a_task_that_crashes_ends_the_program_with_a_trace_and_what_was_known_is
 
     monkeypatch.setattr(App, "_tell_manager", broken)
     assert run(str(folder / "director.toml")) == EX_SOFTWARE
-    assert "event=crashed" in capfd.readouterr().err
+    assert "event=program_crashed" in capfd.readouterr().err
 
     async def stored() -> int:
         store = open_store(f"sqlite:///{folder}/state.db", base_dir=folder)

@@ -454,7 +454,7 @@ async def test_with_tls_at_one_end_only_both_ends_say_so_and_try_again_with_paus
             (other,) = node.director.ring.rightwards
             assert node.director.ring._next_try[other] - time.monotonic() < 5
             assert node.director.ring._failures[other] < 10
-            assert node.logged("bug") == []
+            assert node.logged("internal_error") == []
 
 
 async def test_a_director_of_another_ca_is_named_with_the_reason_and_stays_outside(

@@ -93,7 +93,7 @@ async def test_a_host_taken_out_of_the_file_is_removed_for_all_and_a_new_one_add
         assert there(node) == [(host, 100) for host in new]
         assert [node.director.hosts.rows[host].present_at > 0 for host in HOSTS] == [False, True, True]  # type: ignore[index]
         assert planned(node, new) == []
-        assert len(node.logged("configuration_applied")) == 3
+        assert len(node.logged("configuration_change_applied")) == 3
         changes = {("add", "127.0.3.9"), ("remove", HOSTS[1]), ("remove", HOSTS[2])}
         await until(lambda: not node.persistence.core.steps.audit)
         told = await node.store.audit(10)
@@ -141,7 +141,7 @@ async def test_what_an_operator_did_stays_and_is_told(tmp_path: Path) -> None:
         await node.operations.hosts.set(HOSTS[0], None, 5, reason="test")
     async with started(tmp_path, HOSTS[1:2]) as node:
         assert there(node) == [(HOSTS[0], 5), (HOSTS[1], 100)]
-        (line,) = node.logged("configuration_kept")
+        (line,) = node.logged("configuration_change_skipped")
         assert f"host={HOSTS[0]} what=host" in line
 
 
@@ -160,7 +160,7 @@ async def test_what_the_ring_cannot_agree_on_is_said_once_and_tried_again(tmp_pa
     async with applying(node, file_applier(node, Changing(node, change), again=0.01)):
         assert there(node) == [(host, 100) for host in HOSTS[:2]]
         assert len(tries) == 4
-        (line,) = node.logged("configuration_waits")
+        (line,) = node.logged("configuration_change_delayed")
         assert f"host={HOSTS[2]} what=host" in line
         assert 'reason="Ring sync timed out"' in line
 
@@ -177,8 +177,8 @@ async def test_what_an_operator_changes_just_before_is_not_said_to_be_applied(tm
 
     async with applying(node, file_applier(node, Changing(node, change))):
         assert there(node) == [(HOSTS[0], 100), (HOSTS[1], 100), (HOSTS[2], 5)]
-        assert node.logged("configuration_applied") == []
-        assert len(node.logged("configuration_kept")) == 1
+        assert node.logged("configuration_change_applied") == []
+        assert len(node.logged("configuration_change_skipped")) == 1
 
 
 async def test_a_restart_with_the_same_file_writes_and_says_nothing(tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ async def test_a_director_that_dies_before_it_wrote_what_it_applied_applies_it_o
         await node.store.swap_document("applied", written.version, before.data)
     async with started(tmp_path, HOSTS[:2]) as node:
         assert there(node) == [(host, 100) for host in HOSTS[:2]]
-        assert node.logged("configuration_applied") == []
+        assert node.logged("configuration_change_applied") == []
 
 
 async def test_a_store_without_memory_knows_nothing_of_what_was_applied(tmp_path: Path) -> None:
@@ -234,9 +234,9 @@ async def test_what_was_applied_comes_back_from_the_snapshot_into_a_store_that_w
         async with started(tmp_path, HOSTS[1:], state=redis.url, snapshot=copy) as node:
             assert len(node.logged("snapshot_loaded")) == 1
             assert there(node) == [(host, 100) for host in HOSTS[1:]]
-            assert [line.split("host=")[1].split()[0] for line in node.logged("configuration_applied")] == [
-                HOSTS[0]
-            ]
+            assert [
+                line.split("host=")[1].split()[0] for line in node.logged("configuration_change_applied")
+            ] == [HOSTS[0]]
         redis.command("FLUSHALL")
         async with started(tmp_path, HOSTS[1:], state=redis.url, snapshot=copy) as node:
             assert await node.store.read_document("applied") is not None

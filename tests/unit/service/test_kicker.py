@@ -261,10 +261,10 @@ async def test_auto_takes_ipc_whenever_its_socket_is_there_and_logs_each_change_
                 desk.kicker.kick(number, OnHost("127.0.32.2"))
             assert await desk.end(4) == [(0, 0, ""), (1, 0, ""), (2, 1, ""), (3, 1, "")]
     assert [line.split(" ", 1)[1] for line in desk.log] == [
-        "level=warning event=kick_channel channel=none "
+        "level=warning event=kick_channel_changed channel=none "
         'problem="neither socket is there: sessions are not ended" '
         f"ipc={desk.path} anvil={desk.anvil}\n",
-        f"level=info event=kick_channel channel=ipc socket={desk.path}\n",
+        f"level=info event=kick_channel_changed channel=ipc socket={desk.path}\n",
     ]
 
 
@@ -333,7 +333,7 @@ async def test_auto_takes_anvil_where_only_its_socket_is_there(tmp_path: Path) -
     async with FakeAnvil(row(b"ann", HOST)).listening(desk.anvil), desk.running():
         desk.kicker.kick(1, ByName(b"ann"))
         assert await desk.end() == [(1, 1, "")]
-    assert desk.log[0].endswith(f"event=kick_channel channel=anvil socket={desk.anvil}\n")
+    assert desk.log[0].endswith(f"event=kick_channel_changed channel=anvil socket={desk.anvil}\n")
 
 
 async def test_auto_takes_ipc_where_both_are_there_as_with_dovecot_2_3(tmp_path: Path) -> None:

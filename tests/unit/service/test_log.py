@@ -179,15 +179,15 @@ def test_hidden_user_names_appear_as_what_stands_for_them(lines: Lines) -> None:
 def test_an_event_of_every_user_is_written_so_many_times_and_then_counted(lines: Lines) -> None:
     log = lines.log()
     for number in range(20_000):
-        log.error("flush_failed", user=f"user{number}")
+        log.error("flush_program_failed", user=f"user{number}")
     log.info("host_changed")
     assert len(lines) == REPEATED + 1
     assert "event=host_changed" in lines[-1]
     lines.now = REPEATED_EVERY
-    log.error("flush_failed", user="later")
+    log.error("flush_program_failed", user="later")
     assert [line.partition("level=")[2] for line in lines[-2:]] == [
         f"warning event=repeated_lines_left_out of=flush_failed lines={20_000 - REPEATED}\n",
-        "error event=flush_failed user=later\n",
+        "error event=flush_program_failed user=later\n",
     ]
 
 
@@ -209,7 +209,7 @@ def test_lines_left_out_are_reported_although_none_follows(lines: Lines) -> None
 def test_every_line_of_level_debug_is_written(lines: Lines) -> None:
     log = lines.log(level="debug")
     for _ in range(REPEATED + 1):
-        log.debug("admin_client_gone")
+        log.debug("admin_client_disconnected")
     assert len(lines) == REPEATED + 1
 
 
@@ -259,7 +259,7 @@ def test_what_libraries_log_becomes_a_line_like_all_others(captured: Lines) -> N
     logging.getLogger("asyncio").error("lost %s", "something\nelse")
     logging.getLogger("asyncio").debug("noise")
     assert [line.split(" ", 1)[1] for line in captured] == [
-        'level=error event=library logger=asyncio text="lost something\\nelse"\n'
+        'level=error event=library_logged logger=asyncio text="lost something\\nelse"\n'
     ]
 
 
@@ -279,7 +279,7 @@ def test_a_librarys_exception_is_logged_with_its_place(captured: Lines) -> None:
 def test_a_librarys_broken_log_call_does_not_raise(lines: Lines, text: str, args: tuple[object]) -> None:
     record = logging.makeLogRecord({"name": "x", "msg": text, "args": args})
     LibraryHandler(lines.log()).handle(record)
-    assert f"event=library logger=x text={text}" in lines[0]
+    assert f"event=library_logged logger=x text={text}" in lines[0]
 
 
 @pytest.mark.shows("A-15")
@@ -303,7 +303,7 @@ def test_a_warning_of_python_is_logged(captured: Lines) -> None:
     ):
         warnings.simplefilter("always")
         warnings.warn("a resource is left open", ResourceWarning, stacklevel=1)
-    assert "event=library logger=py.warnings" in captured[0]
+    assert "event=library_logged logger=py.warnings" in captured[0]
     assert "a resource is left open" in captured[0]
 
 

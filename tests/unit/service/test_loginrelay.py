@@ -217,7 +217,7 @@ async def test_auth_that_comes_and_goes_is_logged_at_each_change(setting: Settin
     for _ in range(3):
         setting.relay.auth_reached("/auth")
     assert len(setting.logged("auth_unreachable")) == 1
-    assert len(setting.logged("auth_reached")) == 1
+    assert len(setting.logged("auth_reachable")) == 1
 
 
 async def test_what_a_broken_writer_can_repeat_is_logged_a_few_times_only(setting: Setting) -> None:

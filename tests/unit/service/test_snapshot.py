@@ -254,7 +254,7 @@ async def test_a_snapshot_of_another_cluster_is_not_read_and_is_written_over(
         await clean(again)
         await until(kept(again))
         assert len(again.director.users) == 1
-        assert len(again.logged("snapshot_foreign")) == 1
+        assert len(again.logged("foreign_snapshot_ignored")) == 1
         assert again.logged("snapshot_loaded") == []
     async with opened(copy) as store:
         assert set(await stored_users(store)) == {key_of("ours")}
@@ -277,7 +277,7 @@ async def test_a_snapshot_without_a_folder_is_said_once_and_written_when_there_i
         assert node.persistence.up
         (tmp_path / "none").mkdir()
         await until(kept(node))
-        assert len(node.logged("snapshot_failed")) == len(node.logged("snapshot_back")) == 1
+        assert len(node.logged("snapshot_failed")) == len(node.logged("snapshot_recovered")) == 1
     async with opened(copy) as store:
         assert set(await stored_users(store)) == {key_of("alice")}
 
@@ -326,7 +326,7 @@ async def test_a_snapshot_whose_disk_is_full_is_written_when_there_is_room(
         await until(lambda: node.logged("snapshot_failed"))
         assert "disk full" in node.logged("snapshot_failed")[0]
         await clean(node)
-        await until(lambda: node.logged("snapshot_back"))  # opened again, the limit is gone
+        await until(lambda: node.logged("snapshot_recovered"))  # opened again, the limit is gone
         await until(kept(node))
     async with opened(copy) as store:
         assert len(await stored_users(store)) == 20_000

@@ -204,6 +204,6 @@ async def test_who_loses_the_lock_stops_and_says_so(
     async with running(Node(redis.url)) as node:
         await until(lambda: node.persistence.sweeping.holds)
         redis.command("SET", "lock:dd:{lock}sweep", "somebody else")
-        await until(lambda: node.logged("sweep_stopped"))
+        await until(lambda: node.logged("sweep_failed"))
         await until(lambda: not node.persistence.sweeping.holds)
         assert node.persistence.up
