@@ -156,7 +156,7 @@ class _Conversation:
         finally:
             if failure is None and self.busy:
                 unanswered = len(self._lines) + self._carrying_out
-                note = "the director ended before they were carried out"
+                note = "the director stopped before it carried out these commands; send them again"
                 self._log.warning("admin_commands_dropped", peer=self._peer, commands=unanswered, note=note)
         if isinstance(failure, PeerError):
             self._log.error("admin_client_refused", peer=self._peer, reason=str(failure))

@@ -28,7 +28,7 @@ class AnvilConnection(KickConnection):
                 raise ValueError(f"{line[:40]!r} is no greeting of Dovecot 2.4")
             self._greeted = True
         elif not self._missing:
-            raise ValueError("nothing was asked")
+            raise ValueError("an answer without a request")
         elif self._row is None:
             self._answered(anvil.read_count(line))
         elif line or not self._within:

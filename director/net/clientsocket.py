@@ -53,7 +53,7 @@ class ClientSocket:
         rest = memoryview(data)
         while rest:
             if self.is_gone:
-                raise ClientGone("nothing is sent to the client any more")
+                raise ClientGone("the client is unreachable")
             try:
                 rest = rest[self._sock.send(rest) :]
             except BlockingIOError:

@@ -86,7 +86,7 @@ async def _ask(
 
 async def _open_connection(host: str, port: int, resolve: Resolve) -> Connection:
     """Return a connection to the first address of the host that accepts one. Raises OSError."""
-    failure = OSError("it has no address")
+    failure = OSError("the name has no address")
     for address in await resolve(host):
         try:
             return await asyncio.open_connection(address, port)

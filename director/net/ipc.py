@@ -12,7 +12,7 @@ class IpcConnection(KickConnection):
 
     def _line(self, line: bytes) -> None:
         if not self._missing:
-            raise Malformed("nothing was asked")
+            raise Malformed("an answer without a request")
         match read_reply(line):
             case Row(line=row):
                 if self._row is not None:

@@ -106,7 +106,7 @@ def receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]] | Non
         return None
     try:
         if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
-            raise Bad("a message is cut off")
+            raise Bad("a message is incomplete")
         message = json.loads(data)
         if not isinstance(message, dict):
             raise Bad("a message is not an object")
@@ -130,7 +130,7 @@ def read_kept(entries: Any, descriptors: Sequence[int]) -> list[Kept]:
         if len(entries) != len(descriptors):
             raise Bad(f"{len(entries)} entries with {len(descriptors)} descriptors")
         if any(entry["name"] not in NAMES for entry in entries):
-            raise Bad("it is of a listener that is not kept")
+            raise Bad("its listener is none that a keeper holds")
         return [
             Kept(
                 str(entry["name"]),

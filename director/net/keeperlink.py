@@ -85,7 +85,7 @@ class KeeperConnection:
         try:
             keeper.send(self.connection, message, kept)
         except OSError as exc:
-            raise KeeperError(f"its keeper does not take a message: {exc.strerror or exc}") from exc
+            raise KeeperError(f"the keeper does not accept a message: {exc.strerror or exc}") from exc
 
 
 def ask(path: str, what: str, user: int | None = None) -> tuple[KeeperAnswer, socket.socket] | None:
@@ -131,7 +131,7 @@ def ask(path: str, what: str, user: int | None = None) -> tuple[KeeperAnswer, so
         heard = keeper.receive(connection)
         if heard is None:
             raise KeeperError(
-                f"{path}: the keeper closes the connection; it serves its own user and root only"
+                f"{path}: the keeper closed the connection; it serves only its own user and root"
             )
         return read_answer(*heard), connection
     except KeeperError:
@@ -206,7 +206,7 @@ def start(path: str, kept: Sequence[Kept]) -> tuple[KeeperConnection, int]:
     try:
         near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     except OSError as exc:
-        raise KeeperError(f"no connection to a keeper can be made: {exc.strerror}") from exc
+        raise KeeperError(f"cannot connect to a keeper: {exc.strerror}") from exc
     try:
         control = keeper.control_socket(path)
     except OSError as exc:

@@ -165,7 +165,7 @@ class Connections(Generic[C]):
             try:
                 yield connection
             except BaseException:
-                connection.close("nobody waits for its answer")
+                connection.close("its caller has ended")
                 raise
             if len(self._idle) < IDLE_KEPT and socket_identity == self._identity:
                 self._keep(connection)
@@ -201,7 +201,7 @@ class Connections(Generic[C]):
             name = os.path.basename(self.path)
             reason = (
                 f"cannot connect: {exc.strerror}; give unix_listener {name} in dovecot.conf a mode and group "
-                "that let the director in (`director doctor` shows the lines)"
+                "with which the director may connect (`director doctor` shows the lines)"
             )
             raise KickError(self.path, reason) from exc
         except OSError as exc:

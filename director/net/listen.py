@@ -190,7 +190,9 @@ def open_fifo(name: str, path: str, *, mode: int, user: str = "", group: str = "
         with suppress(FileExistsError):
             os.mkfifo(path, mode)
         if not stat.S_ISFIFO(os.lstat(path).st_mode):
-            raise ListenError(name, path, "there is something else; remove it, or configure another path")
+            raise ListenError(
+                name, path, "the file there is of another kind; remove it, or configure another path"
+            )
         shared = _has_reader(path)
         fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
         if not shared:
@@ -328,7 +330,9 @@ def _clear_way(name: str, path: str) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(kind):
-        raise ListenError(name, path, "there is something else; remove it, or configure another path")
+        raise ListenError(
+            name, path, "the file there is of another kind; remove it, or configure another path"
+        )
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
         try:
             probe.connect(path)
@@ -345,7 +349,7 @@ def _clear_way(name: str, path: str) -> None:
     raise ListenError(
         name,
         path,
-        "already served by another process; stop that one (is a director running?), or configure"
+        "another process listens there; stop that process (is a director running?), or configure"
         " another path",
     )
 
@@ -372,7 +376,7 @@ def _file_error(name: str, path: str, exc: OSError) -> ListenError:
                 f" run the director as a user who may, or create {os.path.dirname(path)} for it"
             )
         case errno.EADDRINUSE:
-            reason = "another process has just opened it; is a second director being started?"
+            reason = "another process has just opened it; check whether a second director is being started"
         case errno.EEXIST | errno.ENOTDIR:
             reason = "a part of the path is a file, not a folder; configure another path"
         case _:
@@ -383,9 +387,9 @@ def _file_error(name: str, path: str, exc: OSError) -> ListenError:
 def _tcp_reason(exc: OSError) -> str:
     match exc.errno:
         case errno.EADDRINUSE:
-            return "in use by another process; stop that one, or configure another port"
+            return "another process uses this port; stop that process, or configure another port"
         case errno.EADDRNOTAVAIL:
-            return "not an address of this machine; configure one of its own"
+            return "not an address of this machine; configure an address of this machine"
         case errno.EACCES:
-            return f"uid {os.getuid()} may not use this port; configure one from 1024 on"
+            return f"uid {os.getuid()} may not use this port; configure a port from 1024 on"
     return exc.strerror or str(exc)

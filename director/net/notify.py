@@ -113,10 +113,12 @@ class _Place:
         except ListenError as exc:
             if str(exc) != self._problem:
                 self._problem = str(exc)
-                note = "live sessions do not keep their users' assignments; retrying; see `director doctor`"
+                note = (
+                    "live sessions do not refresh their users' assignments; retrying; run `director doctor`"
+                )
                 self._log.error("notify_fifo_lost", reason=self._problem, note=note)
             return False
         self._problem = ""
-        note = "somebody removed or replaced it; the one that is there now is read"
+        note = "another program removed or replaced it; reading the new FIFO"
         self._log.warning("notify_fifo_replaced", path=self._fifo.where, note=note)
         return True

@@ -241,7 +241,7 @@ class RingLink(asyncio.Protocol):
         waiting = self.buffered
         self.peak = max(self.peak, waiting)
         if waiting > QUEUE_LIMIT:
-            self._end(f"{waiting} bytes wait for it to read")
+            self._end(f"the peer does not read: {waiting} bytes wait")
 
     def close(self) -> None:
         """Send what is queued, then close.

@@ -46,7 +46,7 @@ def looks_like_tls(data: bytes) -> bool:
 
 def unexpected(peer: Address) -> str:
     """Return the message for a peer that uses TLS although this end does not."""
-    return f"{peer} speaks TLS, this end does not: {_REMEDY}"
+    return f"{peer} uses TLS, this director does not: {_REMEDY}"
 
 
 class RingTls:
@@ -196,19 +196,19 @@ class TlsSession:
         )
 
     def _no_tls(self) -> NoReturn:
-        raise NoTls(f"{self.peer} speaks no TLS, this end speaks nothing else: {_REMEDY}")
+        raise NoTls(f"{self.peer} does not use TLS, this director does: {_REMEDY}")
 
     def _reason(self, exc: ssl.SSLError) -> str:
         reason = (exc.reason or str(exc)).replace("_", " ").lower()
         if isinstance(exc, ssl.SSLCertVerificationError):
             if exc.verify_code == _IP_MISMATCH:
                 return self._wrong_address
-            untrusted = "it does not lead to ring.tls.ca: " if exc.verify_code in _OTHER_CA else ""
+            untrusted = "ring.tls.ca has not signed it: " if exc.verify_code in _OTHER_CA else ""
             return f"the certificate of {self.peer} is refused: {untrusted}{exc.verify_message}"
         if "alert" in reason:
-            return f"{self.peer} refuses our certificate or our TLS: {reason}"
+            return f"{self.peer} refuses the certificate or the TLS of this director: {reason}"
         if reason == "peer did not return a certificate":
-            return f"{self.peer} shows no certificate"
+            return f"{self.peer} sends no certificate"
         return f"TLS with {self.peer} failed: {reason}"
 
 

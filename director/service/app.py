@@ -292,7 +292,10 @@ class App:
             return
         self._moved_at = time.monotonic()
         self.log.warning(
-            "own_address_changed", before=self.director.me, after=str(now), note="replacing the program"
+            "own_address_changed",
+            before=self.director.me,
+            after=str(now),
+            note="this director replaces itself in place, with the new address",
         )
         os.kill(os.getpid(), signal.SIGUSR2)
 
@@ -575,9 +578,9 @@ class App:
 
     def status_line(self) -> str:
         ring = self.director.barrier.ring
-        store = "store up" if self.persistence.up else "STORE AWAY"
+        store = "store reachable" if self.persistence.up else "STORE UNREACHABLE"
         if self.director.loading:
-            store = f"store read to {100 * self.persistence.loaded_part:.0f} %"
+            store = f"{100 * self.persistence.loaded_part:.0f} % of the store read"
         return (
             f"{len(self.director.users)} users on {len(self.director.hosts.present())} hosts, "
             f"{len(ring)} of {len(self.director.ring.servers)} directors in the ring, {store}"

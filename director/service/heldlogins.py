@@ -50,7 +50,7 @@ class HeldLogins:
         if len(client.waiting) >= CONNECTION_LIMIT:
             return f"{CONNECTION_LIMIT} logins of this connection wait already"
         if self.bytes + _size(held_request) > BYTES_LIMIT:
-            return f"logins that wait take {BYTES_LIMIT >> 20} MB already"
+            return f"waiting logins take {BYTES_LIMIT >> 20} MB already"
         return ""
 
     def add(self, request: RequestId, client: Client, held_request: HeldRequest) -> None:

@@ -25,7 +25,7 @@ HIDDEN = "***"
 REPEATED, REPEATED_EVERY = 200, 10.0
 """At most `REPEATED` lines of one event are written in `REPEATED_EVERY` seconds, except on level debug. Some
 events happen once for each user, message or connection, and could be very many."""
-NOT_READ = "the log is not read as fast as it is written, or cannot be written"
+NOT_READ = "stderr was not read fast enough, or could not be written"
 
 _SECRET_NAME = re.compile("(?:^|_)(?:pass|resp|password|token|secret)(?:$|_(?!file$))", re.IGNORECASE)
 # Inside a text: up to the next TAB (auth lines), & (URLs) or line end. A password may contain spaces.

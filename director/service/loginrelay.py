@@ -147,7 +147,7 @@ class LoginRelay:
             self._mailbox.end_turn_soon()
 
     def notify_skipped(self, length: int) -> None:
-        now, note = time.monotonic(), "skipped; reading goes on"
+        now, note = time.monotonic(), "the line is skipped; check which program writes to the FIFO"
         self._limited.warning(now, "notify_line_too_long", bytes=length, note=note)
 
     # ---- problems
@@ -159,7 +159,7 @@ class LoginRelay:
                 "auth_unreachable",
                 socket=path,
                 reason=reason,
-                note="logins wait; is Dovecot running? retrying",
+                note="logins wait; retrying; check that Dovecot runs",
             )
 
     def auth_reached(self, path: str) -> None:
@@ -169,7 +169,7 @@ class LoginRelay:
 
     def line_too_long(self, path: str, limit: int) -> None:
         now = time.monotonic()
-        note = "that connection is closed"
+        note = "its connection is closed; check which program listens at this socket"
         self._limited.warning(now, "auth_line_too_long", path, socket=path, limit=limit, note=note)
 
     def authreply_refused(self, reason: str) -> None:

@@ -80,7 +80,9 @@ class RingSockets:
         self._securing[link] = None
         same = [o for o in self._securing if o.remote == link.remote and o.number not in self._dialled]
         for oldest in same[:-UNPROVED]:
-            self.link_refused(oldest, f"{UNPROVED} newer connections have not done TLS either")
+            self.link_refused(
+                oldest, f"{UNPROVED} newer connections from this address are in their TLS handshake"
+            )
 
     def link_opened(self, link: RingLink) -> None:
         self._securing.pop(link, None)
@@ -128,7 +130,7 @@ class RingSockets:
         self.frames_forged += 1
         neighbour = self._director.ring.links.get(link.number)
         peer = neighbour.name() if neighbour is not None else link.remote
-        note = "the link is closed and made anew; look at the network between the two directors"
+        note = "the link is closed, and the directors connect again; check the network between them"
         self._limited.warning(time.monotonic(), "ring_frame_forged", peer, peer=peer, note=note)
 
     def link_congested(self, link: LinkId, clear: bool) -> None:
@@ -156,7 +158,7 @@ class RingSockets:
         else:
             if link.number not in self._dialled or link.securing:
                 return
-            reason = "it hung up at once"
+            reason = "the peer closed the connection at once"
         self._dialled.pop(link.number, None)
         self._log.debug("ring_dial_failed", peer=member, reason=reason)
         self._handle(DialFailed(member, reason, dial.leftwards))

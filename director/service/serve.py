@@ -67,7 +67,7 @@ def _run(
 ) -> int:
     def own_awaited(missing: str) -> None:
         if attempt.first:
-            text = f"own address not found, trying for {OWN_NAME_WITHIN:g} s: {missing}"
+            text = f"{missing}; retrying for {OWN_NAME_WITHIN:g} s"
             log_writer.write(f"{config_path}: {text}\n")
 
     try:
@@ -89,7 +89,7 @@ def _warn(config: Config, log: Log) -> None:
     for warning in config.warnings:
         log.warning("configuration_warning", file=config.file, problem=warning)
     if config.ring.readable:
-        note = "links between directors can be read on the network, not changed; ring.tls hides them too"
+        note = "the network can read what directors send, but not change it; set ring.tls to encrypt it"
         log.warning("ring_without_tls", directors=config.ring.readable, note=note)
     for problem in config.unresolved:
         note = "starting without it; retrying every 5 s"
@@ -146,7 +146,7 @@ def can_take_over(config_path: str, format: int) -> int:
     """
     problem = cannot_read(format)
     if problem:
-        print(f"what is handed over cannot be read: {problem}", file=sys.stderr)
+        print(f"the hand-over document cannot be read: {problem}", file=sys.stderr)
         return EX_CONFIG
     try:
         config = load(config_path, os.environ)

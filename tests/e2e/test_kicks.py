@@ -414,4 +414,4 @@ async def test_who_may_not_ask_it_is_told_that_the_session_goes_on_and_which_set
                 sessions, problem = await desk.kick(HashOnHosts(HASHES["cat"], [MOVED_TO]))
                 assert clients.ended() == {("cat", "pop3")}
     assert sessions == 0
-    assert "sessions go on: 1 of imap-login; set restart_request_count = unlimited" in problem
+    assert "but some continue: 1 of imap-login; set restart_request_count = unlimited" in problem

@@ -214,8 +214,8 @@ def test_postfix_may_ask_over_tcp(place: Place) -> None:
 def test_postfix_gets_temporary_errors_and_for_an_unknown_map_the_list_of_maps(place: Place) -> None:
     waiting = postmap(place, "paul", f"socketmap:unix:{place.queue}/map:lmtp@gold")
     wrong = postmap(place, "paul", f"socketmap:unix:{place.queue}/map:imap")
-    assert "temporary error: no hosts; not settled within 1 s" in waiting.stderr
-    assert "permanent error: no map imap; there is lmtp" in wrong.stderr
+    assert "temporary error: no hosts; not answered within 1 s" in waiting.stderr
+    assert "permanent error: no map imap; the maps are lmtp" in wrong.stderr
     assert waiting.returncode == wrong.returncode == 1
 
 

@@ -234,7 +234,7 @@ def test_without_an_answer_a_login_fails_temporarily_and_no_password_is_blamed(p
         for backend in place.backends:
             place.director.change("PATCH", f"/v1/hosts/{backend.address}", {"up": True, "reason": "a test"})
     assert place.director.wait_logged("lookup_refused", "protocol=http user=nowhere")
-    until(lambda: "director: 503 no hosts; not settled within 1 s" in place.proxy.log())
+    until(lambda: "director: 503 no hosts; not answered within 1 s" in place.proxy.log())
     assert TOKEN not in place.proxy.log()
 
 

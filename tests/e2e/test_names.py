@@ -228,7 +228,7 @@ def test_a_directors_own_name_may_become_resolvable_after_its_start(
     second.stop()
     network.say(director2_ring=None)
     second.start()
-    until(lambda: "own address not found, trying for" in second.log, what=second.log[-3000:])
+    until(lambda: "retrying for 10 s" in second.log, what=second.log[-3000:])
     network.say(director2_ring="10.77.0.2")
     second.wait_whole(3)
     assert second.get("/v1/ring")["missing"] == []

@@ -206,7 +206,7 @@ def test_a_reload_refuses_a_certificate_that_the_others_would_refuse_and_keeps_t
         shown = shown_by(ring[0], authority.pems(second), second)
         for wrong, problem in (
             (authority.pems("127.0.56.49"), "is not for its address"),
-            (other_authority.pems(first)._replace(ca=authority.ca), "does not lead to ring.tls.ca"),
+            (other_authority.pems(first)._replace(ca=authority.ca), "ring.tls.ca has not signed it"),
         ):
             install(wrong)
             for options in (("--exec",), ("--exec", "--dry-run"), ()):

@@ -45,7 +45,7 @@ def test_a_ring_of_three_over_tls_is_in_sync_and_takes_back_a_director_that_was_
         assert hosts_of(ring[2]) == hosts
         with Stranger(ring[0].member, source=ADDRESSES[2]) as stranger:
             stranger.say([hello({"member": ring[2].member})])
-            assert "speaks no TLS" in stranger.good_bye()
+            assert "does not use TLS" in stranger.good_bye()
         assert ring[1].stop() == 0
         ring[0].wait_whole(2)
         ring[1].start()
@@ -66,12 +66,12 @@ def test_a_director_with_a_certificate_of_another_ca_is_refused_and_both_sides_s
     with Directors(folder, first=FIRST, each=each) as ring:
         for director in ring.all[:2]:
             director.wait_whole(2)
-        refused = f"the certificate of {ADDRESSES[2]} is refused: it does not lead to ring.tls.ca"
+        refused = f"the certificate of {ADDRESSES[2]} is refused: ring.tls.ca has not signed it"
         until(
             lambda: any(director.logged("ring_tls_failed", refused) for director in ring.all[:2]),
             what=ring[0].log + ring[1].log,
         )
-        until(partial(ring[2].logged, "ring_tls_failed", "does not lead to ring.tls.ca"), what=ring[2].log)
+        until(partial(ring[2].logged, "ring_tls_failed", "ring.tls.ca has not signed it"), what=ring[2].log)
         assert ring[2].get("/v1/ring")["ring"] in ([], [ring[2].member])
         assert hosts_of(ring[0]) == hosts_of(ring[1])
 
@@ -81,10 +81,10 @@ def test_a_director_without_tls_is_refused_and_both_sides_say_why(folder: Path, 
     with Directors(folder, first=FIRST, each=each) as ring:
         for director in ring.all[:2]:
             director.wait_whole(2)
-        reason = f"{ADDRESSES[2]} speaks no TLS"
+        reason = f"{ADDRESSES[2]} does not use TLS"
         until(
             lambda: any(director.logged("ring_tls_failed", reason) for director in ring.all[:2]),
             what=ring[0].log + ring[1].log,
         )
-        until(partial(ring[2].logged, "ring_link_closed", "speaks no TLS"), what=ring[2].log)
-        until(partial(ring[2].logged, "ring_link_closed", "speaks TLS, this end does not"), what=ring[2].log)
+        until(partial(ring[2].logged, "ring_link_closed", "does not use TLS"), what=ring[2].log)
+        until(partial(ring[2].logged, "ring_link_closed", "uses TLS, this"), what=ring[2].log)

@@ -45,13 +45,15 @@ def account(text: str) -> Account:
     try:
         entry = pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)
     except KeyError:
-        raise NoSuchAccount(f"there is no user {user!r} on this machine: create or give another") from None
+        raise NoSuchAccount(
+            f"there is no user {user!r} on this machine: create it, or name another"
+        ) from None
     gid = entry.pw_gid
     if colon:
         try:
             gid = (grp.getgrgid(int(group)) if group.isdecimal() else grp.getgrnam(group)).gr_gid
         except KeyError:
-            text = f"there is no group {group!r} on this machine: create or give another"
+            text = f"there is no group {group!r} on this machine: create it, or name another"
             raise NoSuchAccount(text) from None
     groups = tuple(dict.fromkeys([gid, *os.getgrouplist(entry.pw_name, gid)]))
     return Account(entry.pw_name, entry.pw_uid, gid, groups)
@@ -88,5 +90,5 @@ def run_as(account: Account, action: Callable[[], Found], kind: type[Found]) -> 
         output = answer.read()
     _, status = os.waitpid(child, 0)
     if status:
-        raise DirectorError(f"the check as {account.name} ended without an answer")
+        raise DirectorError(f"the check as {account.name} ended without a result")
     return msgspec.json.decode(output, type=kind)

@@ -148,7 +148,7 @@ class AdminHandler:
 
 def _for_doveadm(text: str) -> str:
     """Return a refusal that says which options it means: doveadm does not have the options of `director`."""
-    return f"{text}: options of the command `director`, which doveadm has not" if " --" in text else text
+    return f"{text}: doveadm has no such option; use the command `director`" if " --" in text else text
 
 
 def _has_word_for_later(command: ChangeCommand) -> bool:

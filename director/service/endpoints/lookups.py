@@ -95,7 +95,7 @@ class Lookups:
             if self._waiting.pop(request, None) is not None:
                 self._mailbox.handle(Dropped([request]))
         if waiting.backend is None:
-            raise TryAgain(waiting.reason or f"{why.value}; not settled within {self._timeout:g} s")
+            raise TryAgain(waiting.reason or f"{why.value}; not answered within {self._timeout:g} s")
         return waiting.backend
 
     def answered(self, request: RequestId, _key: UserKey, backend: Backend) -> None:

@@ -21,7 +21,7 @@ class Socketmap:
         protocol, _, tag = request.map.partition(b"@")
         if protocol != b"lmtp":
             wrong = request.map[:64].decode(errors="backslashreplace")
-            return never(f"no map {wrong}; there is lmtp, and lmtp@TAG for the hosts of a tag")
+            return never(f"no map {wrong}; the maps are lmtp, and lmtp@TAG for the pool of a tag")
         if request.key in (b"", WILDCARD):
             return NOT_FOUND
         try:

@@ -191,7 +191,7 @@ class Anvil:
         except KickError as exc:
             request.problem = exc
         except BaseException:  # the kick that began the listing is cancelled; other kicks still wait for it
-            request.problem = KickError(self.path, "the listing was not ended in time")
+            request.problem = KickError(self.path, "the sessions were not listed in time")
             raise
         finally:
             if self._next is request:
@@ -211,13 +211,13 @@ def _stay_text(sessions: list[Session]) -> str:
     """Return why the sessions have not ended, and what to do."""
     if unmarked := [session for session in sessions if not session.key]:
         return (
-            f"{len(unmarked)} sessions without user_dirkey go on: they logged in past the director, and only "
-            "a director that runs as root can end them"
+            f"{len(unmarked)} sessions without user_dirkey continue: their logins did not ask the director; "
+            "only a director that runs as root can end them"
         )
     services = ", ".join(
         f"{number} of {service}" for service, number in sorted(Counter(s.service for s in sessions).items())
     )
     return (
-        f"anvil says that they are ended, but sessions go on: {services}; set restart_request_count = "
+        f"anvil reported the sessions as ended, but some continue: {services}; set restart_request_count = "
         "unlimited for these services in dovecot.conf, or run the director as root"
     )

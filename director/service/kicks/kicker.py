@@ -131,7 +131,9 @@ class Kicker:
         try:
             listed = await self.list_sessions()
         except KickError as exc:
-            note = "sessions from before the start are not compared with what is known"
+            note = (
+                "sessions from before the start are not compared with the assignments; old ones may continue"
+            )
             self._log.warning("sessions_not_listed", reason=str(exc), note=note)
             listed = []
         self._handle(SessionsListed(listed))
@@ -189,7 +191,7 @@ class Kicker:
             unknown = kick.count_only and not _is_empty(kick.what)
             self._ends.add(kick.number, 0, "no kick channel" if unknown else "")
         elif self._under_way >= WAITING_LIMIT:
-            self._ends.add(kick.number, 0, f"{WAITING_LIMIT} kicks are under way already")
+            self._ends.add(kick.number, 0, f"{WAITING_LIMIT} kicks are in progress already")
         else:
             self._under_way += 1
             if kick.count_only:
@@ -292,7 +294,7 @@ class Kicker:
                 self._log.warning(
                     "kick_channel_changed",
                     channel=name,
-                    problem="neither socket is there: sessions are not ended",
+                    problem="neither socket exists: sessions are not ended until Dovecot creates one",
                     ipc=self._config.ipc_socket,
                     anvil=self._config.anvil_socket,
                 )

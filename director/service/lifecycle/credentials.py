@@ -150,21 +150,21 @@ class Credentials:
             if end < now + ENDS_SOON:
                 days = (end - now) / DAY
                 if days >= 0:
-                    when = f"ends in {days:.1f} days: after that no link between directors can be made"
+                    when = f"expires in {days:.1f} days; then directors cannot connect to each other"
                 else:
-                    when = f"ended {-days:.1f} days ago: no link between directors can be made"
-                text = f"a certificate in {path} {when}; replace it, then director reload"
+                    when = f"expired {-days:.1f} days ago: directors cannot connect to each other"
+                text = f"a certificate in {path} {when}; replace it, then run director reload"
                 found.append(Alarm(kind="certificate", about=path, text=text))
         for key, path in self.seen.readable:
-            text = f"{key}: every user of this machine can read {path}: chmod o-r {path}"
+            text = f"{key}: every user of this machine can read {path}; run chmod o-r {path}"
             found.append(Alarm(kind="secret", about=path, text=text))
         for path, problem in sorted(self.seen.unusable.items()):
             text = (
-                f"{problem}; the director goes on with the former content until it is restarted: correct the"
-                " file, then director reload"
+                f"{problem}; the director uses the former content until it is restarted; correct the file,"
+                " then run director reload"
             )
             found.append(Alarm(kind="unusable", about=path, text=text))
         for path in self.seen.changed:
-            text = f"{path} was changed and is not in force yet: director reload"
+            text = f"{path} was changed, but the director uses the former content; run director reload"
             found.append(Alarm(kind="changed", about=path, text=text))
         return found

@@ -29,7 +29,7 @@ def clock_is_behind(config: Config, unix: float, log: Log) -> bool:
     younger = younger_file(paths, unix)
     if younger is None:
         return False
-    note = "set it (NTP); no time is judged by it until another director's agrees, or for an hour"
+    note = "the clock is not trusted until another director's clock agrees, or for an hour; set it (NTP)"
     log.warning("clock_is_behind", file=str(younger.path), written_in=f"{younger.seconds} s", note=note)
     return True
 

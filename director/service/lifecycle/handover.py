@@ -167,14 +167,16 @@ def decode(data: bytes | memoryview) -> Inherited:
         head = msgspec.msgpack.decode(document, type=_Head)
         problem = cannot_read(head.format)
         if problem:
-            raise HandoverError(f"director {head.version} hands over what cannot be read: {problem}")
+            raise HandoverError(
+                f"the hand-over document of director {head.version} cannot be read: {problem}"
+            )
         handover = msgspec.msgpack.decode(document, type=Handover)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        raise HandoverError(f"what was handed over is damaged: {exc}") from exc
+        raise HandoverError(f"the hand-over document is damaged: {exc}") from exc
     users_end = end + handover.user_bytes
     missing = users_end + sum(handover.name_bytes) - len(view)
     if missing:
-        raise HandoverError(f"what was handed over is damaged: {missing} bytes are missing")
+        raise HandoverError(f"the hand-over document is damaged: {missing} bytes are missing")
     return Inherited(handover, Memory(bytes(view[end:users_end]), bytes(view[users_end:])))
 
 
@@ -182,7 +184,10 @@ def cannot_read(format: int) -> str:
     """Return why this program cannot read documents of this format; empty if it can."""
     if 1 <= format <= FORMAT:
         return ""
-    return f"it is of format {format}, and this program knows formats up to {FORMAT}; stop and start instead"
+    return (
+        f"it has format {format}, this program reads formats up to {FORMAT}; stop and start the director"
+        " instead"
+    )
 
 
 def split(

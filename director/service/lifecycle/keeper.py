@@ -220,7 +220,7 @@ class KeeperClient:
             if answer.busy:
                 connection.close()
                 raise KeeperError(
-                    f"{path}: keeper {answer.process} has another director; stop one of the two"
+                    f"{path}: keeper {answer.process} serves another director; stop one of the two directors"
                 )
             link = KeeperConnection(connection, path, keeper.identity_of(path))
             link.keep(kept)
@@ -232,8 +232,8 @@ class KeeperClient:
         """Start a keeper and return the connection to it. Raises KeeperError."""
         if os.getpid() == INIT:
             raise KeeperError(
-                "this is process 1 of a container, which no other outlives; run `director keep` beside"
-                " Dovecot"
+                "this director is process 1 of a container, and a keeper would end with it; run `director"
+                " keep` beside Dovecot"
             )
         problems = []
         for path in self._paths:
@@ -278,7 +278,7 @@ class KeeperClient:
     def _complain(self, problem: str) -> None:
         if problem != self._problem:
             self._problem = problem
-            note = "login processes stall when this director ends; serving, and retrying"
+            note = "login processes would stall while no director runs; retrying"
             self._log.warning("keeper_failed", reason=problem, note=note)
 
 
@@ -303,7 +303,7 @@ def keep(config: Config, say: Callable[[str], object]) -> None:
     kept += [entry for entry in map(listen.to_keep, opened) if entry is not None]
     if former is not None:
         former.bye()
-    what = ", ".join(entry.name for entry in kept) or "nothing until the director is found"
+    what = ", ".join(entry.name for entry in kept) or "no socket until a director connects"
     say(f"holding {what}; process {os.getpid()}, control socket {path}")
     keeperlink.become(path, control, kept)
 
@@ -317,7 +317,7 @@ def _opened(name: str, config: Config, say: Callable[[str], object]) -> listen.L
     try:
         return make(name, how.path, mode=how.mode, user=how.user, group=how.group)
     except ListenError as exc:
-        say(f"{exc}; not held until the director that serves it is found")
+        say(f"{exc}; not held until the director that serves it connects")
         return None
 
 
@@ -330,7 +330,7 @@ def _new_control_socket(paths: Sequence[str]) -> tuple[socket.socket, str]:
             return keeper.control_socket(path), path
         except OSError as exc:
             problems.append(f"{path}: {exc.strerror or exc}")
-    raise KeepError(f"no control socket can be made: {'; '.join(problems)}")
+    raise KeepError(f"cannot create a control socket: {'; '.join(problems)}")
 
 
 def _former_keeper(paths: Sequence[str]) -> tuple[KeeperConnection | None, bool, list[Kept]]:
@@ -347,7 +347,7 @@ def _former_keeper(paths: Sequence[str]) -> tuple[KeeperConnection | None, bool,
             connection.close()
             if answer.standalone:
                 raise KeepError(
-                    f"{path}: a `director keep` runs already, process {answer.process}; stop that one first"
+                    f"{path}: `director keep` runs already (process {answer.process}); stop it first"
                 )
             if (reply := keeperlink.ask(path, "serve")) is not None:
                 answer, connection = reply

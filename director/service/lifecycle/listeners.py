@@ -94,7 +94,7 @@ class Listeners(Report):
             listener=listener,
             reason=reason,
             descriptors=self._room.descriptors,
-            note="connections wait; raise LimitNOFILE=, or see who holds connections",
+            note="connections wait in the kernel, retrying every 0.1 s; raise LimitNOFILE=",
         )
 
     def connection_refused(self, listener: str, limit: str, peer: str) -> None:
@@ -110,11 +110,11 @@ class Listeners(Report):
             peer=peer,
             limit=most,
             key=key,
-            note="closed; raise it where this is wanted",
+            note="a connection is closed: the longest idle or this one; raise the limit if it is no attack",
         )
 
     def client_failed(self, listener: str, error: Exception) -> None:
-        self._bugs.met("a client's handler failed", error, listener=listener)
+        self._bugs.met("serving a client failed; its connection is closed", error, listener=listener)
 
     def is_fatal(self, error: Exception) -> bool:
         return error is self._mailbox.failure

@@ -56,12 +56,16 @@ async def probe() -> str:
         with anyio.fail_after(PROBE_WITHIN):
             done = await anyio.run_process(arguments, stdin=subprocess.DEVNULL, check=False)
     except TimeoutError:
-        raise CannotReplace(f"{arguments[0]} does not say within {PROBE_WITHIN:.0f} s that it can") from None
+        raise CannotReplace(
+            f"{arguments[0]} did not answer within {PROBE_WITHIN:.0f} s whether it can take over"
+        ) from None
     except OSError as exc:
         raise CannotReplace(f"{arguments[0]} cannot be run: {exc.strerror}") from exc
     if done.returncode:
-        output = done.stderr.decode(errors="replace").strip() or "it says nothing"
-        raise CannotReplace(f"the program ends with {done.returncode}: {output[-_TOLD:]}")
+        output = done.stderr.decode(errors="replace").strip() or "it printed no error"
+        raise CannotReplace(
+            f"the new program cannot take over (exit code {done.returncode}): {output[-_TOLD:]}"
+        )
     return done.stdout.decode(errors="replace").strip()
 
 
@@ -70,7 +74,7 @@ def replace(handover: Handover, memory: Memory, environ: Mapping[str, str]) -> N
     try:
         document = _write(encode(handover, memory))
     except OSError as exc:
-        raise CannotReplace(f"there is no room for what is to be handed over: {exc.strerror}") from exc
+        raise CannotReplace(f"no memory for the hand-over document: {exc.strerror}") from exc
     descriptors = [*_descriptors(handover), document]
     variables = {name: value for name, value in environ.items() if name not in _UNIT_VARIABLES}
     arguments = command()
@@ -116,7 +120,7 @@ def handed_over(environ: MutableMapping[str, str]) -> Inherited | None:
             file.seek(0)
             inherited = decode(file.read())
     except (OSError, ValueError) as exc:
-        raise HandoverError(f"{VARIABLE} = {text!r} names no document that can be read: {exc}") from exc
+        raise HandoverError(f"{VARIABLE} = {text!r}: the hand-over document cannot be read: {exc}") from exc
     for descriptor in _descriptors(inherited.handover):
         os.set_inheritable(descriptor, False)
     return inherited

@@ -168,7 +168,7 @@ class Replacement:
         Raises TryAgain while a replacement is under way.
         """
         if self._busy:
-            raise TryAgain("the program is being replaced already")
+            raise TryAgain("a replacement in place is in progress; try again when it has ended")
         if not exec:
             return await self.reload(dry_run=dry_run)
         if dry_run:
@@ -193,7 +193,11 @@ class Replacement:
         try:
             new, tls = await target.read_again()
         except DirectorError as exc:
-            self._log.error("reload_failed", reason=str(exc), note="all is as before")
+            self._log.error(
+                "reload_failed",
+                reason=str(exc),
+                note="nothing has changed; correct the file, then reload again",
+            )
             info = ReloadInfo(state="failed", version=VERSION, problem=str(exc), number=self._number)
         else:
             changes, warnings = compare(target.config, new), target.warnings_of(new)
@@ -271,7 +275,7 @@ class Replacement:
         until = time.monotonic() + READ_WITHIN
         while (part := self._target.loading()) is not None:
             if time.monotonic() > until:
-                raise reexec.CannotReplace(f"the store is read to {100 * part:.0f} % only; try again later")
+                raise reexec.CannotReplace(f"only {100 * part:.0f} % of the store is read; try again later")
             await anyio.sleep(STORE_LOOK)
 
     def go(self) -> None:
@@ -320,7 +324,11 @@ class Replacement:
         )
 
     def _refused(self, problem: str) -> None:
-        self._log.error("replacement_failed", reason=problem, note="this program serves on")
+        self._log.error(
+            "replacement_failed",
+            reason=problem,
+            note="the old program continues, with all settings as before",
+        )
         self._info = ReloadInfo(
             state="failed", exec=True, version=VERSION, number=self._number, problem=problem
         )

@@ -152,7 +152,7 @@ class Sockets:
         except ListenError as exc:
             if not self._may_fail:
                 raise
-            note = "as before, if it was open"
+            note = "the former socket of this listener, if any, stays in use"
             self._log.error("listener_failed", listener=name, reason=str(exc), note=note)
 
     def _open(self, name: str, how: ListenerConfig | Endpoint) -> None:

@@ -21,7 +21,7 @@ def reload_alarms(last: ReloadInfo) -> list[Alarm]:
         return []
     command = "director reload --exec" if last.exec else "director reload"
     why = "; ".join(last.problem.splitlines())
-    text = f"the last {command} failed, and changed nothing: {why}; put it right, then {command}"
+    text = f"the last {command} failed and changed nothing: {why}; correct this, then run {command}"
     return [Alarm(kind="reload", about=command, text=text)]
 
 
@@ -43,16 +43,16 @@ def _difference_text(what: str, member: MemberId, theirs: str, me: Identity) -> 
         theirs: the value at `member`; not shown for backends.
     """
     if what == VERSION:
-        return f"{member} runs {theirs}, this director {me.release}: finish the upgrade"
+        return f"{member} runs release {theirs}, this director {me.release}; finish the upgrade"
     if what == BACKENDS:
         return (
-            f"{member} has other backends in its configuration file than this director: write the same in "
-            "both files, then director reload"
+            f"{member} has other backends in its configuration file than this director; write the same "
+            "backends into both files, then run director reload"
         )
     mine = f"{me.expire} s"
     if what != EXPIRE:
         what, theirs, mine = hash_setting(theirs, me.username_hash)
     return (
-        f"{what} is {theirs} at {member}, but {mine} here: write the same in both files, then "
+        f"{what} is {theirs} at {member}, but {mine} here; write the same value into both files, then run "
         "director reload --exec"
     )

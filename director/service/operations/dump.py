@@ -43,7 +43,7 @@ def pin_command(key: UserKey, name: bytes | None, host: str, tag: str) -> str:
     except UnicodeDecodeError:
         text = ""
     if not text or not text.isprintable():
-        why = "name not known" if name is None else "no command can hold this name"
+        why = "the name is unknown" if name is None else "no command can hold this name"
         return f"# pinned: user with hash {key >> 32} on {host}, {why}"
     options = (f" -t {shlex.quote(tag)}" if tag else "") + " --new" + (" --name" if is_hash(text) else "")
     options += " --" if text.startswith("-") else ""

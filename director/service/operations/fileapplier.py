@@ -126,7 +126,7 @@ class FileApplier:
                 self._tell(
                     "configuration_change_skipped",
                     difference,
-                    note=f"changed at run time on {decided}, that stays",
+                    note=f"an operator changed it at run time, on {decided}, and that value stays",
                 )
 
     def _tell_seeded(self) -> None:

@@ -31,13 +31,12 @@ class KnownUsers:
     def check(self, user: str, key: UserKey) -> None:
         """Raise UnknownName if the user is not assigned, or TryAgain while the store is being read."""
         if not self.knows(key):
-            raise self._unknown(user, "check the name, or give --new to place a new user")
+            raise self._unknown(user, "check the name, or give --new to assign a new user")
 
     def without_name(self, user: str, new: bool) -> OperationError:
         """Return why an unassigned user, given by hash, cannot be moved. new: new users are allowed."""
         advice = (
-            "it is given by its hash, and a new assignment needs the whole name: give the name "
-            f"(with --name if {user} is one)"
+            f"a new assignment needs the name, not the hash: give the name (with --name if {user} is one)"
         )
         return Refused(f"{user}: no such user is assigned; {advice}") if new else self._unknown(user, advice)
 
@@ -45,7 +44,7 @@ class KnownUsers:
         if self.is_host(user):
             return UnknownName(f"{user}: no such user: it is a backend host")
         if self._director.loading:  # the store may hold assignments that are not in memory yet
-            return TryAgain(f"{user}: not known yet: the store is being read; try again")
+            return TryAgain(f"{user}: the store is still being read; try again in a moment")
         return UnknownName(f"{user}: no such user is assigned; {advice}")
 
     def is_host(self, text: str) -> bool:

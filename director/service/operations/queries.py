@@ -102,17 +102,17 @@ class Queries:
         barrier = director.barrier
         if director.ring.removed:
             return False, (
-                f"removed from the ring: logins are refused; `director ring add {director.me}` on another "
-                "director takes it back"
+                f"removed from the ring: logins are refused; run `director ring add {director.me}` on "
+                "another director to add it again"
             )
         if director.assigner.gate is Gate.CLOSED:
-            return False, "memory is not compared with the ring or the store yet"
+            return False, "the assignments in memory are not compared with the ring or the store yet"
         if director.standing is Standing.WAIT:
-            return False, "the smaller part of a cut ring: new users wait"
+            return False, "on the minority side of a partition: new users wait"
         if not barrier.synced and barrier.waiting_since is not None:
             waited = time.monotonic() - barrier.waiting_since
             if waited > BLIP:
-                return False, f"ring not synced for {waited:.0f} s: new users wait"
+                return False, f"the ring is not in sync for {waited:.0f} s: new users wait"
         return True, "ready"
 
     # ---- hosts

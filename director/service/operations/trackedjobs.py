@@ -98,7 +98,9 @@ class TrackedJobs:
 
     def _find(self, id: str) -> TrackedJob:
         if id not in self._jobs:
-            raise UnknownName(f"{id}: no such operation; ended ones are remembered for a while only")
+            raise UnknownName(
+                f"{id}: no such operation; operations that have ended are listed for a while only"
+            )
         return self._jobs[id]
 
     def _info(self, job: TrackedJob) -> MoveInfo:

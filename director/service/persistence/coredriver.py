@@ -100,7 +100,7 @@ class CoreDriver:
                 self._tell(event)
                 self._events.append(StoreAnswered(number, None))
             case Ask(number, call):
-                assert self._tasks is not None, "nothing asks while nothing runs"
+                assert self._tasks is not None, "a call needs a running task group"
                 self._asked[number] = anyio.CancelScope()
                 self._tasks.start_soon(self._answer, number, call, self._asked[number])
             case Drop(number):

@@ -152,7 +152,7 @@ class SnapshotFile:
             hosts=len(self._director.hosts.present()),
             age=f"{age} s" if age is not None else "unknown",
             seconds=round(time.monotonic() - begun, 3),
-            note="users expire; pins and hosts are as they were then until somebody knows better",
+            note="users and hosts may be old; later records of the store and of other directors replace them",
         )
         return True
 
@@ -164,7 +164,7 @@ class SnapshotFile:
         stored = None if document is None else decode(document.data)
         if document is None or (stored is not None and self._ours.wrote(stored)):
             return True
-        note = "not read, written over: another ring.secret_file or users.username_hash wrote it"
+        note = "written with another ring.secret_file or users.username_hash; not read, and overwritten now"
         self._log.warning("foreign_snapshot_ignored", snapshot=self.url, note=note)
         return False
 
@@ -239,7 +239,7 @@ class SnapshotFile:
             except StoreError as exc:
                 self._failed(exc)
             except TimeoutError:
-                note = f"not all was written within {STOP_WITHIN:.0f} s"
+                note = f"the last changes were not written within {STOP_WITHIN:.0f} s, at the stop"
                 self._log.warning("snapshot_failed", snapshot=self.url, reason=note)
         with anyio.CancelScope(shield=True):
             await self._store.close()
@@ -257,7 +257,7 @@ class SnapshotFile:
                 "snapshot_damaged",
                 snapshot=self.url,
                 kept_as=str(self._set_aside),
-                note="a new one is written from memory",
+                note="a new snapshot is written from memory; check the disk",
             )
         document = await self._store.read_document(WRITTEN)
         if document is not None and document.data.isdigit() and len(document.data) <= DIGITS:
@@ -365,8 +365,8 @@ class SnapshotFile:
         self.up, self.error = False, str(exc)
         if not self._logged:
             self._logged = True
-            advice = "" if isinstance(exc, StoreRefused) else "is the disk full or broken? "
+            advice = "" if isinstance(exc, StoreRefused) else "; check the disk"
             note = (
-                f'{advice}nothing depends on it while the store works; tried again, `snapshot = ""` for none'
+                f"retrying every {RETRY:.0f} s; logins are not affected while the store is reachable{advice}"
             )
             self._log.warning("snapshot_failed", snapshot=self.url, reason=str(exc), note=note)

@@ -58,7 +58,8 @@ class Sweeper:
                 try:
                     await self._sweep()
                 except StoreError as exc:  # the parts that write to the store report its failure
-                    self._log.warning("sweep_failed", store=self._store.url, reason=str(exc))
+                    note = "a director sweeps the store again within two minutes"
+                    self._log.warning("sweep_failed", store=self._store.url, reason=str(exc), note=note)
                 finally:
                     self.holds = False
             await anyio.sleep(ASK_SECONDS)

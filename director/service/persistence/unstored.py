@@ -91,7 +91,7 @@ class Unstored:
 
     def _follow(self, what: str, target: str, stored: anyio.Event | None) -> bool:
         change = UnstoredChange(what=what, target=target, since=int(time.time()))
-        note = "the directors have it; it is lost if they all stop before the store takes it"
+        note = "all directors have the change; it is lost if all of them stop before the store is reachable"
         self._log.warning("change_not_stored", what=what, **_named(change), note=note)
         self._add(change, stored)
         return False

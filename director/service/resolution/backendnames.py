@@ -65,7 +65,7 @@ class BackendNames:
         before, now = self.hosts(), time.monotonic()
         problems: dict[str, str] = {}
         for name, known in self._known.items():
-            answer = answers.get(name, "it was not asked for")
+            answer = answers.get(name, "it was not resolved in this round")
             if isinstance(answer, str):
                 problems[name] = answer
             else:
@@ -84,7 +84,11 @@ class BackendNames:
         for name, known in self._known.items():
             where = " ".join(known.addresses)
             if name in problems and name not in self._unresolved:
-                note = f"it stays {where}" if where else "what is known of it stays"
+                note = (
+                    f"its address stays {where}; retrying every 5 s"
+                    if where
+                    else "its host stays as it is; retrying every 5 s"
+                )
                 self._log.warning("name_unresolved", name=name, reason=problems[name], note=note)
             elif name not in problems and name in self._unresolved:
                 self._log.info("name_resolved", name=name, address=where)

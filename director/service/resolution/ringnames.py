@@ -85,13 +85,13 @@ class RingNames:
         own_name = self.own_name
         problems: dict[str, str] = {}
         for name, (host, port) in self._ports.items():
-            answer = answers.get(host, "it was not asked for")
+            answer = answers.get(host, "it was not resolved in this round")
             if isinstance(answer, str):
                 problems[name] = answer
             elif len(answer) > 1:
                 problems[name] = f"it has {len(answer)} addresses: {', '.join(answer)}"
             elif (":" in answer[0]) != (":" in self._me.address):
-                problems[name] = f"{answer[0]} is of another address family"
+                problems[name] = f"{answer[0]} is of another address family than this director's address"
             elif name == own_name:
                 self._look_at_own(Endpoint(answer[0], port))
             else:
@@ -123,14 +123,18 @@ class RingNames:
                 return
             stale = [name for name in clashes if name in problems and now[name] != self._me]
             for name in stale or fresh:
-                problems.setdefault(name, f"{now[name]} is another entry's address too")
+                problems.setdefault(name, f"{now[name]} is also the address of another entry")
                 now[name] = None if name in stale else self._now[name]
 
     def _tell(self, problems: Mapping[str, str]) -> None:
         """Log a name when it cannot be resolved any more, and when it can be again."""
         for name, endpoint in self._now.items():
             if name in problems and name not in self._unresolved:
-                note = f"it stays {endpoint}" if endpoint is not None else "the ring goes on without it"
+                note = (
+                    f"its address stays {endpoint}; retrying every 5 s"
+                    if endpoint is not None
+                    else "the ring continues without this director; retrying every 5 s"
+                )
                 self._log.warning("name_unresolved", name=name, reason=problems[name], note=note)
             elif name not in problems and name in self._unresolved and endpoint is not None:
                 self._log.info("name_resolved", name=name, member=endpoint.member)

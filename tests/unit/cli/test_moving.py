@@ -49,7 +49,7 @@ def test_a_mistyped_user_is_exit_code_68_and_no_user_is_moved(
     result = director(command, "alcie", "127.0.1.2", *options)
     assert (result.exit_code, result.stdout) == (68, "")
     assert result.stderr == (
-        "director: alcie: no such user is assigned; check the name, or give --new to place a new user\n"
+        "director: alcie: no such user is assigned; check the name, or give --new to assign a new user\n"
     )
     assert director.service.asked == []
 

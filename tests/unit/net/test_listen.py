@@ -97,7 +97,7 @@ def test_a_socket_whose_process_died_is_replaced(tmp_path: Path) -> None:
 def test_a_socket_somebody_serves_is_left_to_him_and_named(tmp_path: Path) -> None:
     path = str(tmp_path / "s")
     with closing(unix_listener("listen.login", path, mode=0o600)):
-        with pytest.raises(ListenError, match="already served by another process") as caught:
+        with pytest.raises(ListenError, match="another process listens there") as caught:
             unix_listener("listen.userdb", path, mode=0o600)
         assert (tmp_path / "s").exists()
     assert (caught.value.listener, caught.value.where) == ("listen.userdb", path)
@@ -109,14 +109,14 @@ def test_a_socket_whose_queue_is_full_is_served(tmp_path: Path) -> None:
     with closing(unix_listener("l", path, mode=0o600, backlog=0)):
         with socket.socket(socket.AF_UNIX) as waiting:
             waiting.connect(path)
-            with pytest.raises(ListenError, match="already served"):
+            with pytest.raises(ListenError, match="another process listens"):
                 unix_listener("l", path, mode=0o600)
 
 
 def test_a_datagram_socket_in_the_way_is_not_removed(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
         other.bind(str(tmp_path / "s"))
-        with pytest.raises(ListenError, match="already served"):
+        with pytest.raises(ListenError, match="another process listens"):
             unix_listener("l", str(tmp_path / "s"), mode=0o600)
 
 
@@ -142,7 +142,7 @@ def test_a_served_socket_where_a_folder_is_needed_is_left_and_named(tmp_path: Pa
     path = tmp_path / "login/director"
     with (
         closing(unix_listener("old", str(path), mode=0o666)),
-        pytest.raises(ListenError, match=f"{path}: already served by another process"),
+        pytest.raises(ListenError, match=f"{path}: another process listens there"),
     ):
         unix_listener("login", str(path / "login"), mode=0o666)
 
@@ -208,7 +208,7 @@ def test_a_tcp_socket_answers_as_soon_as_it_is_opened(address: str) -> None:
 def test_a_tcp_socket_in_use_is_named_with_what_to_do() -> None:
     with closing(tcp_listener("ring.listen", "127.0.0.1", 0)) as listener:
         port = listener.socket.getsockname()[1]
-        with pytest.raises(ListenError, match=f"127.0.0.1:{port}: in use by another process") as caught:
+        with pytest.raises(ListenError, match=f"127.0.0.1:{port}: another process uses this port") as caught:
             tcp_listener("http.listen", "127.0.0.1", port)
     assert caught.value.listener == "http.listen"
     assert caught.value.exit_code == EX_CONFIG

@@ -285,7 +285,7 @@ async def test_a_neighbour_who_does_not_read_is_told_of_and_then_given_up(
             assert end.own.peak > 8_000_000
             assert end.own.buffered == 0
             assert len(end.closed) == 1
-            assert end.closed[0].endswith("bytes wait for it to read")
+            assert end.closed[0].endswith("bytes wait")
 
 
 async def test_congestion_ends_when_the_neighbour_reads_again() -> None:
@@ -388,7 +388,7 @@ def trouble(end: End) -> list[str]:
 async def test_a_dialler_without_tls_is_told_that_it_is_needed(authority: Authority) -> None:
     near, far = await meet(None, authority.tls("127.0.0.1").accepting)
     (reason,) = far.refused
-    assert reason.startswith("127.0.0.1 speaks no TLS")
+    assert reason.startswith("127.0.0.1 does not use TLS")
     assert "set ring.tls on all directors" in reason
     assert near.received == [Bye(reason)]
     assert far.link is None
@@ -397,7 +397,7 @@ async def test_a_dialler_without_tls_is_told_that_it_is_needed(authority: Author
 async def test_a_dialler_with_tls_is_told_that_nobody_here_speaks_it(authority: Authority) -> None:
     near, far = await meet(authority.tls("127.0.0.1").dialling, None)
     await until(lambda: near.refused)
-    assert far.unreadable[0].startswith("127.0.0.1 speaks TLS, this end does not")
+    assert far.unreadable[0].startswith("127.0.0.1 uses TLS, this director does not")
     assert near.link is None
 
 
@@ -408,14 +408,14 @@ async def test_a_plain_greeting_is_taken_for_what_it_is_by_a_dialler_with_tls(au
         await until(lambda: far.link)
         far.own.send(encode([Ping(1)]))
         await until(lambda: near.refused)
-    assert near.refused[0].startswith("127.0.0.1 speaks no TLS")
+    assert near.refused[0].startswith("127.0.0.1 does not use TLS")
 
 
 @pytest.mark.parametrize("side", ["dialler", "acceptor"])
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
-        ("other CA", "is refused: it does not lead to ring.tls.ca"),
+        ("other CA", "is refused: ring.tls.ca has not signed it"),
         ("expired", "is refused: certificate has expired"),
         ("other address", "is not for its address: expected subjectAltName IP:127.0.0.1"),
     ],
@@ -435,7 +435,7 @@ async def test_a_bad_certificate_is_named_and_its_owner_is_told(
     assert reason in judge.refused[0]
     assert judge.refused[0].startswith("the certificate of 127.0.0.1")
     assert judge.link is None
-    assert any("refuses our certificate" in text or reason in text for text in trouble(owner))
+    assert any("refuses the certificate" in text or reason in text for text in trouble(owner))
 
 
 async def test_who_shows_no_certificate_stays_outside(authority: Authority) -> None:
@@ -444,7 +444,7 @@ async def test_who_shows_no_certificate_stays_outside(authority: Authority) -> N
         lambda peer: TlsSession(anybody, peer, dialled=True, own_digest=b""),
         authority.tls("127.0.0.1").accepting,
     )
-    assert far.refused == ["127.0.0.1 shows no certificate"]
+    assert far.refused == ["127.0.0.1 sends no certificate"]
     assert far.link is None
     assert "certificate required" in trouble(near)[0]
 

@@ -17,26 +17,26 @@ OTHER = MemberId("10.0.0.2:9090")
         (
             "users.expire",
             "60 s",
-            "users.expire is 60 s at 10.0.0.2:9090, but 900 s here: write the same in both files, then "
-            "director reload --exec",
+            "users.expire is 60 s at 10.0.0.2:9090, but 900 s here; write the same value into both "
+            "files, then run director reload --exec",
         ),
         (
             "users.username_hash",
             "%u",
-            "users.username_hash is %u at 10.0.0.2:9090, but %Lu here: write the same in both files, then "
-            "director reload --exec",
+            "users.username_hash is %u at 10.0.0.2:9090, but %Lu here; write the same value into both "
+            "files, then run director reload --exec",
         ),
         (
             "users.username_hash",
             "%Lu *",
-            "users.master_user_separator is * at 10.0.0.2:9090, but none here: write the same in both files, "
-            "then director reload --exec",
+            "users.master_user_separator is * at 10.0.0.2:9090, but none here; write the same value into "
+            "both files, then run director reload --exec",
         ),
         (
             "users.username_hash",
             "%n +",
-            "users.username_hash with users.master_user_separator is %n + at 10.0.0.2:9090, but %Lu here: "
-            "write the same in both files, then director reload --exec",
+            "users.username_hash with users.master_user_separator is %n + at 10.0.0.2:9090, but %Lu here; "
+            "write the same value into both files, then run director reload --exec",
         ),
     ],
 )

@@ -67,7 +67,7 @@ def test_a_name_that_is_gone_keeps_what_it_had_and_is_logged_once_and_once_when_
     assert names.told == []
     (line,) = names.logged("name_unresolved")
     assert "name=imap" in line
-    assert "it stays 10.1.0.2" in line
+    assert "its address stays 10.1.0.2" in line
     names.look(imap="10.1.0.2")
     names.look()
     assert len(names.logged("name_resolved")) == 1

@@ -92,7 +92,9 @@ async def test_sessions_that_stay_though_anvil_says_they_are_ended_are_told_with
 ) -> None:
     async with FakeAnvil(*ANN).listening(tmp_path / "anvil") as fake:
         fake.stubborn = {b"1", b"3"}
-        with pytest.raises(KickError, match=r"go on: 2 of imap-login; set restart_request_count = unlimited"):
+        with pytest.raises(
+            KickError, match=r"continue: 2 of imap-login; set restart_request_count = unlimited"
+        ):
             await Anvil(str(tmp_path / "anvil")).kick(KICK)
 
 
@@ -131,7 +133,7 @@ async def test_a_login_process_is_not_believed_either(tmp_path: Path) -> None:
     fake = FakeAnvil(*ANN)
     fake.stubborn = {b"3"}
     async with login_process(tmp_path, fake, works=False), fake.listening(tmp_path / "anvil"):
-        with pytest.raises(KickError, match="go on: 1 of imap-login"):
+        with pytest.raises(KickError, match="some continue: 1 of imap-login"):
             await Anvil(str(tmp_path / "anvil")).kick(KICK)
 
 
@@ -166,7 +168,7 @@ async def test_a_session_begun_after_the_kick_is_not_taken_for_one_that_stayed(t
 async def test_a_session_past_the_director_is_told_where_it_cannot_be_ended_alone(tmp_path: Path) -> None:
     past = b"10\tann\timap-login\t127.0.0.1\t9\t127.0.41.1\t\n"
     async with FakeAnvil(past).listening(tmp_path / "anvil") as fake:
-        with pytest.raises(KickError, match="1 sessions without user_dirkey go on"):
+        with pytest.raises(KickError, match="1 sessions without user_dirkey continue"):
             await Anvil(str(tmp_path / "anvil")).kick(OnHost("127.0.41.1"))
     assert fake.rows == [past]
 

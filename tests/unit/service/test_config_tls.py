@@ -120,4 +120,4 @@ def test_an_own_certificate_of_another_authority_is_warned_of(
 ) -> None:
     place.write("ca.pem", other_authority.ca.read_text())
     (warning,) = place.load(RING + TLS + BACKENDS).warnings
-    assert "it does not lead to ring.tls.ca" in warning
+    assert "ring.tls.ca has not signed it" in warning

@@ -163,7 +163,7 @@ def test_a_file_that_the_directors_user_cannot_read_names_that_user(config: Conf
 
 
 @pytest.mark.parametrize(
-    ("days", "text"), [(14.1, None), (13.9, "ends in 13.9 days"), (-0.5, "ended 0.5 days ago")]
+    ("days", "text"), [(14.1, None), (13.9, "expires in 13.9 days"), (-0.5, "expired 0.5 days ago")]
 )
 def test_a_certificate_is_an_alarm_from_14_days_before_its_end_on(days: float, text: str | None) -> None:
     watch = Watch()

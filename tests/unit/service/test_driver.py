@@ -447,9 +447,9 @@ async def test_with_tls_at_one_end_only_both_ends_say_so_and_try_again_with_paus
     async with running(*(tls, None) if first else (None, tls)) as nodes:
         secured, plain = nodes if first else reversed(nodes)
         await until(lambda: len(secured.logged("ring_tls_failed")) >= 3 and plain.logged("ring_link_closed"))
-        assert "speaks no TLS" in secured.logged("ring_tls_failed")[0]
-        assert "speaks no TLS" in str(plain.logged("ring_link_closed"))
-        await until(lambda: "speaks TLS, this end does not" in str(plain.logged("ring_link_closed")))
+        assert "does not use TLS" in secured.logged("ring_tls_failed")[0]
+        assert "does not use TLS" in str(plain.logged("ring_link_closed"))
+        await until(lambda: "uses TLS, this director does not" in str(plain.logged("ring_link_closed")))
         for node in nodes:
             (other,) = node.director.ring.rightwards
             assert node.director.ring._next_try[other] - time.monotonic() < 5
@@ -465,7 +465,7 @@ async def test_a_director_of_another_ca_is_named_with_the_reason_and_stays_outsi
         await until(lambda: all("is refused" in str(node.logged("ring_tls_failed")) for node in nodes))
         for node, address in zip(nodes, (two, one), strict=True):
             line = next(line for line in node.logged("ring_tls_failed") if "is refused" in line)
-            assert f"the certificate of {address} is refused: it does not lead to ring.tls.ca" in line
+            assert f"the certificate of {address} is refused: ring.tls.ca has not signed it" in line
             assert f"peer={address}" in line
             assert not any(link.live for link in node.director.ring.links.values())
 

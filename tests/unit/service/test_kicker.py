@@ -237,7 +237,7 @@ async def test_kicks_beyond_the_limit_end_at_once_with_a_problem(tmp_path: Path)
     async with desk.with_ipc(lambda _: None):
         for number in range(WAITING_LIMIT + 2):
             desk.kicker.kick(number, ByName(b"ann"))
-        problem = f"{WAITING_LIMIT} kicks are under way already"
+        problem = f"{WAITING_LIMIT} kicks are in progress already"
         assert await desk.end(2) == [(WAITING_LIMIT, 0, problem), (WAITING_LIMIT + 1, 0, problem)]
 
 
@@ -262,7 +262,7 @@ async def test_auto_takes_ipc_whenever_its_socket_is_there_and_logs_each_change_
             assert await desk.end(4) == [(0, 0, ""), (1, 0, ""), (2, 1, ""), (3, 1, "")]
     assert [line.split(" ", 1)[1] for line in desk.log] == [
         "level=warning event=kick_channel_changed channel=none "
-        'problem="neither socket is there: sessions are not ended" '
+        'problem="neither socket exists: sessions are not ended until Dovecot creates one" '
         f"ipc={desk.path} anvil={desk.anvil}\n",
         f"level=info event=kick_channel_changed channel=ipc socket={desk.path}\n",
     ]

@@ -51,7 +51,7 @@ async def test_a_user_may_be_known_to_a_store_that_is_still_being_read() -> None
     assert node.director.loading
     refused = await refusal(node, "alice")
     assert isinstance(refused, TryAgain)
-    assert "the store is being read" in str(refused)
+    assert "the store is still being read" in str(refused)
 
 
 @pytest.mark.parametrize(("new", "kind"), [(False, UnknownName), (True, Refused)])
@@ -60,7 +60,7 @@ async def test_a_hash_nobody_has_seen_is_refused_with_the_reason(
 ) -> None:
     refused = await refusal(node, "12345", new=new)
     assert type(refused) is kind
-    assert "it is given by its hash, and a new assignment needs the whole name" in str(refused)
+    assert "a new assignment needs the name, not the hash" in str(refused)
     assert "with --name if 12345 is one" in str(refused)
 
 

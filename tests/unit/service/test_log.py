@@ -186,7 +186,7 @@ def test_an_event_of_every_user_is_written_so_many_times_and_then_counted(lines:
     lines.now = REPEATED_EVERY
     log.error("flush_program_failed", user="later")
     assert [line.partition("level=")[2] for line in lines[-2:]] == [
-        f"warning event=repeated_lines_left_out of=flush_failed lines={20_000 - REPEATED}\n",
+        f"warning event=repeated_lines_left_out of=flush_program_failed lines={20_000 - REPEATED}\n",
         "error event=flush_program_failed user=later\n",
     ]
 
@@ -289,10 +289,10 @@ def test_what_is_printed_while_a_director_runs_is_logged_and_not_written_by_the_
         print("three", file=sys.stderr)
         traceback.print_exception(KeyError("four"))
     assert [line.partition("event=")[2] for line in captured] == [
-        "printed text=one\n",
-        "printed text=two\n",
-        "printed text=three\n",
-        "printed text=\"KeyError: 'four'\"\n",
+        "text_printed text=one\n",
+        "text_printed text=two\n",
+        "text_printed text=three\n",
+        "text_printed text=\"KeyError: 'four'\"\n",
     ]
 
 

@@ -139,7 +139,7 @@ async def pinned(node: Node, user: str, host: str, tag: str = "") -> None:
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        (None, "name not known"),
+        (None, "the name is unknown"),
         (b"\xff", "no command can hold this name"),
         (b"a\nb", "no command can hold this name"),
     ],
@@ -327,7 +327,7 @@ async def test_it_is_ready_when_logins_are_answered_and_says_why_not(node: Node)
     assert node.operations.queries.ready()[0] is False
     node.director.assigner.gate = Gate.KNOWN
     node.director._partition.standing = Standing.WAIT
-    assert node.operations.queries.ready() == (False, "the smaller part of a cut ring: new users wait")
+    assert node.operations.queries.ready() == (False, "on the minority side of a partition: new users wait")
 
 
 async def test_a_ring_out_of_sync_for_a_moment_is_no_reason_to_be_taken_out_of_service(node: Node) -> None:

@@ -234,7 +234,7 @@ async def test_doveadm_is_told_whose_options_a_refusal_advises(gold: Node, comma
     handler = AdminHandler(gold.operations, Log(write=lambda line: None))
     reply = b"".join([piece async for piece in handler(command)])
     assert b" --" in reply
-    assert reply.endswith(b": options of the command `director`, which doveadm has not\n")
+    assert reply.endswith(b": doveadm has no such option; use the command `director`\n")
 
 
 @pytest.mark.parametrize("drained", [False, True])

@@ -75,7 +75,7 @@ def test_a_name_that_is_gone_keeps_its_address_and_is_logged_once_and_once_when_
     assert names.told == []
     (line,) = names.logged("name_unresolved")
     assert "name=d2:9090" in line
-    assert "it stays 10.0.0.2:9090" in line
+    assert "its address stays 10.0.0.2:9090" in line
     names.look(d2="10.0.0.2")
     names.look()
     assert len(names.logged("name_resolved")) == 1
@@ -96,8 +96,8 @@ def test_a_name_that_could_not_be_resolved_at_the_start_comes_in_when_it_can() -
     [
         ("10.0.0.4 10.0.0.5", "has 2 addresses"),
         ("2001:db8::2", "another address family"),
-        ("10.0.0.3", "another entry's address"),
-        ("10.0.0.1", "another entry's address"),
+        ("10.0.0.3", "also the address of another entry"),
+        ("10.0.0.1", "also the address of another entry"),
     ],
 )
 def test_an_address_that_cannot_be_right_is_not_taken(answer: str, reason: str) -> None:

@@ -45,12 +45,12 @@ async def test_while_a_user_moves_his_mail_waits_and_then_stays_in_the_queue(imp
     assert record is not None
     impatient.director.users.put(User(record.key, record.host, record.decided, record.seen, MOVING))
     reply = await ask(impatient)(Request(b"lmtp", b"alice"))
-    assert reply == b"TEMP kill waiting; not settled within 0.05 s"
+    assert reply == b"TEMP kill waiting; not answered within 0.05 s"
 
 
 async def test_the_pool_of_a_tag_without_hosts_is_waited_for_like_a_logins(impatient: Node) -> None:
     reply = await ask(impatient)(Request(b"lmtp@gold", b"alice"))
-    assert reply == b"TEMP no hosts; not settled within 0.05 s"
+    assert reply == b"TEMP no hosts; not answered within 0.05 s"
 
 
 @pytest.mark.parametrize("key", [b"*", b""])
@@ -61,5 +61,5 @@ async def test_what_is_no_user_is_not_found_and_nobody_is_placed(node: Node, key
 
 async def test_another_map_is_refused_for_good_with_those_there_are(node: Node) -> None:
     reply = await ask(node)(Request(b"smtp", b"alice"))
-    assert reply == b"PERM no map smtp; there is lmtp, and lmtp@TAG for the hosts of a tag"
+    assert reply == b"PERM no map smtp; the maps are lmtp, and lmtp@TAG for the pool of a tag"
     assert len(node.director.users) == 0
