@@ -114,7 +114,7 @@ def import_(file: str | None, dovecot: str, write: str | None, as_json: bool) ->
         say_json(msgspec.json.encode(taken))
         return
     if write is not None:
-        for title, notes in (("not carried over", taken.left_out), ("note", taken.mind)):
+        for title, notes in (("not carried over", taken.not_carried_over), ("note", taken.notes)):
             for note in notes:
                 say(f"{title}: {note}")
         return

@@ -113,12 +113,14 @@ def read(text: str, file: str) -> Doveconf:
             continue
         if match := _PROGRAM.match(line):
             if match[1]:
-                raise DoveconfError(file, number, f"Dovecot itself cannot read it: {line[match.end() :]}")
+                raise DoveconfError(
+                    file, number, f"Dovecot cannot read this configuration: {line[match.end() :]}"
+                )
             continue
         here = stack[-1]
         if line == "}":
             if len(stack) == 1:
-                raise DoveconfError(file, number, "a } that closes nothing")
+                raise DoveconfError(file, number, "this } closes no block")
             stack.pop()
             opened.pop()
         elif _INCLUDE.match(line):

@@ -25,14 +25,16 @@ def each_once(words: Sequence[str], setting: str, notes: Notes) -> list[str]:
         if before is None:
             found[entry] = span
         elif before == entry:
-            notes.left_out.append(f"{setting}: {entry} is listed {entries.count(entry)} times")
+            notes.not_carried_over.append(f"{setting}: {entry} is listed {entries.count(entry)} times")
         else:
-            notes.left_out.append(f"{setting}: {entry} is a host of {before}, which is listed before it")
+            notes.not_carried_over.append(
+                f"{setting}: {entry} is a host of {before}, which is listed before it"
+            )
     return list(found)
 
 
 def _covering(span: Range | None, found: dict[str, Range | None]) -> str | None:
-    """The earlier entry that has all addresses of this span."""
+    """The earlier entry that contains all addresses of this span."""
     if span is None:
         return None
     version, first, last = span
@@ -47,7 +49,7 @@ def _covering(span: Range | None, found: dict[str, Range | None]) -> str | None:
 
 
 def _range(entry: str) -> Range | None:
-    """The addresses of an entry; None of a name, or what is no range."""
+    """The addresses of an entry; None if it is a name, or not a range."""
     first, hyphen, last = entry.partition("@")[0].partition("-")
     try:
         low = ipaddress.ip_address(first)

@@ -1,4 +1,4 @@
-"""The listeners of Dovecot 2.3's `service director`: which of them does what, and who may use it."""
+"""The listeners of Dovecot 2.3's `service director`: what each is for, and which users may connect."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ PATHS = {
     "admin": "director-admin",
     "authreply": "director-authreply",
 }
-"""Below base_dir, our own defaults."""
+"""The director's own defaults, relative to base_dir."""
 _OFF_UNTIL_SET = {"login/director", "login/proxy-notify"}
-"""Dovecot's own, which have no mode until the configuration gives them one; all others have 0600."""
+"""Dovecot's own listeners that are off unless the configuration sets a mode. All others have mode 0600."""
 _BY_NAME = {
     "userdb": "userdb",
     "authreply": "authreply",
@@ -36,20 +36,20 @@ _BY_NAME = {
 
 
 class Listener(msgspec.Struct, frozen=True, kw_only=True):
-    """One of them, whether it is on or not."""
+    """A listener, on or off."""
 
     sort: str
     """`unix_listener`, `fifo_listener` or `inet_listener`."""
     name: str
-    """Below base_dir; for TCP only a word."""
+    """Path relative to base_dir; for TCP a word."""
     kind: str
     """One of KINDS."""
     mode: int = 0
-    """0 of a file, or port 0: it is off."""
+    """0 (or, for TCP, port 0): it is off."""
     user: str = ""
     group: str = ""
     addresses: tuple[str, ...] = ()
-    """Of TCP: the listener's own, or those of `listen`; 0.0.0.0 and :: are any."""
+    """For TCP: its own addresses, or those of `listen`; 0.0.0.0 and :: stand for all addresses."""
     port: int = 0
     extra: tuple[str, ...] = ()
     """Other settings, such as `haproxy = yes`."""
@@ -60,7 +60,7 @@ class Listener(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def where(self) -> str:
-        """How it is called in notes."""
+        """Its name in notes."""
         return f"service director, {self.sort} {self.name or self.port}"
 
 
@@ -94,7 +94,7 @@ def first_ring(found: Sequence[Listener]) -> Listener | None:
 
 
 def served(found: Sequence[Listener], kind: str) -> Listener | None:
-    """The one file of this kind that our director opens: that with the usual name, else the first."""
+    """The socket or FIFO of this kind that the director opens: with the usual name, else the first."""
     files = [
         listener
         for listener in found
@@ -134,7 +134,7 @@ def _kind(block: Block, port: int, root: Block) -> str:
     # As in Dovecot 2.3: by the text after the last hyphen, else by the kind of listener.
     if block.kind == "fifo_listener":
         return "notify"
-    # 2.2 has a setting for it as well
+    # 2.2 also has a setting for this port
     if port and root.get(DOVEADM_PORT) == str(port):
         return "admin"
     word = block.name.rpartition("/")[2].rpartition("-")[2]

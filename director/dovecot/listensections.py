@@ -1,4 +1,4 @@
-"""[listen.*] of director.toml, and what systemd's units need for them."""
+"""[listen.*] of director.toml, and the lines that systemd's units need for them."""
 
 from __future__ import annotations
 
@@ -9,12 +9,17 @@ from director.dovecot.listeners import PATHS, Listener, served
 from director.dovecot.notes import Notes
 
 _MODES = {"login": 0o666, "notify": 0o666, "userdb": 0o600, "admin": 0o600, "authreply": 0o600}
-"""Of our own defaults, which the socket units have."""
+"""Modes of the director's defaults, which the socket units have."""
 _NEVER_DIRECTLY_IN_LOGIN = {"login", "notify"}
 
 
 def listen_section(kind: str, listeners: Sequence[Listener], base_dir: str, notes: Notes) -> list[str]:
-    """Lines of [listen.KIND]. base_dir: of Dovecot, as it is written."""
+    """Lines of [listen.KIND].
+
+    Args:
+        kind: one of KINDS but `ring`.
+        base_dir: Dovecot's base_dir, as written.
+    """
     mine = [listener for listener in listeners if listener.kind == kind and listener.on]
     files = [listener for listener in mine if listener.sort != "inet_listener"]
     addresses = [listener for listener in mine if listener.sort == "inet_listener"]
@@ -22,15 +27,16 @@ def listen_section(kind: str, listeners: Sequence[Listener], base_dir: str, note
     lines = []
     if first is not None:
         lines = _file(first, paths.folder(base_dir), notes)
-        notes.left_out += [
-            f"{listener.where}: there is one socket of this sort, {first.name}; its clients must use that"
+        notes.not_carried_over += [
+            f"{listener.where}: the director opens one socket of this kind, {first.name}; change the"
+            " clients to it"
             for listener in files
             if listener is not first
         ]
     elif kind == "notify":
-        notes.mind.append(
-            "login/proxy-notify was off and is on now: a session that lasts longer than director_user_expire"
-            " keeps its user assigned"
+        notes.general.append(
+            "login/proxy-notify was off and is on now: the assignment of a user does not expire during"
+            " a session"
         )
         lines = []
     else:
@@ -38,7 +44,9 @@ def listen_section(kind: str, listeners: Sequence[Listener], base_dir: str, note
     if kind == "admin":
         lines += _admin_tcp(addresses, notes)
     else:
-        notes.left_out += [f"{listener.where}: {kind} is served on a file only" for listener in addresses]
+        notes.not_carried_over += [
+            f"{listener.where}: the listener {kind} has no TCP" for listener in addresses
+        ]
     return lines
 
 
@@ -60,8 +68,10 @@ def _file(listener: Listener, base_dir: str, notes: Notes) -> list[str]:
         unit.append(f"SocketMode={listener.mode:04o}")
         unit += [f"Socket{key.title()}={value}" for key, value in owner]
     if unit:
-        notes.mind.append(f"where systemd opens the sockets: director-{kind}.socket {' '.join(unit)}")
-    notes.left_out += [f"{listener.where} {{ {extra} }}" for extra in listener.extra]
+        notes.general.append(
+            f"if systemd opens the sockets, write into director-{kind}.socket: {' '.join(unit)}"
+        )
+    notes.not_carried_over += [f"{listener.where} {{ {extra} }}" for extra in listener.extra]
     return lines
 
 
@@ -69,20 +79,21 @@ def _admin_tcp(listeners: Sequence[Listener], notes: Notes) -> list[str]:
     if not listeners:
         return []
     first = listeners[0]
-    notes.left_out += [
-        f"{listener.where}: only one address is possible, that of {first.where}" for listener in listeners[1:]
+    notes.not_carried_over += [
+        f"{listener.where}: listen.admin.tcp takes one address, that of {first.where}"
+        for listener in listeners[1:]
     ]
-    notes.left_out += [f"{first.where} {{ {extra} }}" for extra in first.extra]
+    notes.not_carried_over += [f"{first.where} {{ {extra} }}" for extra in first.extra]
     address, *others = first.addresses
     endpoint = tomltext.endpoint(address, first.port)
     if address in values.EVERY:
-        notes.mind.append(
-            f"listen.admin tcp = {endpoint} is open to every network, as before; every client that connects"
-            f" may change everything: better give one address{_only(address, others)}"
+        notes.general.append(
+            f"listen.admin.tcp = {endpoint} is open to every network, as before, and every client that"
+            f" connects can change everything: write a single address instead{_only(address, others)}"
         )
     elif others:
-        notes.left_out.append(
-            f"{first.where}: of its addresses only {address} is listened on, not {', '.join(others)}"
+        notes.not_carried_over.append(
+            f"{first.where}: listen.admin.tcp takes one address, {address}; not used: {', '.join(others)}"
         )
     return [f"tcp = {tomltext.text(endpoint)}"]
 
@@ -90,4 +101,4 @@ def _admin_tcp(listeners: Sequence[Listener], notes: Notes) -> list[str]:
 def _only(address: str, others: Sequence[str]) -> str:
     if not any((":" in address) != (":" in other) for other in others):
         return ""
-    return f" (it is one, and {address} is {'IPv6' if ':' in address else 'IPv4'} only)"
+    return f" (the setting takes one address, and {address} is {'IPv6' if ':' in address else 'IPv4'} only)"

@@ -1,4 +1,4 @@
-"""Services of Dovecot that take logins: which socket each asks. Any service may, whatever its name is."""
+"""Services of Dovecot that take logins: which socket each asks. Its name may be any."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LOGIN_SERVICES = {
     "managesieve-login": ("sieve", ("sieve",)),
     "submission-login": ("submission", ("submission",)),
 }
-"""Dovecot's own: the protocol, and the TCP listeners that are on where nothing is said."""
+"""Dovecot's own: the protocol, and the TCP listeners that are on by default."""
 _WITH_ARGUMENT = ("-c", "-i", "-o", "-R")
 """Options of a login process whose next word is not the socket."""
 
@@ -27,9 +27,9 @@ class LoginService(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     command: tuple[str, ...]
     at: int
-    """Where in the command the socket stands; 0: nowhere, it asks auth."""
+    """Index of the socket in the command; 0: there is none, and the service asks auth."""
     chrooted: bool
-    """It sees nothing outside of login/."""
+    """Whether it cannot open files outside of login/."""
 
     @property
     def program(self) -> str:
@@ -37,31 +37,31 @@ class LoginService(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def protocol(self) -> str:
-        """`imap`, `sieve`, …; empty where the program is none of Dovecot's login processes."""
+        """`imap`, `sieve`, …; empty if the program is not one of Dovecot's login processes."""
         return LOGIN_SERVICES[self.program][0] if self.program in LOGIN_SERVICES else ""
 
     def socket(self, base_dir: str) -> str:
-        """The absolute path of the socket it asks; empty: that of auth."""
+        """The absolute path of the socket that it asks; empty: the socket of auth."""
         if not self.at:
             return ""
         return paths.login_socket(self.command[self.at], base_dir, chrooted=self.chrooted)
 
     def names(self, sockets: Sequence[str], base_dir: str) -> bool:
-        """Whether it asks at one of these absolute paths, also where it could not see it."""
+        """Whether it asks one of these sockets (absolute paths), even if its chroot hides the socket."""
         if not self.at:
             return False
         as_written = paths.login_socket(self.command[self.at], base_dir, chrooted=False)
         return self.socket(base_dir) in sockets or as_written in sockets
 
     def asking(self, socket: str) -> tuple[str, ...]:
-        """Its command, asking at another socket."""
+        """Its command, with another socket."""
         if self.at:
             return (*self.command[: self.at], socket, *self.command[self.at + 1 :])
         return (*self.command, socket)
 
 
 def login_services(root: Block) -> list[LoginService]:
-    """Dovecot's own, which may be off, then the others that run a login process or name a socket."""
+    """Dovecot's own services, which may be off, then others that run a login process or name a socket."""
     names = dict.fromkeys([*LOGIN_SERVICES, *(block.name for block in root.all("service"))])
     found = [_service(root, name) for name in names]
     return [service for service in found if service is not None]
@@ -96,7 +96,7 @@ def _service(root: Block, name: str) -> LoginService | None:
 
 
 def _socket_at(command: Sequence[str]) -> int:
-    """Where the first word stands that is neither an option nor belongs to one."""
+    """Index of the first word that is neither an option nor its argument; 0: there is none."""
     at = 1
     while at < len(command):
         word = command[at]

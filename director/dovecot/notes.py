@@ -1,4 +1,4 @@
-"""Notes of the import of a configuration: settings that are not carried over, and what else to do."""
+"""Notes about an import: settings that are not carried over, and what else to do or to know."""
 
 from __future__ import annotations
 
@@ -15,34 +15,38 @@ class Notes:
     """Both lists of notes, in the order in which they were made."""
 
     def __init__(self) -> None:
-        self.left_out: list[str] = []
+        self.not_carried_over: list[str] = []
         """Settings that are not carried over, with the reason or the setting that replaces each."""
-        self.mind: list[str] = []
+        self.general: list[str] = []
         """Other things to do or to know before the change."""
 
     def read(self, what: str, text: str, kind: Callable[[str], Value], default: Value) -> Value:
-        """The value of a setting; `default`, with a note, where it is refused or not known here.
+        """The value of a setting.
 
-        what: how the setting is called in the note.
+        Args:
+            what: the name of the setting in a note.
+            text: the value as written.
+            kind: reads the value; raises RefusedValue.
+            default: returned, with a note, if Dovecot refuses the value or it is not known here.
         """
         if why := unknown(text):
-            self.left_out.append(f"{what} = {text}: {why}; write the value itself")
+            self.not_carried_over.append(f"{what} = {text}: {why}; write the value into director.toml")
             return default
         try:
             return kind(text)
         except RefusedValue as exc:
-            self.left_out.append(f"{what} = {text}: Dovecot itself refuses this, {exc}; it is not used")
+            self.not_carried_over.append(f"{what} = {text}: Dovecot refuses this value: {exc}")
             return default
 
     def words(self, what: str, text: str) -> list[str]:
-        """The words of a list; those that are not known here are left out, with a note."""
+        """The words of a list. A word whose value is not known here is omitted, with a note."""
         if (why := unknown(text)) and text.startswith("<"):
-            self.left_out.append(f"{what} = {text}: {why}; write what is in it")
+            self.not_carried_over.append(f"{what} = {text}: {why}; write its content into director.toml")
             return []
         found = []
         for word in text.split():
             if why := unknown(word):
-                self.left_out.append(f"{what} has {word}: {why}; write the value itself")
+                self.not_carried_over.append(f"{what} has {word}: {why}; write the value into director.toml")
             else:
                 found.append(word)
         return found

@@ -8,7 +8,7 @@ BASE_DIR = "/run/dovecot"
 
 
 def folder(path: str) -> str:
-    """A folder without what does not matter: `/run/dovecot` of `/var/run/dovecot/`."""
+    """A folder in its shortest form: `/run/dovecot` for `/var/run/dovecot/`."""
     path = posixpath.normpath(path) if path else BASE_DIR
     return path.replace("/var/run/", "/run/", 1) if path.startswith("/var/run/") else path
 
@@ -19,7 +19,7 @@ def socket(path: str, base_dir: str) -> str:
 
 
 def login_socket(word: str, base_dir: str, *, chrooted: bool = True) -> str:
-    """The absolute path that a login process means by `word`: it starts in login/, mostly its chroot."""
+    """The absolute path of `word` for a login process: relative to login/, which usually is its chroot."""
     login = f"{folder(base_dir)}/login"
     word = folder(word)
     if word.startswith("/") and chrooted:
@@ -28,6 +28,6 @@ def login_socket(word: str, base_dir: str, *, chrooted: bool = True) -> str:
 
 
 def below(path: str, base_dir: str) -> str:
-    """The path as it is written below `base_dir`; where it is not below it, as it is."""
+    """The path relative to `base_dir`, or the unchanged path if it is not below `base_dir`."""
     prefix = f"{folder(base_dir)}/"
     return path.removeprefix(prefix)

@@ -25,19 +25,24 @@ class Server(msgspec.Struct, frozen=True):
     host: str
     """An address without brackets, or a name."""
     port: int
-    """0: that of the ring's listener."""
+    """0: the port of the ring's listener."""
 
 
 def ring_section(root: Block, listeners: Sequence[Listener], resolve: Resolve, notes: Notes) -> list[str]:
-    """Lines of [ring]; none where the director stands alone. root: with variables replaced."""
+    """Lines of [ring]; none if the director is alone.
+
+    Args:
+        root: the configuration, with variables replaced.
+        resolve: returns the addresses of a name; raises OSError if there are none.
+    """
     words = notes.words(SERVERS, root.get(SERVERS))
     if not words:
         return []
     ring = first_ring(listeners)
     if ring is None:
-        notes.mind.append(
-            "service director has no inet_listener for the ring, so Dovecot's own does not start:"
-            f" port {RING_PORT} is taken"
+        notes.general.append(
+            "service director has no inet_listener for the ring, so Dovecot's director does not start; here"
+            f" the ring gets port {RING_PORT}"
         )
     port = ring.port if ring else RING_PORT
     written = _once([_server(word) for word in words], port, notes)
@@ -49,16 +54,18 @@ def ring_section(root: Block, listeners: Sequence[Listener], resolve: Resolve, n
     _name_others(ring, own_address, listeners, notes)
     if len(servers) > 1 or not is_address(servers[0].host):
         lines.append('secret_file = "ring.secret"')
-        notes.mind.append(
-            "the directors need a secret that all of them know: openssl rand -hex 32 > ring.secret;"
-            " chmod 600 ring.secret; chown it to the director's user, and copy it to all proxies"
+        notes.general.append(
+            "all directors need the same secret: openssl rand -hex 32 > ring.secret; chmod 600 ring.secret;"
+            " chown it to the director's user, and copy it to all proxies"
         )
-        notes.mind.append("change all directors at once: Dovecot's directors and these cannot be in one ring")
+        notes.general.append(
+            "replace all directors at the same time: Dovecot's directors cannot be in one ring with these"
+        )
     return lines
 
 
 def is_address(host: str) -> bool:
-    """Whether it is an IP address, and not a name."""
+    """Whether it is an IP address, not a name."""
     return _canonical(host) is not None
 
 
@@ -75,8 +82,8 @@ def _once(servers: Sequence[Server], port: int, notes: Notes) -> list[Server]:
     for server in servers:
         key = (_canonical(server.host) or server.host.lower().rstrip("."), server.port or port)
         if key in found:
-            notes.left_out.append(
-                f"{SERVERS}: {server.host} is listed more than once, and used once, as by Dovecot"
+            notes.not_carried_over.append(
+                f"{SERVERS}: {server.host} is listed more than once; one entry is kept, as in Dovecot"
             )
         found.setdefault(key, server)
     return list(found.values())
@@ -85,14 +92,14 @@ def _once(servers: Sequence[Server], port: int, notes: Notes) -> list[Server]:
 def _resolved(
     servers: Sequence[Server], listeners: Sequence[Listener], resolve: Resolve, notes: Notes
 ) -> list[Server]:
-    """The directors with names of several addresses written out: each address is a director of its own."""
+    """The directors. A name with several addresses is replaced by them: each address is a director."""
     found: list[Server] = []
     for server in servers:
         if is_address(server.host):
             found.append(server)
             continue
         try:
-            # in an order that is the same on every proxy
+            # sorted, so that the order is the same on every proxy
             addresses = sorted(set(resolve(server.host)), key=_by_number)
         except (OSError, UnicodeError):
             addresses = []
@@ -100,18 +107,18 @@ def _resolved(
         if len(addresses) > 1:
             kept = _of_one_family(addresses, servers, listeners)
             found += [Server(address, server.port) for address in kept]
-            notes.mind.append(
-                f"{SERVERS}: {server.host} has the addresses {', '.join(addresses)} here, and each is a"
-                f" director: write all of them into ring.servers, on every proxy alike (now it has"
+            notes.general.append(
+                f"{SERVERS}: {server.host} has the addresses {', '.join(addresses)} on this machine, and each"
+                " is a director: list all of them in ring.servers, the same on every proxy (now listed:"
                 f" {', '.join(kept)})"
             )
             continue
         found.append(server)
         if alone:
-            where = f"has the address {addresses[0]} here" if addresses else "cannot be resolved here"
-            notes.mind.append(
+            where = f"has the address {addresses[0]}" if addresses else "cannot be resolved on this machine"
+            notes.general.append(
                 f"{SERVERS}: {server.host} is the only entry, and {where}: if it stands for several"
-                " directors, write all of them into ring.servers"
+                " directors, list all of them in ring.servers"
             )
     return found
 
@@ -119,7 +126,7 @@ def _resolved(
 def _of_one_family(
     addresses: Sequence[str], servers: Sequence[Server], listeners: Sequence[Listener]
 ) -> list[str]:
-    """Those of the ring's family: a machine with two addresses of a name is still one director."""
+    """The addresses of the ring's family: a machine with an address of each family is one director."""
     ring = first_ring(listeners)
     fixed = [server.host for server in servers if is_address(server.host)]
     fixed += [address for address in (ring.addresses if ring else ()) if address not in values.EVERY]
@@ -128,7 +135,7 @@ def _of_one_family(
 
 
 def _own_address(ring: Listener | None, servers: Sequence[Server]) -> str:
-    """The address that makes a director know itself; empty: that of `servers` that is of this machine."""
+    """The address for `ring.listen`; empty: the entry of `servers` that is an address of this machine."""
     if ring is None or ring.addresses[0] in values.EVERY:
         return ""
     listed = {_canonical(server.host) for server in servers}
@@ -141,21 +148,23 @@ def _name_others(
     for listener in listeners:
         if listener.kind != "ring" or not listener.on:
             continue
-        notes.left_out += [f"{listener.where} {{ {extra} }}" for extra in listener.extra]
+        notes.not_carried_over += [f"{listener.where} {{ {extra} }}" for extra in listener.extra]
         if ring is not None and listener is not ring:
-            notes.left_out.append(
-                f"{listener.where}, port {listener.port}: the ring has one port, {ring.port}, that of the"
-                " first listener; doveconf sorts them by name: look in the file which one is first"
+            notes.not_carried_over.append(
+                f"{listener.where}, port {listener.port}: the ring has one port, {ring.port}, from the first"
+                " listener; doveconf sorts listeners by name: look in dovecot.conf which listener is first"
             )
     others = [
         address for address in (ring.addresses if ring and own_address else ()) if address != own_address
     ]
     if ring is not None and others:
-        notes.left_out.append(f"{ring.where}: ring.listen is one address; not {', '.join(others)}")
+        notes.not_carried_over.append(
+            f"{ring.where}: ring.listen takes one address, {own_address}; not used: {', '.join(others)}"
+        )
 
 
 def _entry(server: Server, port: int) -> str:
-    """With its port where that is not our default; one without a port has that of the ring's listener."""
+    """The entry, with its port unless that is the default. Without one, it has the port of the listener."""
     if server.port or port != RING_PORT:
         return tomltext.endpoint(server.host, server.port or port)
     return server.host

@@ -11,9 +11,9 @@ from director.dovecot.loginservices import LOGIN_SERVICES, LoginService, is_open
 from director.dovecot.variables import DEFAULTS
 
 _RIGHTS = {("auth", "auth-login"): "0660", ("auth", "auth-userdb"): "0666", ("ipc", "ipc"): "0660"}
-"""The modes that the lines below give to sockets of Dovecot's; their group becomes Dovecot's own."""
+"""The modes that the lines below give to Dovecot's sockets. Their group becomes Dovecot's own group."""
 _DEFAULT_RIGHTS = {"auth-login": "0600", "auth-userdb": "0666", "ipc": "0600"}
-_SOCKETS_23 = """# what the director uses, where it does not run as root
+_SOCKETS_23 = """# sockets of Dovecot that the director uses if it does not run as root
 service auth {
   unix_listener auth-login {
     mode = 0660
@@ -31,7 +31,7 @@ service ipc {
   }
 }
 """
-_SOCKETS_24 = """# what the director uses, where it does not run as root
+_SOCKETS_24 = """# sockets of Dovecot that the director uses if it does not run as root
 service auth {
   unix_listener auth-login {
     mode = 0660
@@ -52,9 +52,13 @@ service anvil {
 
 
 def snippet(root: Block, listeners: Sequence[Listener], dovecot: str) -> tuple[str, list[str]]:
-    """The settings, and notes about them. dovecot: `2.3` or `2.4`."""
-    text, mind = _for_23(root, listeners) if dovecot == "2.3" else _for_24(root, listeners)
-    return text, [*mind, *_changed_rights(root)]
+    """The settings, and notes about them.
+
+    Args:
+        dovecot: `2.3` or `2.4`.
+    """
+    text, notes = _for_23(root, listeners) if dovecot == "2.3" else _for_24(root, listeners)
+    return text, [*notes, *_changed_rights(root)]
 
 
 def _changed_rights(root: Block) -> Iterator[str]:
@@ -66,23 +70,28 @@ def _changed_rights(root: Block) -> Iterator[str]:
         kept = was.lstrip("0") in (mode.lstrip("0"), _DEFAULT_RIGHTS[socket].lstrip("0"))
         if kept and found["group"] in ("", internal):
             continue
-        warning = "; with 0666 a user may look up only themselves there" if socket == "auth-userdb" else ""
+        warning = (
+            "; with mode 0666 the process of a user can look up this user only"
+            if socket == "auth-userdb"
+            else ""
+        )
         yield (
             f"service {service}, unix_listener {socket}: mode {was}, group {found['group'] or 'not set'},"
-            f" becomes mode {mode}, group {internal}, so that the director may connect: see which other"
-            f" programs do{warning}"
+            f" becomes mode {mode}, group {internal}, so that the director can connect: check which other"
+            f" programs use this socket{warning}"
         )
 
 
 def _for_23(root: Block, listeners: Sequence[Listener]) -> tuple[str, list[str]]:
-    """Settings that override others: without this text Dovecot runs as before, with its own director."""
+    """Settings that override others: without these lines Dovecot runs as before, with its own director."""
     lines = [
-        "# Dovecot 2.3: read this last. Its own director is off, login processes ask director.",
-        "# Without this text everything is as before.",
+        "# For Dovecot 2.3, to be read last: its own director is off, and Dovecot asks this director"
+        " instead.",
+        "# Without these lines Dovecot runs as before, with its own director.",
         "director_servers =",
         "director_mail_servers =",
         "service director {",
-        # of no protocol that is served: the whole service is left out, listeners without a name too
+        # a protocol that is not served: Dovecot omits the whole service, with its listeners without a name
         "  protocol = none",
     ]
     for listener in listeners:
@@ -92,8 +101,8 @@ def _for_23(root: Block, listeners: Sequence[Listener]) -> tuple[str, list[str]]
     for service in _asking(root, listeners):
         command = " ".join(service.asking("director/login"))
         lines += [f"service {service.name} {{", f"  executable = {command}", "}"]
-    mind = [
-        f"{service.name} did not ask the director, and still does not: its users go where the passdb says"
+    notes = [
+        f"{service.name} did not ask the director and still does not: the passdb alone names its users' hosts"
         for service in _not_asking(root, listeners)
     ]
     lines += ["login_proxy_notify_path = director/proxy-notify"]
@@ -103,43 +112,46 @@ def _for_23(root: Block, listeners: Sequence[Listener]) -> tuple[str, list[str]]
         if paths.socket(everybody, base) != paths.socket(userdb.name, base):
             lines += [f"auth_socket_path = {userdb.name}"]
     lines += _look_ups(root, listeners)
-    return "\n".join(lines) + "\n" + _SOCKETS_23, mind
+    return "\n".join(lines) + "\n" + _SOCKETS_23, notes
 
 
 def _for_24(root: Block, listeners: Sequence[Listener]) -> tuple[str, list[str]]:
-    mind = [
-        "for Dovecot 2.4 the rest of dovecot.conf must be written anew; passdbs must return proxy=y, no host"
+    notes = [
+        "Dovecot 2.4 has another syntax: rewrite the rest of dovecot.conf; passdbs must return proxy=y, no"
+        " host"
     ]
     asking = _asking(root, listeners)
     if others := _not_asking(root, listeners):
         names = ", ".join(service.name for service in others)
-        mind.append(f"login_socket_path is for all login services: {names} now asks the director, too")
+        notes.append(
+            f"login_socket_path applies to all login services, so these ask the director now, too: {names}"
+        )
     for service in asking:
         if service.name not in LOGIN_SERVICES:
-            mind.append(
-                f"service {service.name} must be written anew for 2.4, with executable = {service.program}"
-                " and restart_request_count = unlimited; login_socket_path is for it too"
+            notes.append(
+                f"rewrite service {service.name} for Dovecot 2.4, with executable = {service.program}"
+                " and restart_request_count = unlimited; login_socket_path applies to it, too"
             )
-    lines = ["# Dovecot 2.4: read last."]
+    lines = ["# For Dovecot 2.4, to be read last: Dovecot asks the director."]
     if asking:
         lines += ["login_socket_path = director/login"]
     lines += ["login_proxy_notify_path = director/proxy-notify", *_look_ups(root, listeners)]
     if root.in_protocol("lmtp", "lmtp_proxy") == "yes":
-        # Debian 13's conf.d/20-lmtp.conf cuts the domain off: mail would go by another name than sessions
+        # Debian 13's conf.d/20-lmtp.conf removes the domain: mail would have another name than sessions
         lines += ["lmtp_proxy = yes", "protocol lmtp {", "  auth_username_format = %{user | lower}", "}"]
         if (form := root.get("auth_username_format", default="%Lu")) != "%Lu":
-            mind.append(
-                f"auth_username_format = {form}: the same in 2.4's words belongs into protocol lmtp, too"
+            notes.append(
+                f"auth_username_format = {form}: write it, in the syntax of 2.4, into protocol lmtp, too"
             )
     for service in asking:
-        # with a process for each session, 2.4 says that it has ended a session, and has not
+        # with a process for each session, 2.4 reports that a session was ended although it continues
         if service.name in LOGIN_SERVICES:
             lines += [f"service {service.name} {{", "  restart_request_count = unlimited", "}"]
-    return "\n".join(lines) + "\n" + _SOCKETS_24, mind
+    return "\n".join(lines) + "\n" + _SOCKETS_24, notes
 
 
 def _look_ups(root: Block, listeners: Sequence[Listener]) -> list[str]:
-    """LMTP and doveadm go on to ask the director, by whatever name and setting they did."""
+    """Settings with which LMTP and doveadm ask this director, if they asked Dovecot's director."""
     socket = served(listeners, "userdb")
     if socket is None:
         return []
@@ -152,7 +164,7 @@ def _look_ups(root: Block, listeners: Sequence[Listener]) -> list[str]:
 
 
 def _asks_userdb(root: Block, path: str, listeners: Sequence[Listener]) -> bool:
-    """Whether an auth_socket_path is a socket of the built-in director."""
+    """Whether an auth_socket_path is a socket of Dovecot's director."""
     base = root.get("base_dir")
     sockets = {
         paths.socket(listener.name, base)
@@ -163,7 +175,7 @@ def _asks_userdb(root: Block, path: str, listeners: Sequence[Listener]) -> bool:
 
 
 def _asking(root: Block, listeners: Sequence[Listener]) -> list[LoginService]:
-    """The services that asked the built-in director."""
+    """The services that ask Dovecot's director."""
     base = root.get("base_dir")
     sockets = [
         paths.socket(listener.name, base)
@@ -174,7 +186,7 @@ def _asking(root: Block, listeners: Sequence[Listener]) -> list[LoginService]:
 
 
 def _not_asking(root: Block, listeners: Sequence[Listener]) -> list[LoginService]:
-    """The services whose logins do not ask the director."""
+    """The services whose logins do not ask Dovecot's director."""
     protocols = root.get("protocols", default="imap pop3 lmtp").split()
     asking = _asking(root, listeners)
     return [

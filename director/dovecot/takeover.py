@@ -27,12 +27,13 @@ HASHING = "director_consistent_hashing"
 EXPIRE_AT_LEAST = 10
 """Seconds; less is refused by Dovecot, and here."""
 PARALLEL_AT_MOST = 10_000
-_LEFT_OUT = {
-    "director_output_buffer_size": "links between directors have a bound of their own",
-    "director_ping_idle_timeout": "ring.ping_interval is 1 s",
-    "director_ping_max_timeout": "ring.ping_timeout is 5 s",
-    HASHING: "it is always so",
-    DOVEADM_PORT: "name the listener: listen.admin tcp",
+UNKNOWN = "this director has no such setting"
+_REPLACED = {
+    "director_output_buffer_size": "not needed: the output buffer of a link has a fixed limit",
+    "director_ping_idle_timeout": "replaced by ring.ping_interval, 1 s by default",
+    "director_ping_max_timeout": "replaced by ring.ping_timeout, 5 s by default",
+    HASHING: "not needed: this director always places users by consistent hashing",
+    DOVEADM_PORT: "replaced by listen.admin.tcp",
 }
 ACCOUNTS = ("default_internal_user", "default_internal_group", "default_login_user")
 _DEFAULTS = {
@@ -53,12 +54,12 @@ _TRANSLATED = {
     "director_flush_socket",
 }
 _OF_THE_PROCESS = {
-    "client_limit": ("LimitNOFILE= in director.service, two for each connection", ("0",)),
-    "vsz_limit": ("MemoryMax= in director.service", ("0", "18446744073709551615 B", "unlimited")),
-    "user": ("User= in director.service", ("dovecot",)),
-    "group": ("Group= in director.service", ()),
-    "extra_groups": ("SupplementaryGroups= in director.service", ()),
-    "chroot": ("ProtectSystem= in director.service", (".",)),
+    "client_limit": ("set LimitNOFILE= in director.service, two descriptors for each connection", ("0",)),
+    "vsz_limit": ("set MemoryMax= in director.service", ("0", "18446744073709551615 B", "unlimited")),
+    "user": ("set User= in director.service", ("dovecot",)),
+    "group": ("set Group= in director.service", ()),
+    "extra_groups": ("set SupplementaryGroups= in director.service", ()),
+    "chroot": ("set ProtectSystem= in director.service", (".",)),
 }
 """Settings of `service director`: the replacement of each, and its defaults."""
 
@@ -70,14 +71,14 @@ class TakenOver(msgspec.Struct, frozen=True, kw_only=True):
     """A complete director.toml."""
     dovecot: str
     """Settings to append to Dovecot's configuration: its own director is off, and this director is asked."""
-    left_out: tuple[str, ...]
+    not_carried_over: tuple[str, ...]
     """Settings that are not carried over, with the reason or the setting that replaces each."""
-    mind: tuple[str, ...]
+    notes: tuple[str, ...]
     """Other things to do or to know before the change."""
 
 
 def _unresolved(name: str) -> Sequence[str]:
-    raise OSError(f"{name} is not looked up")
+    raise OSError(f"{name}: names are not resolved here")
 
 
 def take_over(
@@ -113,8 +114,8 @@ class _Import:
                 file, 0, f"{NEEDED} is not set: no director of Dovecot 2.3 is configured here"
             )
         self.notes = Notes()
-        self.notes.mind += [
-            f"${name} has its value from the environment of this command: Dovecot's may be another"
+        self.notes.general += [
+            f"${name}: the value comes from the environment of this command; Dovecot may have another value"
             for name in sorted(used)
         ]
         self.listeners = listeners(self.root, self.notes)
@@ -140,13 +141,13 @@ class _Import:
         for name, settings in sections:
             if settings:
                 lines += ([f"[{name}]"] if name else []) + settings + [""]
-        text, missing = snippet(self.root, self.listeners, self.dovecot)
-        self.notes.mind += missing
+        text, notes = snippet(self.root, self.listeners, self.dovecot)
+        self.notes.general += notes
         return TakenOver(
             toml=self._head() + "\n".join(lines).rstrip() + "\n",
             dovecot=text,
-            left_out=tuple(dict.fromkeys(self.notes.left_out)),
-            mind=tuple(dict.fromkeys(self.notes.mind)),
+            not_carried_over=tuple(dict.fromkeys(self.notes.not_carried_over)),
+            notes=tuple(dict.fromkeys(self.notes.general)),
         )
 
     # ---- sections
@@ -164,9 +165,10 @@ class _Import:
         if value := self._setting("director_username_hash"):
             lines.append(f"username_hash = {tomltext.text(value)}")
         elif self._is_older():
-            self.notes.mind.append(
-                "director_username_hash is not set: in 2.2 that is %u, here it is %Lu; write username_hash ="
-                ' "%u" if names reach the director with capital letters'
+            self.notes.general.append(
+                "director_username_hash is not set: the default is %u in 2.2 and %Lu here; write"
+                " username_hash ="
+                ' "%u" if names with capital letters reach the director'
             )
         if value := self._separator():
             lines.append(f"master_user_separator = {tomltext.text(value)}")
@@ -175,9 +177,9 @@ class _Import:
                 lines.append(f"{key} = {number}")
         if value := self._setting("director_flush_socket"):
             lines.append(f"flush_socket = {tomltext.text(value)}")
-            self.notes.mind.append(
-                f"director_flush_socket = {value}: the program stays as it is; where it is a service of"
-                " Dovecot, its socket must let the director's user in"
+            self.notes.general.append(
+                f"director_flush_socket = {value}: the program needs no change; if it is a service of"
+                " Dovecot, the director's user must be able to connect to its socket"
             )
         return lines
 
@@ -201,9 +203,13 @@ class _Import:
         text = self.root.get(key)
         number = self.notes.read(key, text, values.number, 0) if text else 0
         if text.isdigit() and not number:
-            self.notes.left_out.append(f"{key} = {text}: Dovecot then waits without end; the default is used")
+            self.notes.not_carried_over.append(
+                f"{key} = {text}: with 0 Dovecot's director waits forever; the default is used"
+            )
         if number > PARALLEL_AT_MOST:
-            self.notes.left_out.append(f"{key} = {number}: here it is {PARALLEL_AT_MOST} at most")
+            self.notes.not_carried_over.append(
+                f"{key} = {number}: {PARALLEL_AT_MOST} is the highest value here, and is used"
+            )
         return min(number, PARALLEL_AT_MOST)
 
     def _separator(self) -> str:
@@ -213,14 +219,15 @@ class _Import:
         )
         if directors:
             if common[:1] not in ("", directors[:1]):
-                self.notes.left_out.append(
-                    f"auth_master_user_separator = {common}: Dovecot's director goes by"
-                    f" master_user_separator = {directors}"
+                self.notes.not_carried_over.append(
+                    f"auth_master_user_separator = {common}: Dovecot's director uses master_user_separator ="
+                    f" {directors} instead, which is carried over"
                 )
         elif common and self._may_ignore_separator():
-            self.notes.mind.append(
-                "Dovecot before 2.3.20 ignores auth_master_user_separator in its director: it takes"
-                f" user{common[0]}master for another user; now these sessions come to the host of user"
+            self.notes.general.append(
+                "before 2.3.20 Dovecot's director ignores auth_master_user_separator: for it,"
+                f" USER{common[0]}MASTER is another user than USER; this director sends sessions of"
+                f" USER{common[0]}MASTER to the host of USER"
             )
         return directors or common
 
@@ -228,11 +235,11 @@ class _Import:
         base = paths.folder(self.base_dir)
         if base == paths.BASE_DIR:
             return []
-        self.notes.mind.append(
-            f"base_dir = {base}: where systemd opens the sockets, write it for {paths.BASE_DIR} in"
-            " director-*.socket and in tmpfiles.conf, as the lines below have it (in a drop-in after an empty"
-            " ListenStream= or ListenFIFO=); where other instances run on this machine, each director needs"
-            " units, a state and a listen.api path of its own"
+        self.notes.general.append(
+            f"base_dir = {base}: if systemd opens the sockets, replace {paths.BASE_DIR} by this path in"
+            " director-*.socket and tmpfiles.conf; the notes below have the lines (in a drop-in, write them"
+            " after an empty ListenStream= or ListenFIFO=). If other instances of Dovecot run on this"
+            " machine, each director needs its own units, state and listen.api.path"
         )
         return [f"base_dir = {tomltext.text(base)}"]
 
@@ -246,34 +253,38 @@ class _Import:
             if value.replace(" ", "") == _DEFAULTS.get(key) or (key == DOVEADM_PORT and value in admin_ports):
                 continue
             if key != HASHING or not self._places_otherwise():
-                self.notes.left_out.append(f"{key} = {value}: {_LEFT_OUT.get(key, 'unknown here')}")
+                self.notes.not_carried_over.append(f"{key} = {value}: {_REPLACED.get(key, UNKNOWN)}")
         internal = self.root.get("default_internal_user")
         for service in self.root.all("service", "director"):
             for key, value in service.settings.items():
                 instead, defaults = _OF_THE_PROCESS.get(key, ("", ()))
                 if instead and value and value not in (*defaults, internal):
-                    self.notes.left_out.append(f"service director {{ {key} = {value} }}: {instead}")
+                    self.notes.not_carried_over.append(f"service director {{ {key} = {value} }}: {instead}")
         others = [word for word in self._arguments() if word != "-D"]
         if others:
-            self.notes.left_out.append(f"service director {{ executable }}: {' '.join(others)}")
+            self.notes.not_carried_over.append(
+                f"service director {{ executable }}: the arguments {' '.join(others)}"
+            )
         for passdb in self.root.all("passdb"):
             if any("proxy_maybe" in value for value in passdb.settings.values()):
-                self.notes.mind.append(
-                    "a passdb returns proxy_maybe: where a server is proxy and backend in one, it must return"
-                    " lip=, its own address, too (docs/dovecot.md, Proxy and backend in one)"
+                self.notes.general.append(
+                    "a passdb returns proxy_maybe: if a server is proxy and backend host in one, the passdb must"
+                    " also return lip= with the server's address"
+                    " (docs/dovecot.md, Proxy and backend in one)"
                 )
 
     def _accounts(self) -> None:
         """Add notes if the accounts differ from the defaults, which are in the units and tmpfiles.conf."""
         user, group, login = (self._account(key) for key in ACCOUNTS)
         if (user, group) != (DEFAULTS[ACCOUNTS[0]], DEFAULTS[ACCOUNTS[1]]):
-            self.notes.mind.append(
-                f"Dovecot's own user is {user}, its group {group}: write User={user} and Group={group} in"
-                f" director.service, then director config check --user {user}:{group}"
+            self.notes.general.append(
+                f"Dovecot's own user is {user}, its group {group}: write User={user} and Group={group} into"
+                f" director.service, then run director config check --user {user}:{group}"
             )
         if login != DEFAULTS[ACCOUNTS[2]]:
-            self.notes.mind.append(
-                f"default_login_user = {login}: write its group for {DEFAULTS[ACCOUNTS[2]]} in tmpfiles.conf"
+            self.notes.general.append(
+                f"default_login_user = {login}: replace {DEFAULTS[ACCOUNTS[2]]} in tmpfiles.conf by the"
+                " group of this user"
             )
 
     def _account(self, key: str) -> str:
@@ -281,14 +292,14 @@ class _Import:
 
     def _release(self) -> None:
         if self._places_otherwise():
-            self.notes.mind.append(
-                f"without {HASHING} Dovecot 2.2 places users by another algorithm: at first most of them come"
-                " to another backend than before"
+            self.notes.general.append(
+                f"without {HASHING} Dovecot 2.2 places users by another algorithm: at first most users get"
+                " another backend host than before"
             )
         if self._is_older():
-            self.notes.mind.append(
-                f"this is Dovecot {self.found.release}: the director is made for 2.3 and 2.4, so upgrade this"
-                " proxy with the change"
+            self.notes.general.append(
+                f"this is Dovecot {self.found.release}: this director works with 2.3 and 2.4 only; upgrade"
+                " Dovecot on this proxy at the same time"
             )
 
     def _is_older(self) -> bool:
@@ -308,15 +319,19 @@ class _Import:
 
     def _head(self) -> str:
         lines = [
-            f"director.toml, from the configuration of a director of Dovecot {self.found.version or '2.3'}"
+            "director.toml, made from the configuration of the director of Dovecot"
+            f" {self.found.version or '2.3'}"
         ]
-        for title, notes in (("Not carried over:", self.notes.left_out), ("Mind:", self.notes.mind)):
+        for title, notes in (
+            ("Not carried over:", self.notes.not_carried_over),
+            ("Notes:", self.notes.general),
+        ):
             if notes:
                 lines += ["", title, *(f"- {note}" for note in dict.fromkeys(notes))]
         user = self.root.get(ACCOUNTS[0], default=DEFAULTS[ACCOUNTS[0]])
         lines += [
             "",
-            f"director config check -c FILE --user {user} says whether the director can use all of it on this"
-            " machine.",
+            f"`director config check -c FILE --user {user}` checks whether the director can use this file"
+            " on this machine.",
         ]
         return "\n".join(map(tomltext.comment, lines)) + "\n\n"

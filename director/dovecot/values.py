@@ -18,7 +18,7 @@ _UNITS = (
 """Names of a unit, which may be shortened, in Dovecot's order; the unit of director.toml; the factor."""
 _SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86400}
 EVERY = ("0.0.0.0", "::")
-"""Every address of a machine, of one family."""
+"""All addresses of a machine, for each address family."""
 
 
 class RefusedValue(ValueError):

@@ -9,14 +9,14 @@ from director.dovecot.doveconf import VARIABLE, Block
 
 ENVIRONMENT = "ENV:"
 FROM_FILE = "<"
-"""How a value begins that Dovecot reads from a file."""
+"""The beginning of a value that Dovecot reads from a file."""
 DEFAULTS = {
     "base_dir": "/var/run/dovecot",
     "default_internal_group": "dovecot",
     "default_internal_user": "dovecot",
     "default_login_user": "dovenull",
 }
-"""Values that `doveconf -n` leaves out, of settings that others refer to."""
+"""Default values of settings that other settings refer to; `doveconf -n` does not print them."""
 
 
 def expanded(root: Block, environ: Mapping[str, str]) -> tuple[Block, set[str]]:
@@ -53,12 +53,12 @@ def expanded(root: Block, environ: Mapping[str, str]) -> tuple[Block, set[str]]:
 
 
 def unknown(value: str) -> str:
-    """Why a value, once expanded, is not known here; empty: it is."""
+    """The reason why a value is not known here after its variables were replaced; empty: it is known."""
     if value.startswith(FROM_FILE):
-        return "Dovecot reads it from that file"
+        return "Dovecot reads the value from this file"
     match = VARIABLE.search(value)
     if match is None:
         return ""
     if match[1].startswith(ENVIRONMENT):
         return f"{match[1].removeprefix(ENVIRONMENT)} is not set in the environment of this command"
-    return f"the text does not say what ${match[1]} is"
+    return f"the configuration does not set ${match[1]}"

@@ -47,13 +47,15 @@ def test_an_import_resolves_names_and_reads_the_environment(
     file.write_text("director_mail_servers = $ENV:MAIL_HOSTS\ndirector_servers = localhost\n")
     document = json.loads(alone("config", "import", "--json", str(file)).stdout)
     assert tomllib.loads(document["toml"])["backends"]["mail_servers"] == ["10.1.0.1", "10.1.0.2"]
-    assert any("127.0.0.1" in note and "write all of them" in note for note in document["mind"])
+    assert any("127.0.0.1" in note and "list all of them" in note for note in document["notes"])
 
 
 def test_an_import_as_json_has_the_parts_as_keys() -> None:
     document = json.loads(alone("config", "import", "--json", str(DATA / "everything.txt")).stdout)
-    assert set(document) == {"toml", "dovecot", "left_out", "mind"}
-    assert any(note.startswith("director_ping_max_timeout = 45 secs") for note in document["left_out"])
+    assert set(document) == {"toml", "dovecot", "not_carried_over", "notes"}
+    assert any(
+        note.startswith("director_ping_max_timeout = 45 secs") for note in document["not_carried_over"]
+    )
 
 
 def test_an_import_writes_two_files_and_lists_settings_that_were_not_carried_over(tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def test_warnings_of_the_program_are_ignored() -> None:
     [
         ("x = 1\n!include conf.d/*.conf\n", 2, "doveconf -n"),
         ("service a {\n x = 1\n", 1, "not closed"),
-        ("x = 1\n}\n", 2, "closes nothing"),
+        ("x = 1\n}\n", 2, "closes no block"),
         ("\nrubbish\n", 2, "neither a setting nor a block"),
     ],
 )

@@ -64,20 +64,20 @@ def test_a_login_service_with_another_name_is_converted_beside_dovecots_own() ->
     assert "login_socket_path = director/login\n" in newer.dovecot
     # alone it would be a service without a program
     assert "imap-login-internal" not in newer.dovecot
-    assert noted(newer.mind, "imap-login-internal", "restart_request_count = unlimited")
+    assert noted(newer.notes, "imap-login-internal", "restart_request_count = unlimited")
 
 
 def test_a_login_service_with_another_name_that_did_not_ask_the_director_is_named() -> None:
     result = minimal(f"protocols = imap\n{LOGIN}{INTERNAL.replace(' director', '')}")
     assert told(result.dovecot, "imap-login-internal") == ""
-    assert noted(result.mind, "imap-login-internal did not ask the director")
+    assert noted(result.notes, "imap-login-internal did not ask the director")
 
 
 def test_a_login_service_that_is_closed_is_not_named() -> None:
     ports = "".join(f" inet_listener {name} {{\n  port = 0\n }}\n" for name in ("imap", "imaps"))
     closed = f"service imap-login {{\n{ports}}}\n"
     result = minimal(f"protocols = imap\n{LOGIN}{INTERNAL}{closed}")
-    assert not noted(result.mind, "did not ask")
+    assert not noted(result.notes, "did not ask")
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_lmtp_that_asked_a_second_socket_asks_the_remaining_socket() -> None:
     root = read(result.dovecot, "snippet").root
     assert root.get("auth_socket_path") == "director-userdb"
     assert root.get("protocol", "lmtp", "auth_socket_path") == "director-userdb"
-    assert noted(result.left_out, "second-userdb", "its clients must use that")
+    assert noted(result.not_carried_over, "second-userdb", "change the clients to it")
 
 
 def test_lmtp_proxy_in_the_block_of_its_protocol_counts_too() -> None:
@@ -168,7 +168,7 @@ def test_a_login_service_that_asks_a_socket_without_a_mode_asks_the_director() -
         "service imap-login {\n executable = imap-login webmail\n}\n"
     )
     assert "executable = imap-login director/login" in result.dovecot
-    assert not noted(result.mind, "imap-login did not ask the director")
+    assert not noted(result.notes, "imap-login did not ask the director")
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_a_note_names_sockets_whose_clients_may_lose_access(
     socket: str, settings: str, named: bool, dovecot: str
 ) -> None:
     text = f"service auth {{\n unix_listener {socket} {{\n  {settings}\n }}\n}}\n"
-    assert noted(minimal(text, dovecot=dovecot).mind, f"unix_listener {socket}: mode") == named
+    assert noted(minimal(text, dovecot=dovecot).notes, f"unix_listener {socket}: mode") == named
 
 
 def test_a_note_names_the_units_to_change_for_a_dovecot_with_other_users() -> None:
@@ -197,7 +197,7 @@ def test_a_note_names_the_units_to_change_for_a_dovecot_with_other_users() -> No
         "default_internal_user = _dovecot\ndefault_internal_group = _dove\n"
         "default_login_user = unprivileged\n"
     )
-    assert noted(minimal(text).mind, "User=_dovecot and Group=_dove", "--user _dovecot:_dove")
-    assert noted(minimal(text).mind, "default_login_user = unprivileged", "tmpfiles.conf")
-    assert not noted(minimal().mind, "director.service")
-    assert not noted(minimal().mind, "tmpfiles.conf")
+    assert noted(minimal(text).notes, "User=_dovecot and Group=_dove", "--user _dovecot:_dove")
+    assert noted(minimal(text).notes, "default_login_user = unprivileged", "tmpfiles.conf")
+    assert not noted(minimal().notes, "director.service")
+    assert not noted(minimal().notes, "tmpfiles.conf")

@@ -32,20 +32,20 @@ def test_a_duration_that_dovecot_refuses_is_not_used_and_named(written: str) -> 
     for key in ("director_user_expire", "director_user_kick_delay"):
         result = minimal(f"{key} = {written}\n")
         assert "users" not in values(result)
-        assert noted(result.left_out, f"{key} = {written}: Dovecot itself refuses this")
+        assert noted(result.not_carried_over, f"{key} = {written}: Dovecot refuses this value")
 
 
 @pytest.mark.parametrize("written", ["0", "5 s", "5000 msecs"])
 def test_an_expire_that_is_too_low_for_dovecot_is_not_used_and_named(written: str) -> None:
     result = minimal(f"director_user_expire = {written}\n")
     assert "users" not in values(result)
-    assert noted(result.left_out, f"director_user_expire = {written}", "at least 10 s")
+    assert noted(result.not_carried_over, f"director_user_expire = {written}", "at least 10 s")
 
 
 def test_a_number_alone_is_seconds_in_2_2() -> None:
     result = minimal("director_user_expire = 900\ndirector_user_kick_delay = 0\n", version="2.2.36")
     assert values(result)["users"] == {"expire": "900 s", "kick_delay": "0 s"}
-    assert result.left_out == ()
+    assert result.not_carried_over == ()
 
 
 @pytest.mark.parametrize(
@@ -75,20 +75,22 @@ def test_a_duration_that_does_not_fit_is_refused() -> None:
 def test_a_number_that_dovecot_refuses_does_not_spoil_the_file(written: str) -> None:
     result = minimal(f"director_max_parallel_moves = {written}\n")
     assert "users" not in values(result)
-    assert noted(result.left_out, f"director_max_parallel_moves = {written}: Dovecot itself refuses this")
+    assert noted(
+        result.not_carried_over, f"director_max_parallel_moves = {written}: Dovecot refuses this value"
+    )
 
 
 def test_a_number_that_is_too_large_here_is_cut_and_named() -> None:
     result = minimal("director_max_parallel_kicks = 20000\n")
     assert values(result)["users"] == {"max_parallel_kicks": 10_000}
-    assert noted(result.left_out, "director_max_parallel_kicks = 20000", "10000 at most")
+    assert noted(result.not_carried_over, "director_max_parallel_kicks = 20000", "10000 is the highest value")
 
 
 @pytest.mark.parametrize("key", ["director_max_parallel_moves", "director_max_parallel_kicks"])
 def test_a_number_with_which_dovecot_waits_without_end_is_not_used_and_named(key: str) -> None:
     result = minimal(f"{key} = 0\n")
     assert "users" not in values(result)
-    assert noted(result.left_out, f"{key} = 0", "the default is used")
+    assert noted(result.not_carried_over, f"{key} = 0", "the default is used")
 
 
 @pytest.mark.parametrize(
@@ -98,7 +100,7 @@ def test_a_number_with_which_dovecot_waits_without_end_is_not_used_and_named(key
 def test_a_note_for_a_site_of_2_2_says_that_case_of_letters_mattered(
     version: str, setting: str, named: bool
 ) -> None:
-    assert noted(minimal(setting, version=version).mind, "director_username_hash is not set") == named
+    assert noted(minimal(setting, version=version).notes, "director_username_hash is not set") == named
 
 
 @pytest.mark.parametrize(("written", "mode"), [("0666", "0666"), ("01232", "1232"), ("666", "1232")])
@@ -111,14 +113,14 @@ def test_a_mode_is_octal_only_with_a_zero_before_it(written: str, mode: str) -> 
 def test_a_mode_that_dovecot_refuses_is_named(mode: str) -> None:
     result = minimal(f"service director {{\n unix_listener director-userdb {{\n  mode = {mode}\n }}\n}}\n")
     assert values(result)["listen"]["userdb"] == {"path": ""}
-    assert noted(result.left_out, "director-userdb: mode", mode)
+    assert noted(result.not_carried_over, "director-userdb: mode", mode)
 
 
 @pytest.mark.parametrize("port", ["70000", "900x"])
 def test_a_port_that_dovecot_refuses_is_named(port: str) -> None:
     result = minimal(f"service director {{\n inet_listener net-admin {{\n  port = {port}\n }}\n}}\n")
     assert values(result)["listen"]["admin"] == {"mode": "0600"}
-    assert noted(result.left_out, "net-admin: port", port)
+    assert noted(result.not_carried_over, "net-admin: port", port)
 
 
 def test_a_bracketed_mail_server_loses_its_brackets() -> None:
@@ -128,7 +130,7 @@ def test_a_bracketed_mail_server_loses_its_brackets() -> None:
         "2001:db8::2@gold",
         "2001:db8::5-2001:db8::9",
     ]
-    assert result.left_out == ("director_mail_servers: 2001:db8::1 is listed 2 times",)
+    assert result.not_carried_over == ("director_mail_servers: 2001:db8::1 is listed 2 times",)
 
 
 def test_a_note_after_an_address_is_a_comment_of_dovecots() -> None:
@@ -149,7 +151,7 @@ def test_variables_have_their_values() -> None:
     assert values(result)["backends"]["mail_servers"] == ["10.1.0.1", "10.1.0.2"]
     assert values(result)["ring"]["servers"] == ["10.1.0.1", "10.1.0.2", "10.1.0.3", "10.1.0.4"]
     assert values(result)["users"]["flush_socket"] == "/srv/dovecot"
-    assert noted(result.mind, "$ENV:MORE has its value from the environment")
+    assert noted(result.notes, "$ENV:MORE: the value comes from the environment")
 
 
 def test_a_variable_without_a_known_value_is_not_used_and_named() -> None:
@@ -163,16 +165,20 @@ def test_a_variable_without_a_known_value_is_not_used_and_named() -> None:
     for words in (
         ("director_mail_servers has $ENV:HOSTS", "HOSTS is not set"),
         ("director_user_expire = $ENV:EXPIRE",),
-        ("director_username_hash = $some_setting", "does not say what $some_setting is"),
+        ("director_username_hash = $some_setting", "the configuration does not set $some_setting"),
         ("listen has $ENV:ADDRESS",),
     ):
-        assert noted(result.left_out, *words)
+        assert noted(result.not_carried_over, *words)
 
 
 def test_mail_servers_that_are_not_known_leave_a_file_to_be_completed() -> None:
     result = taken("director_mail_servers = </etc/dovecot/hosts\n")
     assert "backends" not in values(result)
-    assert noted(result.left_out, "director_mail_servers = </etc/dovecot/hosts", "reads it from that file")
+    assert noted(
+        result.not_carried_over,
+        "director_mail_servers = </etc/dovecot/hosts",
+        "reads the value from this file",
+    )
 
 
 def test_any_character_of_a_value_leaves_a_readable_file() -> None:
@@ -199,9 +205,9 @@ def test_the_directors_own_separator_of_master_users_is_carried_over(
 
 def test_a_separator_that_was_carried_over_is_not_said_to_be_ignored() -> None:
     own = minimal("master_user_separator = *\n", version="2.3.19.1")
-    assert not noted((*own.mind, *own.left_out), "separator")
+    assert not noted((*own.notes, *own.not_carried_over), "separator")
     both = minimal("master_user_separator = *\nauth_master_user_separator = +\n", version="2.3.19.1")
-    assert noted(both.left_out, "auth_master_user_separator = +", "master_user_separator = *")
+    assert noted(both.not_carried_over, "auth_master_user_separator = +", "master_user_separator = *")
 
 
 @pytest.mark.parametrize(
@@ -218,7 +224,7 @@ def test_a_note_for_a_site_of_2_2_without_consistent_hashing_says_that_users_get
     version: str, hashing: str, said: bool
 ) -> None:
     result = minimal(hashing, version=version)
-    assert noted(result.mind, "places users by another algorithm") == said
+    assert noted(result.notes, "places users by another algorithm") == said
 
 
 def test_the_doveadm_port_of_2_2_is_that_of_the_admin_listener() -> None:
@@ -229,7 +235,7 @@ def test_the_doveadm_port_of_2_2_is_that_of_the_admin_listener() -> None:
     )
     assert values(result)["listen"]["admin"]["tcp"] == "0.0.0.0:9091"
     assert values(result)["ring"]["servers"] == ["10.0.0.1"]
-    assert result.left_out == ()
+    assert result.not_carried_over == ()
 
 
 @pytest.mark.parametrize(
@@ -245,4 +251,4 @@ def test_the_doveadm_port_of_2_2_is_that_of_the_admin_listener() -> None:
 def test_a_host_that_is_listed_before_is_omitted_in_any_spelling(servers: str, left: list[str]) -> None:
     result = minimal(mail_servers=servers)
     assert values(result)["backends"]["mail_servers"] == left
-    assert len(result.left_out) == len(servers.split()) - len(left)
+    assert len(result.not_carried_over) == len(servers.split()) - len(left)

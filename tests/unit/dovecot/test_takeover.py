@@ -77,7 +77,7 @@ def test_users_are_hashed_as_before() -> None:
 def test_a_director_that_ignored_the_separator_is_named() -> None:
     separator = "auth_master_user_separator = *\n"
     said = [
-        any("separator" in note for note in minimal(separator, version=version).mind)
+        any("separator" in note for note in minimal(separator, version=version).notes)
         for version in ("2.3.19.1", "2.3.21")
     ]
     assert said == [True, False]
@@ -116,7 +116,7 @@ def test_directors_without_a_port_have_that_of_the_rings_listener() -> None:
 def test_a_backend_that_is_listed_twice_is_carried_over_once_and_named() -> None:
     result = minimal(mail_servers="10.1.0.1 10.1.0.2@x 10.1.0.1")
     assert values(result)["backends"]["mail_servers"] == ["10.1.0.1", "10.1.0.2@x"]
-    assert result.left_out == ("director_mail_servers: 10.1.0.1 is listed 2 times",)
+    assert result.not_carried_over == ("director_mail_servers: 10.1.0.1 is listed 2 times",)
 
 
 def test_the_login_socket_is_never_directly_in_login() -> None:
@@ -137,13 +137,13 @@ def test_a_listener_that_was_off_or_not_there_is_off() -> None:
 def test_the_notify_fifo_is_on_even_if_it_was_off_and_a_note_says_so() -> None:
     result = minimal()
     assert "notify" not in values(result)["listen"]
-    assert any("login/proxy-notify was off" in note for note in result.mind)
+    assert any("login/proxy-notify was off" in note for note in result.notes)
 
 
 def test_an_admin_port_that_is_open_to_all_networks_stays_open_and_is_named() -> None:
     result = minimal("service director {\n inet_listener director-doveadm {\n  port = 9091\n }\n}\n")
     assert values(result)["listen"]["admin"] == {"mode": "0600", "tcp": "0.0.0.0:9091"}
-    assert any("open to every network" in note for note in result.mind)
+    assert any("open to every network" in note for note in result.notes)
 
 
 def test_dovecots_variables_for_its_users_are_resolved() -> None:
@@ -156,7 +156,11 @@ def test_dovecots_variables_for_its_users_are_resolved() -> None:
 
 def test_a_default_that_doveconf_prints_is_not_taken_for_a_setting() -> None:
     short, long = (taken((DATA / f"{name}.txt").read_text()) for name in ("debian", "debian-all"))
-    assert (long.left_out, long.mind, long.dovecot) == (short.left_out, short.mind, short.dovecot)
+    assert (long.not_carried_over, long.notes, long.dovecot) == (
+        short.not_carried_over,
+        short.notes,
+        short.dovecot,
+    )
 
 
 def test_every_setting_of_the_director_is_carried_over_or_named() -> None:
@@ -176,12 +180,14 @@ def test_every_setting_of_the_director_is_carried_over_or_named() -> None:
         "director_flush_socket",
     }
     known = set(re.findall(r"^(director_\w+) = .", changed, flags=re.MULTILINE))
-    named = {name for name in known for note in result.left_out if note.startswith(f"{name} =")}
+    named = {name for name in known for note in result.not_carried_over if note.startswith(f"{name} =")}
     assert named == known - carried
 
 
 def test_an_unknown_setting_is_named() -> None:
-    assert minimal("director_colour = red\n").left_out == ("director_colour = red: unknown here",)
+    assert minimal("director_colour = red\n").not_carried_over == (
+        "director_colour = red: this director has no such setting",
+    )
 
 
 def test_options_of_a_login_service_stay() -> None:
@@ -195,7 +201,7 @@ def test_options_of_a_login_service_stay() -> None:
 def test_a_login_service_that_did_not_ask_the_director_still_does_not_and_is_named() -> None:
     result = minimal("protocols = imap pop3\n")
     assert "executable" not in result.dovecot
-    assert any(note.startswith("imap-login did not ask the director") for note in result.mind)
+    assert any(note.startswith("imap-login did not ask the director") for note in result.notes)
 
 
 def test_the_snippet_can_be_read_and_turns_the_old_director_off() -> None:
