@@ -1,8 +1,8 @@
 """Directors killed, paused and stopped at random under logins: `python -m tests.e2e.chaos --seconds 60`.
 
-Five directors share one Redis. Users come, log in again and again everywhere, and are followed by new ones;
-an operator changes weights meanwhile, so that nobody would be found again by hashing alone. Ends with code 1
-and keeps the logs where something happened that must not.
+Five directors share one Redis. Users log in again and again everywhere, and are followed by
+new users; an operator changes weights meanwhile, so that the hash alone does not find an assigned user's
+host. Ends with code 1 and keeps the logs if a login fails or a user is on two hosts.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ CURRENT = 1000
 """The number of users who log in at the same time."""
 LATE = 1.0
 AFTER_PAUSE = 2.0
-"""Seconds after a pause in which a login may still be answered late, or be refused."""
+"""Seconds after a pause during which a login may still be answered late, or be refused."""
 AT_ONCE = 1.0
 """Two hosts for a user within so many seconds are two sessions at the same time."""
 WHOLE_WITHIN = 30.0
@@ -140,7 +140,7 @@ class Report:
             "logins answered": answered,
             "users": self.users,
             "longest wait of a new user, none paused": f"{self.slowest_new:.3f} s",
-            "longest wait of a known user, none paused": f"{self.slowest_known:.3f} s",
+            "longest wait of an assigned user, none paused": f"{self.slowest_known:.3f} s",
             f"answered after more than {LATE:.0f} s at a paused one": len(self.late),
             "refused for a while at a paused one": len(self.put_off),
             "lost with the director killed, stopped": f"{lost['killed']}, {lost['stopped']}",
@@ -294,7 +294,7 @@ def users_of(director: DirectorProcess) -> dict[str, str]:
 
 def differing(maps: Sequence[dict[str, str]]) -> Iterator[str]:
     for key in sorted(set().union(*maps)):
-        hosts = [known.get(key, "nobody knows him") for known in maps]
+        hosts = [known.get(key, "unassigned") for known in maps]
         if len(set(hosts)) > 1:
             yield f"{key}: {', '.join(hosts)}"
 

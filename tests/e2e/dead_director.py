@@ -1,4 +1,4 @@
-"""A proxy with one login process whose director dies, and clients who come meanwhile.
+"""A proxy with one login process whose director dies, and clients that connect meanwhile.
 
     python -m tests.e2e.dead_director [--kills 100] [--sites 8] [--dovecot 2.4] [--without-keeper]
 

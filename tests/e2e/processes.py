@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any, NamedTuple
 
 from director.demo.process import ServeProcess
@@ -234,8 +235,21 @@ def connect(path: Path, within: float = ANSWER_WITHIN) -> socket.socket:
             return None
         return sock
 
-    found: socket.socket = until(attempt, within=within, what=f"nobody listens on {path}")
+    found: socket.socket = until(attempt, within=within, what=f"a process listens on {path}")
     return found
+
+
+def log_in(director: ServeProcess, users: Sequence[str], *, at_once: int = 500) -> dict[str, str]:
+    """Log in all users over a new connection, and return their hosts. Raises Refused."""
+    with Client(director.login) as client:
+        return client.ask(users, at_once=at_once)
+
+
+def run_command(director: ServeProcess, *arguments: str, code: int = 0) -> CompletedProcess[str]:
+    """Return the result of the director's command line. The command must end with `code`."""
+    result = director.command(*arguments)
+    assert result.returncode == code, (arguments, result)
+    return result
 
 
 def read_to_end(sock: socket.socket) -> bytes:

@@ -118,7 +118,7 @@ class Report(NamedTuple):
     under_way: list[int]
     """Requests that auth had not answered, at each replacement."""
     paused: list[float]
-    """Seconds in which nobody was answered, at each replacement."""
+    """Seconds without an answer, at each replacement."""
     problems: list[str]
     """Replacements that failed."""
     descriptors: tuple[int, int]
@@ -143,7 +143,7 @@ class Report(NamedTuple):
                 f" slowest {slowest[-1]:.2f} s, median {statistics.median(slowest):.2f} s",
                 f"  idle sessions cut: {len(self.cut)}; deliveries: {len(self.deliveries)};"
                 f" look-ups by doveadm: {len(self.look_ups)}",
-                f"  nobody answered: min {min(self.paused, default=0):.2f}, median"
+                f"  seconds without an answer: min {min(self.paused, default=0):.2f}, median"
                 f" {statistics.median(self.paused or [0]):.2f}, max {max(self.paused, default=0):.2f} s",
                 f"  descriptors: {self.descriptors[0]} before, {self.descriptors[1]} after",
                 *(f"  FAILED {problem}" for problem in self.failed()[:20]),

@@ -249,7 +249,7 @@ def tls_settings(programs: Programs, cert: Path, key: Path) -> str:
     return f"ssl = yes\nssl_server_cert_file = {cert}\nssl_server_key_file = {key}\n"
 
 
-def front_settings(programs: Programs, ports: Ports, nobody: Path) -> str:
+def front_settings(programs: Programs, ports: Ports, no_users: Path) -> str:
     text = f"auth_mechanisms = {MECHANISMS}\nauth_master_user_separator = *\n"
     text += f"haproxy_trusted_networks = {TRUSTED}\nlogin_trusted_networks = {TRUSTED}\n"
     for protocol, service in SERVICES.items():
@@ -258,7 +258,7 @@ def front_settings(programs: Programs, ports: Ports, nobody: Path) -> str:
             options = ["ssl = yes"] * extra.tls + ["haproxy = yes"] * extra.haproxy
             text += _listener(extra, options)
         text += "}\n"
-    return text + _master(programs, MASTER, MASTER_PASSWORD) + _nobody(programs, nobody)
+    return text + _master(programs, MASTER, MASTER_PASSWORD) + _no_users(programs, no_users)
 
 
 def back_settings(programs: Programs, ports: Ports) -> str:
@@ -292,8 +292,8 @@ def _master(programs: Programs, name: str, password: str) -> str:
     )
 
 
-def _nobody(programs: Programs, path: Path) -> str:
-    """Return a passdb without users, for ghosts."""
+def _no_users(programs: Programs, path: Path) -> str:
+    """Return a passdb without users, for the users ghost…."""
     path.touch(0o644)
     if programs.release == "2.3":
         driver = f"passdb {{\n  driver = passwd-file\n  args = {programs.inside(path)}\n"

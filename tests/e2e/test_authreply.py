@@ -23,7 +23,7 @@ def director(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DirectorProce
 
 
 def completed(director: DirectorProcess, *lines: bytes) -> list[bytes]:
-    """What becomes of these lines, in the order of the answers."""
+    """Return the answers to these lines, in the order in which they come."""
     with connect(director.run / "director-authreply") as sock, sock.makefile("rb") as stream:
         sock.sendall(HELLO + b"".join(line + b"\n" for line in lines))
         assert stream.readline() == b"VERSION\tdirector-authreply-server\t1\t0\n"

@@ -1,4 +1,4 @@
-"""Two halves of a cut ring, and the same users at both at once: real directors, a real Redis."""
+"""The same users log in on both sides of a partition at once: real directors, a real Redis."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ USERS = [[f"turn{turn}user{number}" for number in range(400)] for turn in range(
 
 
 class Story(NamedTuple):
-    """What became of one cut."""
+    """The logins before, during and after one partition."""
 
     early: list[Login]
-    """At one half, before anybody had noticed the cut."""
+    """Logins on one side, before any director has noticed the partition."""
     late: list[Login]
-    """The same users at the other half, which has another host table by then."""
+    """Logins of the same users on the other side, whose host table differs by then."""
     crossing: list[Login]
-    """Users at both halves at once, while a weight changes all the time."""
+    """Logins of other users on both sides at once, while a weight changes all the time."""
     after: list[Login]
-    """All of them everywhere, in the healed ring."""
+    """Logins of all users on all directors, after the partition."""
     claims: float
     conflicts: float
 
@@ -43,7 +43,7 @@ def story() -> Iterator[Story]:
         early = asyncio.run(log_in(here, EARLY, WINDOW))
         ring.wait_until_noticed()
         ring.set_weight(0)
-        until(lambda: [d.hosts()[0][2] for d in there] == [0, 0], what="the other half has read it")
+        until(lambda: [d.hosts()[0][2] for d in there] == [0, 0], what="the other side has read the weight")
         late = asyncio.run(log_in(there, EARLY, WINDOW))
         time.sleep(HELD)
         before = ring.total("director_claims_total")

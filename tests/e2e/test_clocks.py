@@ -20,7 +20,7 @@ USERS = [f"user{number}" for number in range(100)]
 
 @contextmanager
 def ring_of(count: int, first: str, *, ahead: float = 0) -> Iterator[tuple[Directors, list[Clock]]]:
-    """Directors with a clock each, all as far ahead."""
+    """Run directors that have a clock each, all set ahead by `ahead`."""
     with new_folder() as folder:
         clocks = [Clock(folder / f"clock{number}") for number in range(count)]
         for clock in clocks:
@@ -37,7 +37,8 @@ def hosts_at(director: DirectorProcess, users: list[str]) -> dict[str, str]:
 
 
 def check_serves(directors: Directors, prefix: str) -> None:
-    """All are in one ring, a host change is made everywhere, new users get one host from all."""
+    """Check that all directors are in one ring, all make a host change, and all assign new users the same
+    host."""
     directors.wait_whole()
     assert [director.get("/v1/ring")["stopped"] for director in directors.all] == [[]] * len(directors.all)
     address = directors[0].hosts()[0][0]

@@ -32,7 +32,7 @@ def state(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 def give(director: DirectorProcess, servers: str = NEW) -> None:
-    """Write another list of backends into its file."""
+    """Write another list of backends into the director's file."""
     text = director.config.read_text()
     before = text.index("mail_servers = [")
     end = text.index("\n", before)

@@ -19,7 +19,7 @@ from tests.e2e.processes import until
 
 PROXY, BACKEND = "127.0.82.11", "127.0.82.21"
 GREETED_WITHIN = 2.0
-"""Seconds from the moment at which the director is ready."""
+"""Seconds from the time when the director is ready until a client is greeted."""
 RECONNECTS_AT_ONCE_AFTER = 5.5
 """Seconds after an attempt to connect within which a login process waits before the next one."""
 NOOP_WITHIN = 0.5
@@ -40,7 +40,7 @@ def cluster(programs: Programs) -> Iterator[Cluster]:
 
 @pytest.fixture(autouse=True)
 def _warm(cluster: Cluster) -> Iterator[None]:
-    """The login process knows the director before it dies; and a director runs afterwards."""
+    """Let the login process connect to the director before the test, and start the director after it."""
     if not cluster.directors[0].running:
         cluster.start_directors()
     login_imap(PROXY, cluster.ports.imap, "alice")
@@ -58,8 +58,13 @@ def stopped(cluster: Cluster) -> None:
 
 
 def seconds_to_greeting(cluster: Cluster, death: Death, *, alone: float, before: float) -> float:
-    """From the moment at which the director is ready again until the one client is greeted that came `before`
-    seconds before the start of the director, which was dead for `alone` seconds then."""
+    """Return the seconds from the time when the director is ready again until its only client is greeted.
+
+    Args:
+        cluster: the director that dies, and its proxy.
+        death: ends the director.
+        alone: seconds without a director.
+        before: seconds between the client's connect and the start of the director."""
     death(cluster)
     time.sleep(alone - before)
     visitor = Visitor(cluster)
@@ -88,7 +93,7 @@ def test_a_single_client_that_connects_after_40_s_without_a_director_is_greeted_
 
 
 def noops(session: Imap, seconds: float) -> list[float]:
-    """How long the answers to NOOP take, again and again."""
+    """Send NOOP repeatedly, and return the seconds that each answer took."""
     took, end = [], time.monotonic() + seconds
     while time.monotonic() < end:
         began = time.monotonic()
@@ -120,7 +125,8 @@ def test_an_open_session_continues_while_10_clients_a_second_connect_to_a_dead_d
 def test_a_fifo_that_is_full_stalls_no_session_and_is_read_when_the_director_is_back(
     cluster: Cluster,
 ) -> None:
-    """Login processes name their sessions in it every 3 s here; what does not fit is lost."""
+    """Login processes write the names of their sessions to the FIFO every 3 s here; names that do not fit are
+    lost."""
     director, proxy = cluster.directors[0], cluster.proxies[0]
     with Imap(PROXY, cluster.ports.imap) as session:
         session.login("alice", "any")
@@ -129,20 +135,24 @@ def test_a_fifo_that_is_full_stalls_no_session_and_is_read_when_the_director_is_
         filled = 0
         with suppress(BlockingIOError):
             while True:
-                filled += os.write(fifo, b"somebody\n" * 10_000)  # as much of it as fits
+                filled += os.write(fifo, b"any-user\n" * 10_000)  # only a part fits
         os.close(fifo)
         assert filled == PIPE
         assert max(noops(session, 7)) < NOOP_WITHIN
         cluster.start_directors()
         before = director.ask("status", "alice")["expires"]
-        until(lambda: director.ask("status", "alice")["expires"] > before, what="its session is named again")
+        until(
+            lambda: director.ask("status", "alice")["expires"] > before,
+            what="the session is written to the FIFO again",
+        )
         assert max(noops(session, 1)) < NOOP_WITHIN
 
 
 def test_login_processes_stall_when_the_keeper_is_killed_together_with_its_director(
     cluster: Cluster,
 ) -> None:
-    """So the tests above can fail: each client stalls them for a second, and a FIFO without a reader does."""
+    """Without a keeper the tests above fail: each client stalls a login process for a second, and so does a
+    FIFO without a reader."""
     process = keeper_of(cluster)
     with Imap(PROXY, cluster.ports.imap, timeout=2.0) as session:
         session.login("alice", "any")

@@ -26,11 +26,11 @@ from tests.needs import needs, needs_root
 
 PROXY, BACKENDS, RELAY = "127.0.90.11", ("127.0.90.21", "127.0.90.22"), "127.0.90.31"
 SOURCE = "127.0.0.1"
-"""Where connections to other loopback addresses come from."""
+"""The source address of connections to other loopback addresses."""
 USER = "Emil@example.com"
-"""His mail would go to the other backend without the domain that Debian 13 cuts off for LMTP."""
+"""A user whose hash selects another backend without the domain, which Debian 13 removes for LMTP."""
 OWN = 64_901
-"""A uid that nobody has: the director's own user."""
+"""A uid that no account has, for the director's own user."""
 
 
 class Site(NamedTuple):
@@ -40,7 +40,7 @@ class Site(NamedTuple):
 
 
 def anything() -> ssl.SSLContext:
-    """Believes every certificate."""
+    """Return a TLS context that accepts every certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     return context
@@ -52,7 +52,8 @@ def anything() -> ssl.SSLContext:
     ids="-".join,
 )
 def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """A proxy host and two backends; the director runs as user dovecot, or as its own in that group."""
+    """A proxy host and two backends. The director runs as user dovecot, or as a user of its own in the group
+    dovecot."""
     release, user = request.param
     needs_root("Dovecot as a package starts it")
     programs = dovecot(release)
@@ -96,7 +97,7 @@ def imap(user: str = USER) -> imaplib.IMAP4:
 
 
 def sieve_login() -> str:
-    """Log in over managesieve with STARTTLS; the reply to AUTHENTICATE."""
+    """Log in over ManageSieve with STARTTLS, and return the reply to AUTHENTICATE."""
     response = base64.b64encode(f"\0{USER}\0any".encode()).decode()
     with socket.create_connection((PROXY, 4190), timeout=30) as plain:
         stream = plain.makefile("rwb")
@@ -177,7 +178,7 @@ def test_systemd_accepts_the_units(tmp_path: Path) -> None:
     units = [path for path in (DEPLOY / "systemd").iterdir() if path.suffix in (".service", ".socket")]
     for unit in units:
         text = unit.read_text().replace("/opt/director/bin/director", "/bin/true")
-        # in a container as small as those of tests there may be no `kill`
+        # a small container may have no `kill`
         (tmp_path / unit.name).write_text(text.replace("/bin/kill", "/bin/true"))
     own = tmp_path / "director.service.d/own-user.conf"
     own.parent.mkdir()

@@ -15,11 +15,11 @@ from tests.e2e.processes import Directors, until
 FIXED, ONE, TWO, THREE = (f"10.78.1.{number}" for number in (9, 1, 2, 3))
 NAME = "imap.example.test"
 WITHIN = GONE_AFTER + 20
-"""Seconds in which an address that is missing from the answers is taken away, on a slow machine."""
+"""Seconds within which an address that is missing from the answers is removed, on a slow machine."""
 
 
 class Zone:
-    """What the name server says."""
+    """The answers of the name server."""
 
     def __init__(self, folder: Path) -> None:
         self.path, self._next = folder / "zone.json", folder / "zone.next"
@@ -48,7 +48,7 @@ def name_server(network: Network, folder: Path) -> Iterator[Zone]:
 def test_a_pool_that_loses_its_last_usable_host_by_dns_is_changed_with_an_alarm(
     folder: Path, tmp_path: Path
 ) -> None:
-    """An operator's command would be refused; what DNS says is made, and the operator is told."""
+    """The same command of an operator is refused. A change by DNS is made, and an alarm tells operators."""
     with Network(tmp_path / "network") as network, name_server(network, tmp_path) as zone:
         network.add("10.78.0.1")
         each = [{"python": network.python, "backends": [FIXED, f"{NAME}@gold"]}]

@@ -1,4 +1,4 @@
-"""`director doctor` beside real Dovecot: nothing is wrong with a good proxy, and what breaks is named."""
+"""`director doctor` beside real Dovecot: a correct proxy has no findings, and each fault has its own."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def cluster(programs: Programs) -> Iterator[Cluster]:
 
 
 def doveconf(proxy: Proxy, text: str = "") -> str:
-    """What doveconf prints of the proxy's configuration, or of `text` in its place."""
+    """Return what doveconf prints of the proxy's configuration, or of `text` in its place."""
     file = proxy.config
     if text:
         file = proxy.folder / "broken.conf"
@@ -69,7 +69,7 @@ def doveconf(proxy: Proxy, text: str = "") -> str:
 
 
 def examined(cluster: Cluster, *arguments: str, code: int = 0) -> list[dict[str, Any]]:
-    """The findings of the first director's doctor, but for hints and what is right."""
+    """Return the findings of the first director's doctor, except hints and checks that passed."""
     result = cluster.directors[0].command("doctor", "--json", *arguments)
     assert result.returncode == code, result
     return [one for one in json.loads(result.stdout)["findings"] if one["level"] not in ("ok", "hint")]
@@ -77,7 +77,7 @@ def examined(cluster: Cluster, *arguments: str, code: int = 0) -> list[dict[str,
 
 @contextmanager
 def configured(cluster: Cluster, text: str = "") -> Iterator[str]:
-    """A file with what doveconf prints."""
+    """Write a file with the output of doveconf, and return its path."""
     file = cluster.folder / "doveconf.txt"
     file.write_text(doveconf(cluster.proxies[0], text))
     yield str(file)
@@ -90,7 +90,7 @@ def test_nothing_is_wrong_with_a_proxy_of_the_demo(cluster: Cluster) -> None:
 
 @pytest.fixture
 def doveconf_here(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command `doveconf` is that of the release, with paths as they are outside of its root."""
+    """Replace the command `doveconf` by that of the release, with paths as they are outside of its root."""
     proxy = cluster.proxies[0]
     printed = cluster.folder / "printed.txt"
     printed.write_text(doveconf(proxy))
@@ -139,7 +139,7 @@ def test_each_mistake_in_dovecots_configuration_is_found(
         text = proxy.config.read_text()
         assert right in text
         with configured(cluster, text.replace(right, wrong, 1)) as file:
-            root_only = check == "login_processes"  # a director that is root can do without
+            root_only = check == "login_processes"  # a director that is root does not need it
             (finding,) = examined(cluster, "--doveconf", file, code=0 if root_only else 78)
             assert finding["check"] == check
             assert finding["fix"]

@@ -1,4 +1,4 @@
-"""The stock `doveadm director` against a real ring of ours (transcripts 02 and 05)."""
+"""Dovecot 2.3's own `doveadm director` at a real ring of this project."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Drains of one host by several operators, at one director or at several: none ends before it is empty."""
+"""Drains of one host by several operators, at one director or at several: no drain ends before the host is
+empty."""
 
 from __future__ import annotations
 
@@ -28,7 +29,7 @@ def ring(tmp_path: Path) -> Iterator[Directors]:
 
 
 class Drain:
-    """A `director drain` in a thread, and what was true of the host at its end."""
+    """A `director drain` in a thread, and the users of the host when it ended."""
 
     def __init__(self, director: DirectorProcess) -> None:
         self._director = director
@@ -71,7 +72,7 @@ def test_drains_of_a_host_at_two_directors_end_when_the_host_has_no_users(
     assert all(end.stdout.endswith(f"drain {HOST}: done, no user left\n") for end in ends)
     assert f"drain {HOST}: already running since " in ends[1].stderr
     assert moved(ends[0]) == moved(ends[1])
-    assert moved(ends[0]) + moved(ends[2]) >= users  # whom both began to move at once is counted by both
+    assert moved(ends[0]) + moved(ends[2]) >= users  # a user whom both drains began to move is counted twice
     assert [on_the_move(director) for director in ring.all] == [0, 0, 0]
 
 

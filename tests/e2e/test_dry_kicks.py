@@ -1,4 +1,4 @@
-"""A dry run of a kick counts what the whole ring would end. Real directors, with stand-ins for the ipc of
+"""A dry run of a kick counts the sessions on all directors. Real directors, with stand-ins for the ipc of
 their Dovecot."""
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ DRY = "(dry run: nothing is changed)\n"
 
 
 def proxying(sessions: int) -> Callable[[bytes], bytes]:
-    """What the ipc of a Dovecot answers that proxies so many sessions of alice, and one of bob."""
+    """Return the ipc's answers of a Dovecot that proxies `sessions` sessions of alice, and one of bob."""
     listing = HEADER + session(b"alice", HOST) * sessions + session(b"bob", HOST, 2) + b"+\n"
     return lambda request: listing if request == b"LIST-FULL" else b"+1\n"
 

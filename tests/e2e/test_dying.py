@@ -1,5 +1,5 @@
-"""Login processes and auth that die, stop, or are away for a while, with clients in the middle. Nobody hangs
-for ever, and nobody is lost whom a proxy without a director would have served.
+"""Login processes and auth that die, stop, or are suspended for a while, with clients in the middle. No
+client waits without end, and every client that a proxy without a director would have served is served.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ def frozen(processes: list[int]) -> Iterator[None]:
 
 
 def ask(session: mail.Session, protocol: str, user: str) -> None:
-    """Ask to be logged in; return when the login process has read that. The answer is still to come."""
+    """Send a login, and return when the login process has read it. The answer is still to come."""
     session.send(LOGIN[protocol].format(mail.encoded(f"\0{user}\0any".encode())))
     until(lambda: session.unread() == 0, what="the login process has read the request")
 
 
 def idle_files(entrance: Entrance) -> int:
-    """Files the director has open, but for the two of each login process."""
+    """Return the number of the director's open files, without the two of each login process."""
     assert entrance.director is not None
     assert entrance.director.process is not None
     opened = Path(f"/proc/{entrance.director.process.pid}/fd").iterdir()
@@ -63,7 +63,7 @@ def idle_files(entrance: Entrance) -> int:
 
 @pytest.fixture
 def nothing_left(entrance: Entrance) -> Iterator[None]:
-    """In the end the director holds no connection of a login process that is gone."""
+    """Check after the test that the director has closed its connections to ended login processes."""
     if entrance.director is None:
         yield
         return
@@ -121,7 +121,7 @@ def test_clients_that_log_in_while_auth_is_suspended_are_served_when_it_continue
 def test_clients_of_a_login_process_that_meets_a_suspended_auth_are_served_when_it_continues(
     entrance: Entrance,
 ) -> None:
-    """A login process greets nobody before auth has greeted it."""
+    """A login process greets its clients only after auth has greeted it."""
     landed(entrance, "imap", entrance.user("warm"))  # there is an auth process
     end(login_processes(entrance))
     until(lambda: not login_processes(entrance))
@@ -129,12 +129,16 @@ def test_clients_of_a_login_process_that_meets_a_suspended_auth_are_served_when_
     with ThreadPoolExecutor() as pool:
         with frozen(entrance.proxy.processes("auth")):
             logins = [pool.submit(landed, entrance, protocol, user) for protocol in KINDS]
-            until(lambda: len(login_processes(entrance)) >= len(KINDS), what="all have their login process")
+            until(
+                lambda: len(login_processes(entrance)) >= len(KINDS),
+                what="every client has its login process",
+            )
         assert [login.result() for login in logins] == [entrance.backend_of(user)] * len(KINDS)
 
 
 def test_clients_that_connect_while_no_auth_runs_are_served_when_it_is_back(entrance: Entrance) -> None:
-    """Dovecot's master keeps the sockets, so they wait. submission-login hangs up on those who have asked."""
+    """Dovecot's master keeps the sockets, so they wait. submission-login disconnects clients that have sent a
+    login."""
     user = entrance.user("late")
     landed(entrance, "imap", user)
     with ExitStack() as stack, ThreadPoolExecutor() as pool:
@@ -149,7 +153,7 @@ def test_clients_that_connect_while_no_auth_runs_are_served_when_it_is_back(entr
         for session in sessions.values():
             try:
                 session.answer()
-            except Refused:  # asked before its login process had noticed
+            except Refused:  # sent before its login process had noticed
                 session.authenticate(mail.plain(user), initial=True)
             session.noop()
         later = [login.result() for login in late]
@@ -179,7 +183,8 @@ def test_auth_that_is_killed_repeatedly_loses_no_login_permanently(entrance: Ent
 
 
 def test_kicks_reach_the_sessions_of_a_dovecot_that_was_stopped_and_started(site: Site) -> None:
-    """They went to the anvil of the one that was stopped, which waited for the director to hang up."""
+    """Kicks went to the anvil of the stopped Dovecot, which waited for the director to close its
+    connection."""
     entrance, user = site.entrances[0], "survivor"
     assert entrance.director is not None
     landed(entrance, "imap", user)

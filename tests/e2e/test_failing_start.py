@@ -24,7 +24,7 @@ class Setting(NamedTuple):
     director: DirectorProcess
     process: subprocess.Popen[bytes]
     heard: list[str]
-    """Messages to the manager."""
+    """Messages that the manager got from the director."""
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def log_in(path: Path) -> dict[str, str]:
         return client.ask(["alice"])
 
 
-def test_a_start_that_fails_behind_its_sockets_finds_them_again(setting: Setting) -> None:
+def test_a_start_that_fails_after_taking_its_sockets_gets_them_again(setting: Setting) -> None:
     director, process, _ = setting
     taken = socket.socket()
     taken.bind((director.member.partition(":")[0], int(director.member.rpartition(":")[2])))
@@ -124,7 +124,7 @@ def test_a_start_that_fails_behind_its_sockets_finds_them_again(setting: Setting
     assert process.poll() is None
 
 
-def test_a_director_that_cannot_start_ends_when_it_is_told_to(setting: Setting) -> None:
+def test_a_director_that_cannot_start_ends_on_sigterm(setting: Setting) -> None:
     until(lambda: tries(setting) > 0, what=setting.director.log)
     setting.process.terminate()
     assert setting.process.wait(15) != 0

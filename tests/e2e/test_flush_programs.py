@@ -43,7 +43,7 @@ SAID = "{hash} 10.0.0.1 10.0.0.2 up 100"
 
 @pytest.fixture(scope="module")
 def script_service(programs: Programs) -> Iterator[Path]:
-    """A socket behind which the stock script service runs a program."""
+    """Give a socket behind which the stock script service runs a program."""
     with new_folder(programs) as folder:
         script = folder / "flush.sh"
         script.write_text(SCRIPT)
@@ -70,7 +70,8 @@ def test_the_stock_script_service_runs_the_program_and_reports_how_it_ended(
 
 
 class Flushing:
-    """A flush program behind a socket: for some users it fails, or waits for their `release`. `with` it."""
+    """A flush program behind a socket: for some users it fails, or waits for their `release`. Use it as a
+    context manager."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.asked = path, list[str]()
@@ -122,7 +123,7 @@ def ring(flushing: Flushing, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 def elsewhere(director: DirectorProcess, user: str) -> str:
-    """Have him logged in; a host that is not his."""
+    """Log the user in, and return a host to which the user is not assigned."""
     with Client(director.login) as client:
         host = client.ask([user])[user]
     return "127.0.3.1" if host != "127.0.3.1" else "127.0.3.2"

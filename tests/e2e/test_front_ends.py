@@ -1,5 +1,5 @@
-"""What a passdb may answer, and what a proxy knows of its clients, passes through a director as it does
-without one: hosts, other names, tags, TLS to the backend, failures, and where a client really is.
+"""A director passes on what a passdb may answer, and what a proxy knows of its clients, as a plain proxy
+does: hosts, other names, tags, TLS to the backend, failures, and the real address of a client.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ FORWARDING = {
     "submission": [f"XCLIENT ADDR={CLIENT} PORT=4242", "EHLO client.example"],
     "sieve": [f"XCLIENT ADDR={CLIENT} PORT=4242"],
 }
-"""How a proxy in front of this one tells it where a client is."""
+"""The command by which a proxy in front of this proxy names a client's address."""
 
 
 def knows(director: ServeProcess, user: str, tag: str = "") -> bool:
-    """Whether the director has a host for the user of this tag."""
+    """Whether the user of this tag is assigned."""
     options = ["-t", tag] if tag else []
     return director.ask("status", user, *options)["current"] is not None
 
 
-# ---- what the passdb answers
+# ---- answers of the passdb
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -80,7 +80,7 @@ def test_a_user_with_another_name_at_the_backend_is_on_the_host_of_that_name(
 def test_a_login_by_the_proxies_master_user_goes_to_the_backend_of_the_user(
     entrance: Entrance, protocol: str
 ) -> None:
-    """The passdb names him `USER*keeper` to the backend; whoever is keeper, USER has one backend."""
+    """The passdb gives the backend the name `USER*keeper`; USER has one backend for every keeper."""
     user = entrance.user(f"kept-{protocol}")
     assert landed(entrance, protocol, user) == entrance.backend_of(user)
 
@@ -101,7 +101,7 @@ def test_a_failing_passdb_is_reported_in_dovecots_words(entrance: Entrance, prot
     assert refusal.value.reply.startswith(TEMPORARY[protocol].format(user=user))
 
 
-# ---- where the client is
+# ---- the client's address
 
 
 @pytest.mark.parametrize("protocol", KINDS)

@@ -1,4 +1,4 @@
-"""Clients of real directors that hang up: what an operator or a monitor had sent is done everywhere."""
+"""Clients of real directors that hang up: the commands that they had sent are carried out everywhere."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Ring:
         self.all, self.tcp = directors.all, tcp
 
     def log_in(self) -> dict[str, str]:
-        """Every user, at each director in turn; where they go."""
+        """Log in all users, each director in turn, and return their hosts."""
         hosts: dict[str, str] = {}
         for number, director in enumerate(self.all):
             with Client(director.login) as client:
@@ -31,7 +31,7 @@ class Ring:
         return hosts
 
     def monitors(self, way: str) -> list[Poolmon]:
-        """One beside each director."""
+        """Return a monitor for each director."""
         return (
             [over_unix(director.admin) for director in self.all]
             if way == "unix"
@@ -39,7 +39,7 @@ class Ring:
         )
 
     def wait_for(self, down: set[str]) -> None:
-        """Until these hosts are down and have no users, as every director has it."""
+        """Wait until these hosts are down and have no users, on every director."""
         for director in self.all:
             look = over_unix(director.admin)
             until(lambda look=look: look.hosts_down() == down, what="the hosts that are down")
@@ -77,7 +77,7 @@ def director(folder: Path) -> Iterator[DirectorProcess]:
 
 
 def send_and_hang_up(director: DirectorProcess) -> int:
-    """Have the weight of a host changed many times. Returns the last weight."""
+    """Send many changes of a host's weight, and hang up. Returns the last weight."""
     weights = range(1, 31)
     with connect(director.admin) as sock:
         sock.sendall(

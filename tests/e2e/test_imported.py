@@ -1,4 +1,4 @@
-"""Configurations of Dovecot's own director that are written in other ways, imported and run for real."""
+"""Configurations of Dovecot's own director in uncommon forms, imported and run for real."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ auth_socket_path = {socket}
 
 
 class OldInOtherWords(Old):
-    """The proxy as it was, with settings that are written in other ways than the manual's."""
+    """The proxy as it was, with settings in other forms than the manual's."""
 
     def settings(self) -> str:
         text = super().settings()
@@ -79,7 +79,7 @@ class OldInOtherWords(Old):
 
 @contextmanager
 def serving(director: ServeProcess, proxy: Dovecot, toml: str) -> Iterator[None]:
-    """A director with an imported configuration, and the proxy in front of it."""
+    """Run a director with an imported configuration, and the proxy in front of it."""
     text = toml.replace("sqlite:////var/lib/director/", "sqlite:///")
     director.config.write_text(f'{text}\n[listen.api]\npath = "{director.api_path}"\n')
     proxy.write()
@@ -93,7 +93,8 @@ def serving(director: ServeProcess, proxy: Dovecot, toml: str) -> Iterator[None]
 
 
 def login_socket_findings(director: ServeProcess, proxy: Dovecot) -> list[str]:
-    """What the doctor finds of where login services ask, with the proxy's configuration as it is now."""
+    """Return the doctor's findings about login services and their sockets, for the proxy's present
+    configuration."""
     proxy.write()
     printed = subprocess.run(["doveconf", "-n", "-c", proxy.config], capture_output=True, check=True).stdout
     file = director.folder / "printed.txt"
@@ -139,7 +140,7 @@ def test_master_users_and_login_services_of_other_names_stay_behind_the_director
 
 
 @pytest.mark.parametrize("absolute", [False, True])
-def test_lmtp_and_doveadm_of_2_4_ask_the_director_where_all_of_2_3_did(absolute: bool) -> None:
+def test_lmtp_and_doveadm_of_2_4_ask_the_director_if_all_services_of_2_3_did(absolute: bool) -> None:
     needs_root("Dovecot 2.4 in its own root")
     programs = dovecot("2.4")
     with new_folder(programs) as folder, ExitStack() as stack:

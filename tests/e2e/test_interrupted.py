@@ -1,4 +1,4 @@
-"""Every director killed in the middle of what an operator has begun with a user: the restart ends it."""
+"""All directors are killed during a command of an operator: the restart completes the command."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from director.core.placement.hashing import UserHash
 from director.core.placement.users import BUCKET_SHIFT, MOVING, PINNED, User, unpack
 from state.urls import open_store
-from tests.e2e.processes import Client, DirectorProcess, Directors, until
+from tests.e2e.processes import DirectorProcess, Directors, log_in, until
 from tests.servers import RedisServer
 
 FIRST = "127.0.58.11"
@@ -25,13 +25,13 @@ KEY = UserHash().key(USER.encode())
 
 
 class Ring:
-    """Directors and where their users are stored."""
+    """Directors, and the store of their users."""
 
     def __init__(self, directors: Directors, url: str | None) -> None:
         self.directors, self._url = directors, url
 
     def stored(self, director: DirectorProcess) -> User | None:
-        """The user's record in the director's store, which it is using."""
+        """Return the user's record from the store of a running director."""
         blob = self._sqlite(director) if self._url is None else anyio.run(self._redis)
         return next((user for user in unpack(blob) if user.key == KEY), None)
 
@@ -67,26 +67,22 @@ def ring(request: pytest.FixtureRequest, folder: Path) -> Iterator[Ring]:
             yield Ring(directors, None)
 
 
-def asked(director: DirectorProcess) -> str:
-    with Client(director.login) as client:
-        return client.ask([USER])[USER]
-
-
 def record(director: DirectorProcess) -> Any:
     return director.get(f"/v1/users/{USER}")["current"]
 
 
 def placed(ring: Ring) -> tuple[str, str]:
-    """The host the user has, known to all, and another one."""
+    """Log the user in. Returns the user's host, once all directors know it, and another host."""
     ring.directors.wait_whole()
-    host = asked(ring.directors[0])
-    until(lambda: {record(d) for d in ring.directors.all} == {host}, what="all know him")
+    host = log_in(ring.directors[0], [USER])[USER]
+    until(lambda: {record(d) for d in ring.directors.all} == {host}, what="all directors know the user")
     return host, next(one for one, *_ in ring.directors[0].hosts() if one != host)
 
 
 def die_in_the_middle(ring: Ring, path: str, body: dict[str, Any]) -> None:
-    """Begin it on the last director, where the kicks of all hang; as soon as it is stored, all are killed.
-    Then all are started again."""
+    """Send a command to the last director, kill all directors as soon as it is stored, and start them again.
+
+    No kick channel answers meanwhile, so the command cannot end before."""
     origin = ring.directors[-1]
     with ExitStack() as mute:
         for director in ring.directors.all:
@@ -105,12 +101,12 @@ def die_in_the_middle(ring: Ring, path: str, body: dict[str, Any]) -> None:
 
 
 def is_moving(ring: Ring, director: DirectorProcess) -> bool:
-    """Whether the user is on the move by what the director's store has."""
+    """Whether the user is being moved, according to the director's store."""
     stored = ring.stored(director)
     return stored is not None and bool(stored.flags & MOVING)
 
 
-def until_settled(ring: Ring) -> None:
+def wait_until_no_move_is_in_progress(ring: Ring) -> None:
     until(
         lambda: all(d.get("/v1/ring")["moves_in_progress"] == 0 for d in ring.directors.all),
         within=40,
@@ -127,22 +123,28 @@ def test_a_move_during_which_all_directors_died_ends_on_its_host_after_the_resta
     _, target = placed(ring)
     move = {"user": USER, "host": target, "pin": pin}
     die_in_the_middle(ring, "/v1/moves", move)
-    assert [asked(director) for director in ring.directors.all] == [target] * len(ring.directors.all)
-    until_settled(ring)
-    until(lambda: not settled_wrongly(ring, pin), what="it is settled in the store")
+    assert [log_in(director, [USER])[USER] for director in ring.directors.all] == [target] * len(
+        ring.directors.all
+    )
+    wait_until_no_move_is_in_progress(ring)
+    until(lambda: not stored_wrongly(ring, pin), what="the end of the move is stored")
 
 
-def settled_wrongly(ring: Ring, pin: bool) -> bool:
-    """Whether some store does not have the user settled, and pinned or not."""
+def stored_wrongly(ring: Ring, pin: bool) -> bool:
+    """Whether a store has the user as moving, unassigned, or wrongly pinned or unpinned."""
     records = [ring.stored(director) for director in ring.directors.all]
     return any(one is None or one.flags & MOVING or bool(one.flags & PINNED) is not pin for one in records)
 
 
 @pytest.mark.shows("S-22")
-def test_a_forgetting_that_all_directors_died_in_is_ended_after_the_restart(ring: Ring) -> None:
+def test_a_forgetting_flush_during_which_all_directors_died_is_completed_after_the_restart(
+    ring: Ring,
+) -> None:
     host, _ = placed(ring)
     body = {"host": host, "forget": True}
     die_in_the_middle(ring, "/v1/flushes", body)
-    until_settled(ring)
+    wait_until_no_move_is_in_progress(ring)
     assert {record(director) for director in ring.directors.all} == {None}
-    assert asked(ring.directors[0]) == host  # where the hash puts him, as a new user
+    assert (
+        log_in(ring.directors[0], [USER])[USER] == host
+    )  # the host that the hash selects, as for a new user

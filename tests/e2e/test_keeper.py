@@ -28,7 +28,7 @@ from tests.servers import free_port
 ADDRESS = "127.0.81.21"
 GREETED = b"VERSION\t1\t2\n"
 OTHER_USER = 65534
-"""User and group id of nobody."""
+"""User and group id of the account `nobody`."""
 
 
 @contextmanager
@@ -52,13 +52,14 @@ def keeper(director: DirectorProcess) -> KeeperAnswer:
 
 
 def until_alone(director: DirectorProcess) -> KeeperAnswer:
-    """Until its keeper knows that the director is gone."""
+    """Wait until the keeper knows that the director has ended."""
     until(lambda: not keeper(director).busy, what="the keeper has no director")
     return keeper(director)
 
 
 def waiting(path: Path) -> socket.socket:
-    """A login process that asks to be greeted, and waits. Raises OSError where it is refused."""
+    """Return the connection of a login process that waits for its greeting. Raises OSError if it is
+    refused."""
     client = socket.socket(socket.AF_UNIX)
     client.settimeout(15)
     client.connect(str(path))
@@ -93,7 +94,7 @@ def test_a_client_that_connects_while_no_director_runs_is_served_when_it_is_back
     else:
         assert director.stop() == 0
     with waiting(director.login) as login, waiting(director.userdb) as userdb:
-        director.fifo.open("wb").close()  # blocks where nobody reads
+        director.fifo.open("wb").close()  # blocks if no process reads
         director.start()
         assert login.recv(100).startswith(GREETED)
         assert userdb.recv(100).startswith(GREETED)
@@ -116,14 +117,14 @@ def test_clients_of_the_other_sockets_are_refused_at_once_while_no_director_runs
 
 
 def test_a_thousand_clients_that_wait_in_a_kept_socket_are_all_served(director: DirectorProcess) -> None:
-    """The backlog is 1024, but for net.core.somaxconn."""
+    """The backlog is 1024, or net.core.somaxconn if that is less."""
     most = min(1000, int(Path("/proc/sys/net/core/somaxconn").read_text()))
     director.kill()
     with ExitStack() as clients:
         logins = []
         for _ in range(most):
             client = clients.enter_context(socket.socket(socket.AF_UNIX))
-            client.setblocking(False)  # where the queue is full: BlockingIOError
+            client.setblocking(False)  # BlockingIOError if the queue is full
             client.connect(str(director.login))
             client.settimeout(15)
             client.sendall(b"VERSION\t1\t2\nCPID\t77\n")
@@ -150,7 +151,7 @@ def test_a_replacement_in_place_keeps_the_keeper_which_leaves_no_zombie_afterwar
     assert keeper(director).process == before
     os.kill(before, signal.SIGKILL)
     until(lambda: before not in children(director.pid), what="the keeper that ended is collected")
-    until(lambda: len(director.logged("keeper_started")) == 2, what="another one is started")
+    until(lambda: len(director.logged("keeper_started")) == 2, what="another keeper is started")
     assert "Z" not in children(director.pid).values()
     director.kill()
     with waiting(director.login) as client:
@@ -183,7 +184,7 @@ def test_a_start_with_other_paths_serves_them_and_removes_the_former_paths(direc
         text = director.config.read_text() + f'[listen.userdb]\npath = "{moved}"\nmode = "0666"\n'
         director.config.write_text(text)
         director.start()
-        with pytest.raises(ConnectionResetError):  # it has to come again, to the new path
+        with pytest.raises(ConnectionResetError):  # the client has to connect again, to the new path
             former.recv(100)
         with waiting(moved) as client:
             assert client.recv(100).startswith(GREETED)
@@ -219,11 +220,11 @@ def test_a_fifo_that_was_replaced_while_the_director_ran_is_held_too(director: D
     until(lambda: director.logged("notify_fifo_replaced"))
     until(lambda: fifo_held(director) == identity(director.fifo), what="the keeper has the new one")
     director.kill()
-    os.close(os.open(director.fifo, os.O_WRONLY | os.O_NONBLOCK))  # fails where nobody reads
+    os.close(os.open(director.fifo, os.O_WRONLY | os.O_NONBLOCK))  # fails if no process reads
 
 
 def fifo_held(director: DirectorProcess) -> tuple[int, int] | None:
-    """Device and inode number of the FIFO that the keeper has open."""
+    """Return device and inode number of the FIFO that the keeper has open."""
     reply = keeperlink.ask(control(director), "copies")
     assert reply is not None
     answer, connection = reply
@@ -466,7 +467,7 @@ def test_the_three_sockets_of_a_director_that_is_not_root_outlive_it(folder: Pat
 
 
 def _python_for_everybody() -> str:
-    """An interpreter of this version that every user may start; ours may be in a home folder."""
+    """Return a Python of this version that every user may start; the present one may be in a home folder."""
     parents = Path(os.path.realpath(sys.executable)).parents
     if all(parent.stat().st_mode & stat.S_IXOTH for parent in parents):
         return sys.executable
@@ -487,7 +488,7 @@ def _outlive(director: DirectorProcess, how: str) -> None:
         assert director.stop() == 0
     assert set(until_alone(director).names) == {"login", "userdb", "notify"}
     with waiting(director.login) as login, waiting(director.userdb) as userdb:
-        with director.fifo.open("wb") as fifo:  # blocks where nobody reads
+        with director.fifo.open("wb") as fifo:  # blocks if no process reads
             fifo.write(b"alice\n")
         director.start()
         assert login.recv(100).startswith(GREETED)

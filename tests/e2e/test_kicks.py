@@ -48,7 +48,7 @@ Session = tuple[str, str]
 
 
 class Desk:
-    """A kicker and what it told of the last kick."""
+    """A kicker and the results of its last kick."""
 
     def __init__(self, proxy: Proxy, timeout: float, sockets: Path) -> None:
         self.path = sockets / CHANNEL[proxy.programs.release]
@@ -63,14 +63,14 @@ class Desk:
             self.ended += [(end.sessions, end.problem) for end in event.ends]
 
     async def kick(self, what: KickWhat) -> tuple[int, str]:
-        """How many sessions were ended, and the problem."""
+        """Return the number of ended sessions, and the problem."""
         self.ended.clear()
         self.kicker.kick(1, what)
         await until(lambda: self.ended, within=20)
         return self.ended[0]
 
     async def sessions(self, count: int) -> list[ProxiedSession]:
-        """The listing, as soon as it has so many."""
+        """Return the listing, as soon as it has `count` sessions."""
         with anyio.fail_after(20):
             while len(listed := await self.kicker.list_sessions()) != count:  # noqa: ASYNC110 - others end them
                 await anyio.sleep(0.01)
@@ -79,7 +79,8 @@ class Desk:
 
 @asynccontextmanager
 async def desk_for(proxy: Proxy, timeout: float = 10.0, sockets: Path | None = None) -> AsyncIterator[Desk]:
-    """sockets: where those of the kick channel are, if not where the proxy has them."""
+    """Run a kicker of a proxy. `sockets`: the folder of the kick channel's sockets; None: that of the
+    proxy."""
     desk = Desk(proxy, timeout, sockets or proxy.run)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(desk.kicker.run)
@@ -89,7 +90,7 @@ async def desk_for(proxy: Proxy, timeout: float = 10.0, sockets: Path | None = N
 
 @pytest.fixture(scope="module")
 def kicked(programs: Programs) -> Iterator[Front]:
-    """A proxy that knows its users' hosts by itself, and adds to its replies what a director would."""
+    """A proxy whose passdb names the users' hosts, and adds the fields that a director would add."""
     there = HOST[programs.release]
     ports = free_ports([PROXY, FIRST, SECOND, SILENT], [])
     passdb = [
@@ -122,7 +123,7 @@ def kicked(programs: Programs) -> Iterator[Front]:
 
 
 class Clients:
-    """Every user once over IMAP, on the first host, and once over POP3, on the second."""
+    """A session of every user over IMAP, on the first host, and over POP3, on the second."""
 
     def __init__(self, address: str, ports: Ports, users: tuple[str, ...] = USERS) -> None:
         self.address, self.ports, self.users = address, ports, users
@@ -141,7 +142,7 @@ class Clients:
             connection.close()
 
     def ended(self) -> set[Session]:
-        """Those whose connection is closed; the others are heard to answer."""
+        """Return the sessions whose connection is closed; all others have answered."""
         return {session for session, connection in self.connections.items() if not answers(connection)}
 
 
@@ -187,7 +188,7 @@ async def test_sessions_are_listed_with_their_hosts_and_hashes(kicked: Front) ->
 
 
 async def test_a_session_that_is_not_proxied_is_neither_listed_nor_ended(kicked: Front) -> None:
-    """anvil ends such a session too where it is asked to end those of a user."""
+    """anvil would end this session too if it were asked to end the user's sessions."""
     async with desk_for(kicked.proxy) as desk:
         await desk.sessions(0)
         with Imap(kicked.address, kicked.ports.imap) as here:
@@ -204,7 +205,7 @@ async def test_many_kicks_at_once_are_all_carried_out(kicked: Front) -> None:
         with Clients(kicked.address, kicked.ports) as clients:
             await desk.sessions(len(ALL))
             for number in range(200):
-                desk.kicker.kick(number, ByName(b"nobody%d" % number))
+                desk.kicker.kick(number, ByName(b"absent%d" % number))
             for user in USERS:
                 desk.kicker.kick(1000, ByName(user.encode()))
             await until(lambda: len(desk.ended) == 203, within=20)
@@ -214,7 +215,7 @@ async def test_many_kicks_at_once_are_all_carried_out(kicked: Front) -> None:
 
 @contextmanager
 def logging_in(front: Front, user: str) -> Iterator[Imap]:
-    """A client whose proxy has connected to a backend that says nothing."""
+    """Give a client whose proxy has connected to a backend that sends nothing."""
     with socket.socket() as silent:
         silent.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         silent.bind((SILENT, front.ports.imap))
@@ -235,7 +236,7 @@ def logging_in(front: Front, user: str) -> Iterator[Imap]:
 async def test_a_session_whose_backend_has_not_answered_yet_is_listed_and_ended(
     kicked: Front, what: KickWhat
 ) -> None:
-    # before its first session a login process tells ipc of nobody
+    # a login process answers ipc only after its first session
     login_imap(kicked.address, kicked.ports.imap, "ann")
     async with desk_for(kicked.proxy) as desk:
         await desk.sessions(0)
@@ -273,7 +274,7 @@ async def test_a_kicker_works_after_a_restart_of_dovecot(kicked: Front) -> None:
     async with desk_for(kicked.proxy) as desk:
         assert (await desk.kick(ByName(b"ann")))[1] == ""
         kicked.proxy.stop()
-        # the first may still find its connection, and that it is lost
+        # the first kick may still use the old connection, and find that it is lost
         problems = [(await desk.kick(ByName(b"ann")))[1] for _ in range(2)]
         assert problems[1].startswith(f"{desk.path}: cannot connect")
         kicked.proxy.start()
@@ -318,7 +319,8 @@ def test_the_removal_of_a_host_ends_its_sessions_and_no_others(cluster: Cluster)
 
 
 def imap_server(listener: socket.socket, asked: threading.Event, speak: threading.Event) -> None:
-    """A backend for one session that says nothing until `speak` is set, and then lets everybody in."""
+    """Serve one session of a backend that sends nothing until `speak` is set, and then accepts all
+    commands."""
     connection, _ = listener.accept()
     asked.set()
     with connection, suppress(OSError):
@@ -363,7 +365,7 @@ def test_a_login_in_flight_to_a_slow_backend_is_ended_when_its_user_is_moved(
             assert director.command("move", "slow", MOVED_TO).returncode == 0
             assert login_imap(MOVING_PROXY, ports.imap, "slow") == "b1"
             speak.set()
-            with pytest.raises(ConnectionError):  # noqa: PT012 - on 2.3 it is closed before it ever got in
+            with pytest.raises(ConnectionError):  # noqa: PT012 - on 2.3 it is closed before its login ends
                 while True:
                     early.read()
         backend.join(20)
@@ -372,7 +374,7 @@ def test_a_login_in_flight_to_a_slow_backend_is_ended_when_its_user_is_moved(
 
 @pytest.fixture(scope="module")
 def one_each() -> Iterator[Front]:
-    """A proxy of 2.4 as packages configure it: a login process for each connection."""
+    """A proxy of 2.4 as packages configure it, with a login process for each connection."""
     programs = dovecot("2.4")
     ports = free_ports([ONE_EACH, MOVED_TO], [])
     with new_folder(programs) as folder, ExitStack() as stack:
@@ -393,7 +395,7 @@ def one_each() -> Iterator[Front]:
         yield Front(stack.enter_context(proxy), [backend], ports)
 
 
-async def test_a_login_process_for_each_connection_is_asked_itself_by_who_may(one_each: Front) -> None:
+async def test_a_kick_reaches_login_processes_that_serve_one_connection_each(one_each: Front) -> None:
     async with desk_for(one_each.proxy) as desk:
         with Clients(one_each.address, one_each.ports, ("ann", "bob")) as clients:
             await desk.sessions(4)
@@ -401,13 +403,13 @@ async def test_a_login_process_for_each_connection_is_asked_itself_by_who_may(on
             assert clients.ended() == {("ann", "imap"), ("ann", "pop3")}
 
 
-async def test_who_may_not_ask_it_is_told_that_the_session_goes_on_and_which_setting_helps(
+async def test_a_kick_without_access_to_login_processes_reports_open_sessions_and_the_setting_that_helps(
     one_each: Front,
 ) -> None:
-    with new_folder() as elsewhere:
-        # beside it there are no sockets of login processes: as for a director that is not root
-        (elsewhere / "anvil").symlink_to(one_each.proxy.run / "anvil")
-        async with desk_for(one_each.proxy, sockets=elsewhere) as desk:
+    with new_folder() as folder:
+        # no sockets of login processes are in this folder, as for a director that is not root
+        (folder / "anvil").symlink_to(one_each.proxy.run / "anvil")
+        async with desk_for(one_each.proxy, sockets=folder) as desk:
             await desk.sessions(0)
             with Clients(one_each.address, one_each.ports, ("cat",)) as clients:
                 await desk.sessions(2)

@@ -1,4 +1,4 @@
-"""The lab's client against a real Dovecot that is backend and proxy in one."""
+"""The lab's client with a real Dovecot that is backend and proxy in one."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Client:
         return list(read(self.events_file))
 
     def until(self, condition: Callable[[list[Event]], bool]) -> list[Event]:
-        """The events, once they are as they should be. Raises TimeoutError."""
+        """Return the events, as soon as `condition` holds for them. Raises TimeoutError."""
         deadline = time.monotonic() + 15
         while not condition(found := self.events()):
             if time.monotonic() > deadline:

@@ -1,4 +1,4 @@
-"""What a mail user sees: the same through a director as through a plain proxy."""
+"""Logins as a mail user sees them: the same through a director as through a plain proxy."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WAIT = 20.0
 
 
 def end_auth(proxy: Proxy) -> list[int]:
-    """kill -9 of all auth processes; their ids, when none is left."""
+    """Kill all auth processes. Returns their ids, when none is left."""
     processes = proxy.processes("auth")
     for process in processes:
         os.kill(process, signal.SIGKILL)
@@ -30,7 +30,7 @@ def end_auth(proxy: Proxy) -> list[int]:
 
 
 def login_after_auth_died(session: Imap, user: str) -> None:
-    """Log in. Dovecot refuses once if its login process has not noticed yet that auth died."""
+    """Log in. Dovecot refuses the first login if its login process has not noticed yet that auth died."""
     try:
         session.login(user, "any")
     except Refused:

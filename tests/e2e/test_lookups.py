@@ -1,4 +1,4 @@
-"""nginx and Postfix ask the director where a user is, and find him where a login would."""
+"""nginx and Postfix ask the director for a user's host, and get the same host as a login."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ mail {{
 
 
 class Place(NamedTuple):
-    """A director that answers look-ups, and the backends it knows."""
+    """A director that answers look-ups, and its backends."""
 
     folder: Path
     director: DirectorProcess
@@ -50,10 +50,10 @@ class Place(NamedTuple):
     http: str
     socketmap: str
     queue: Path
-    """Of Postfix; the socket `map` is in it."""
+    """The folder of Postfix, which contains the socket `map`."""
 
     def served_by(self, user: str) -> str:
-        """Name of the backend that the director has for a user."""
+        """Return the name of the backend to which a user is assigned."""
         address = self.director.get(f"/v1/users/{user}")["current"]
         return next(backend.name for backend in self.backends if backend.address == address)
 
@@ -64,7 +64,7 @@ class Place(NamedTuple):
         self.director.change("POST", "/v1/moves", {"user": user, "host": backend.address, "reason": "a test"})
 
     def lookups(self, protocol: str) -> dict[str, int]:
-        """result -> how often, from the metrics."""
+        """Return how often each result was given, from the metrics."""
         page = self.director.request("GET", "/metrics")[1].decode()
         start = f'director_lookups_total{{protocol="{protocol}",result="'
         found = (line.removeprefix(start) for line in page.splitlines() if line.startswith(start))
@@ -110,7 +110,7 @@ class Nginx(NamedTuple):
 
 @contextmanager
 def nginx(folder: Path, auth_http: str) -> Iterator[Nginx]:
-    """nginx as a mail proxy."""
+    """Run nginx as a mail proxy."""
     needs("nginx", MODULE)
     folder.mkdir()
     config = folder / "nginx.conf"
@@ -185,7 +185,7 @@ def test_a_user_without_a_host_gets_a_temporary_failure_and_no_password_is_logge
 
 
 def postmap(place: Place, key: str, table: str) -> subprocess.CompletedProcess[str]:
-    """What Postfix finds for `key` in `table`."""
+    """Return what Postfix finds for `key` in `table`."""
     needs("postmap")
     folder = place.folder / "postmap"
     if not folder.exists():
@@ -220,7 +220,7 @@ def test_postfix_gets_temporary_errors_and_for_an_unknown_map_the_list_of_maps(p
 
 
 def test_mail_reaches_the_backend_of_its_user_and_no_other_recipient_is_assigned(place: Place) -> None:
-    """The set-up of docs/lookups.md: a bare map would place the recipients of outgoing mail too."""
+    """The set-up of docs/lookups.md: a bare map would assign the recipients of outgoing mail too."""
     tables = place.folder / "mailboxes"
     tables.write_text("petra@example.com petra@example.com\npeer@example.com peer@example.com\n")
     port = free_port()

@@ -30,7 +30,7 @@ PROXY, DIRECTOR, SERVER = addresses("127.0.83.1", 3)
 HASH_OF_KARL = UserHash().hash(b"karl")
 TOKEN = "a-token-of-the-api"
 PASSDB24 = """
-# what the director says must not be kept
+# the director's answers must not be cached
 auth_cache_size = 10 M
 passdb static {{
   driver = static
@@ -67,8 +67,7 @@ NO_SETTINGS = "{ url = nil, token_file = nil, timeout = nil }"
 
 
 class Gate:
-    """Asks everybody for the token, as a director asks who is on another machine.
-    Passes on what has the `token`, refuses all else."""
+    """A relay to the director that requires the token, as a director does of clients on other machines."""
 
     def __init__(self, address: str, port: int, director: tuple[str, int], token: str) -> None:
         self.token, self.refused = token, 0
@@ -122,16 +121,20 @@ class Place(NamedTuple):
         return login_imap(self.proxy.address, self.ports.imap, user, password)
 
     def host_of(self, user: str) -> str:
-        """Name of the backend that the director has for a user."""
+        """Return the name of the backend to which a user is assigned."""
         address = self.director.get(f"/v1/users/{user}")["current"]
         return next(backend.name for backend in self.backends if backend.address == address)
 
 
 @contextmanager
 def serving(release: str, proxy: str, hosts: list[str], fields: dict[str, str]) -> Iterator[Place]:
-    """A proxy and its director, who sends users to `hosts`: backends, but for the proxy itself.
+    """Run a proxy and its director.
 
-    fields: what the proxy's first passdb returns."""
+    Args:
+        release: the release of Dovecot.
+        proxy: the address of the proxy.
+        hosts: the director's hosts. All of them are started as backends, except the proxy itself.
+        fields: the fields that the proxy's first passdb returns."""
     programs = dovecot(release)
     if programs.root is None:
         needs(MODULE)
@@ -189,7 +192,7 @@ def place(programs: Programs) -> Iterator[Place]:
 
 @pytest.fixture(scope="module")
 def one_server(programs: Programs) -> Iterator[Place]:
-    """The proxy is one of the two backends itself."""
+    """A proxy that is one of the two backends itself."""
     with serving(programs.release, SERVER, [SERVER, NEIGHBOUR], {"director_proxy_maybe": "y"}) as place:
         yield place
 
@@ -256,7 +259,7 @@ def test_a_token_that_was_changed_is_read_again_and_no_login_fails(place: Place)
     assert place.login("tina") == before
     assert place.gate.refused > 0
     place.login("tessa")
-    until(lambda: "proxy(tessa," in place.proxy.log())  # logged behind all that was logged of tina
+    until(lambda: "proxy(tessa," in place.proxy.log())  # logged after everything about tina
     assert "the-next-token" not in place.proxy.log()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from director.core.protocol.messages import OLDEST_RING_VERSION, RING_VERSION
-from tests.e2e.processes import Client, Directors, until
+from tests.e2e.processes import Directors, log_in, until
 
 FIRST = "127.0.54.11"
 NEXT = RING_VERSION + 1
@@ -18,19 +18,14 @@ USERS = [f"user{number}" for number in range(300)]
 QUICK = {"users": 'kick_delay = "100 ms"'}
 
 
-def asked(ring: Directors, number: int, users: list[str]) -> dict[str, str]:
-    with Client(ring[number].login) as client:
-        return client.ask(users)
-
-
 @pytest.mark.parametrize("each", [[{}, {}, NEWER], [{}, NEWER, NEWER]], ids=["first", "last"])
 def test_a_ring_of_neighbouring_releases_works_as_one(folder: Path, each: list[dict[str, object]]) -> None:
     with Directors(folder, first=FIRST, settings=QUICK, each=each) as ring:
         ring.wait_whole()
         hosts = {}
         for number in range(3):
-            hosts |= asked(ring, number, USERS[number::3])
-        assert [asked(ring, number, USERS) for number in range(3)] == [hosts] * 3
+            hosts |= log_in(ring[number], USERS[number::3])
+        assert [log_in(ring[number], USERS) for number in range(3)] == [hosts] * 3
         for number in range(3):
             ring[number].change("PATCH", "/v1/hosts/127.0.3.2", {"weight": 50 + number})
             assert [director.hosts() for director in ring.all] == [ring[number].hosts()] * 3
@@ -41,14 +36,14 @@ def test_a_ring_of_neighbouring_releases_works_as_one(folder: Path, each: list[d
             hosts[user] = target
             kicked = ring[number].change("POST", "/v1/kicks", {"user": user})
             assert kicked["not_reached"] == []
-        assert [asked(ring, number, USERS) for number in range(3)] == [hosts] * 3
+        assert [log_in(ring[number], USERS) for number in range(3)] == [hosts] * 3
         for director in ring.all:
             listed = director.get("/v1/users")
             assert {user["name"]: user["host"] for user in listed} == hosts
         ring[2].kill()
-        hosts |= asked(ring, 0, ["while it is away"])
+        hosts |= log_in(ring[0], ["while it does not run"])
         ring[2].start().wait_whole(3)
-        assert asked(ring, 2, list(hosts)) == hosts
+        assert log_in(ring[2], list(hosts)) == hosts
         assert not [line for director in ring.all for line in director.all_logged("internal_error")]
 
 
@@ -79,7 +74,7 @@ def test_a_director_that_speaks_only_newer_versions_is_refused_with_a_reason_on_
         )
         for director in ring.all[:2]:
             director.wait_whole(2)
-        assert asked(ring, 0, USERS) == asked(ring, 1, USERS)
+        assert log_in(ring[0], USERS) == log_in(ring[1], USERS)
         assert ring[2].get("/v1/ring")["ring"] == [ring[2].member]
 
 
@@ -96,5 +91,5 @@ def test_a_director_of_ring_version_1_is_refused_and_both_ends_say_why(folder: P
         )
         for director in ring.all[:2]:
             director.wait_whole(2)
-        assert asked(ring, 0, USERS) == asked(ring, 1, USERS)
+        assert log_in(ring[0], USERS) == log_in(ring[1], USERS)
         assert ring[2].get("/v1/ring")["ring"] == [ring[2].member]

@@ -1,7 +1,7 @@
-"""Moves, kicks and flushes as an operator asks for them, and what becomes of real sessions meanwhile.
+"""Moves, kicks and flushes as an operator asks for them, and their effect on real sessions.
 
 A ring of three with one Redis, a Dovecot proxy before each director, four backends. Each test leaves the ring
-whole and the hosts as they were.
+complete and the hosts as they were.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tests.e2e.conftest import new_folder
 from tests.e2e.lookups import hosts_of
 from tests.e2e.mail import packed
 from tests.e2e.mailclients import Delivery, login_pop3
-from tests.e2e.processes import until
+from tests.e2e.processes import run_command, until
 from tests.e2e.sessions import Session, Sessions, answers
 from tests.e2e.stock import doveadm_director
 from tests.servers import RedisServer
@@ -61,14 +61,14 @@ def cluster(programs: Programs) -> Iterator[Cluster]:
             programs=programs,
         )
         with mail:
-            whole(mail)
+            wait_until_complete(mail)
             yield mail
 
 
-def whole(cluster: Cluster) -> None:
+def wait_until_complete(cluster: Cluster) -> None:
     """Wait until all three are in sync in one ring, and have read their stores."""
 
-    def is_whole() -> bool:
+    def is_complete() -> bool:
         found = [director.get("/v1/status") for director in cluster.directors]
         return all(
             one["ring"]["synced"] and len(one["ring"]["ring"]) == 3 and one["store"]["loaded"]
@@ -77,11 +77,11 @@ def whole(cluster: Cluster) -> None:
 
     for director in cluster.directors:
         director.wait_ready()
-    until(is_whole, within=15, what="the ring is whole")
+    until(is_complete, within=15, what="the ring is complete")
 
 
 def stored(director: ServeProcess) -> bool:
-    """Whether the store has all that this director knows."""
+    """Whether all changes of this director are stored."""
     queued: int = director.get("/v1/status")["store"]["queued_buckets"]
     return queued == 0
 
@@ -94,17 +94,10 @@ def kicks_done(director: ServeProcess) -> int:
 
 
 def connected(address: str, port: int) -> bool:
-    """Whether somebody has a connection to there, served or not."""
+    """Whether a connection to this address is open, served or not."""
     there = [packed((address, port)), ESTABLISHED]
     lines = Path("/proc/net/tcp").read_text().splitlines()
     return any(line.split()[2:4] == there for line in lines)
-
-
-def told(director: ServeProcess, *arguments: str, code: int = 0) -> CompletedProcess[str]:
-    """What the command line says, which must end with `code`."""
-    result = director.command(*arguments)
-    assert result.returncode == code, (arguments, result)
-    return result
 
 
 def start_move(director: ServeProcess, user: str, host: str) -> str:
@@ -120,17 +113,17 @@ def host_of(director: ServeProcess, user: str) -> str:
 
 
 def elsewhere(cluster: Cluster, host: str) -> Backend:
-    """A backend that is not this one."""
+    """Return a backend with another address than `host`."""
     return next(backend for backend in cluster.backends if backend.address != host)
 
 
 def seen_at(cluster: Cluster, user: str) -> list[str]:
-    """The backend a new login lands on, through each proxy."""
+    """Return the backend of a new login through each proxy."""
     return [login_imap(address, cluster.ports.imap, user) for address in cluster.proxy_addresses]
 
 
 def users_on(cluster: Cluster, host: str, prefix: str, count: int) -> list[str]:
-    """So many users who are assigned to `host`; others get their hosts on the way."""
+    """Return `count` users who are assigned to `host`. Other users are assigned to other hosts meanwhile."""
     names = [f"{prefix}{number}" for number in range(count * 8)]
     hosts = hosts_of(cluster.proxies[0].run / "director-userdb", names)
     found = [name for name in names if hosts[name] == host][:count]
@@ -139,7 +132,7 @@ def users_on(cluster: Cluster, host: str, prefix: str, count: int) -> list[str]:
 
 
 def counts(cluster: Cluster, host: str) -> list[int]:
-    """Users of a host as each director counts them."""
+    """Return the number of a host's users, as each director counts them."""
     return [director.get(f"/v1/hosts/{host}")["users"] for director in cluster.directors]
 
 
@@ -148,7 +141,7 @@ def weight_restored(cluster: Cluster, host: str) -> Iterator[None]:
     try:
         yield
     finally:
-        told(cluster.directors[0], "update", host, "100")
+        run_command(cluster.directors[0], "update", host, "100")
 
 
 # ---- one user
@@ -161,7 +154,7 @@ def test_a_move_ends_exactly_the_sessions_of_its_user_and_the_next_login_lands_o
         moved, others = sessions.both("mia"), sessions.both("noa")
         old = host_of(cluster.directors[0], "mia")
         new = elsewhere(cluster, old)
-        said = told(cluster.directors[1], "move", "mia", new.address)
+        said = run_command(cluster.directors[1], "move", "mia", new.address)
         assert (said.stdout, said.stderr) == (f"mia: {old} -> {new.address}, 6 sessions ended\n", "")
         assert sessions.ended() == sorted(moved)
         assert seen_at(cluster, "mia") == [new.name] * 3
@@ -175,7 +168,7 @@ def test_a_move_to_the_users_present_host_ends_no_session(cluster: Cluster) -> N
     with Sessions(cluster) as sessions:
         sessions.both("olga")
         host = host_of(cluster.directors[0], "olga")
-        assert told(cluster.directors[2], "move", "olga", host).stdout == f"olga: already on {host}\n"
+        assert run_command(cluster.directors[2], "move", "olga", host).stdout == f"olga: already on {host}\n"
         assert sessions.ended() == []
 
 
@@ -184,7 +177,7 @@ def test_a_login_in_the_middle_of_a_move_waits_and_lands_on_the_new_backend(clus
         sessions.imap("pia")
         new = elsewhere(cluster, host_of(cluster.directors[0], "pia"))
         start_move(cluster.directors[0], "pia", new.address)
-        until(lambda: len(sessions.ended()) == 3, what="her sessions are ended")
+        until(lambda: len(sessions.ended()) == 3, what="the user's sessions have ended")
         assert seen_at(cluster, "pia") == [new.name] * 3
 
 
@@ -196,7 +189,7 @@ def test_a_kick_ends_all_sessions_of_its_user_who_may_log_in_again_at_once(
         kicked = sessions.both("rita")
         sessions.both("rit")
         before = sessions.served_by(kicked[0])
-        said = told(cluster.directors[2], "kick", *how)
+        said = run_command(cluster.directors[2], "kick", *how)
         name = f"hash {how[1]}" if len(how) > 1 else how[0]
         assert (said.stdout, said.stderr) == (f"{name}: 6 sessions ended\n", "")
         assert sessions.ended() == sorted(kicked)
@@ -207,11 +200,11 @@ def test_a_kick_by_a_field_ends_the_sessions_of_all_users_with_that_field(cluste
     with Sessions(cluster) as sessions:
         guests = sessions.imap("guest1") + sessions.pop3("guest2")
         sessions.imap("sara")
-        assert told(cluster.directors[0], "kick", "-f", "user_guest", "no").stdout.endswith(
+        assert run_command(cluster.directors[0], "kick", "-f", "user_guest", "no").stdout.endswith(
             " 0 sessions ended\n"
         )
         assert sessions.ended() == []
-        said = told(cluster.directors[0], "kick", "-f", "user_guest", "yes").stdout
+        said = run_command(cluster.directors[0], "kick", "-f", "user_guest", "yes").stdout
         assert said == "user_guest=yes: 6 sessions ended\n"
         assert sessions.ended() == sorted(guests)
 
@@ -226,10 +219,10 @@ def test_a_flush_behind_weight_0_moves_50_users_and_ends_their_sessions_only(clu
     with Sessions(cluster) as sessions, weight_restored(cluster, host):
         for number, user in enumerate(users + stays):
             sessions.imap(user, [cluster.proxy_addresses[number % 3]])
-        told(cluster.directors[1], "update", host, "0")
+        run_command(cluster.directors[1], "update", host, "0")
         assert sessions.ended() == []
         (count,) = set(counts(cluster, host))
-        said = told(cluster.directors[2], "flush", host)
+        said = run_command(cluster.directors[2], "flush", host)
         expected = f"flush {host}: {count} users moved, 50 sessions ended, 0 timed out\n"
         assert (said.stdout, said.stderr) == (expected, "")
         assert sessions.ended() == sessions.of(*users)
@@ -244,7 +237,7 @@ def test_a_forgetting_flush_deletes_the_assignments_to_a_host_on_all_directors(c
         for user in users:
             sessions.imap(user)
         (count,) = set(counts(cluster, host))
-        said = told(cluster.directors[0], "flush", "-F", host).stdout
+        said = run_command(cluster.directors[0], "flush", "-F", host).stdout
         assert said == f"flush {host}: {count} users forgotten, 15 sessions ended, 0 timed out\n"
         assert sessions.ended() == sessions.of(*users)
         assert counts(cluster, host) == [0, 0, 0]
@@ -259,9 +252,10 @@ def test_a_drain_moves_all_users_of_a_host_except_pinned_users(cluster: Cluster)
         for user in users:
             sessions.imap(user)
         assert (
-            told(cluster.directors[0], "pin", pinned, host).stdout == f"{pinned}: already on {host}, pinned\n"
+            run_command(cluster.directors[0], "pin", pinned, host).stdout
+            == f"{pinned}: already on {host}, pinned\n"
         )
-        said = told(cluster.directors[1], "drain", host, code=75)
+        said = run_command(cluster.directors[1], "drain", host, code=75)
         assert re.fullmatch(
             rf"drain {host}: \d+ users moved, 27 sessions ended, 0 timed out, 1 pinned user left\n",
             said.stdout,
@@ -269,25 +263,29 @@ def test_a_drain_moves_all_users_of_a_host_except_pinned_users(cluster: Cluster)
         assert "1 pinned user left" in said.stderr
         assert sessions.ended() == sessions.of(*others)
         assert counts(cluster, host) == [1, 1, 1]
-        assert told(cluster.directors[2], "unpin", pinned).stdout.startswith(f"{pinned}: no longer pinned")
-        assert told(cluster.directors[1], "drain", host).stdout.endswith("done, no user left\n")
+        assert run_command(cluster.directors[2], "unpin", pinned).stdout.startswith(
+            f"{pinned}: no longer pinned"
+        )
+        assert run_command(cluster.directors[1], "drain", host).stdout.endswith("done, no user left\n")
         assert sessions.ended() == sessions.of(*users)
 
 
 def test_a_rebalance_moves_users_back_to_the_hosts_that_the_hash_selects(cluster: Cluster) -> None:
     host = cluster.backends[0].address
     users = users_on(cluster, host, "back", 4)
-    told(cluster.directors[0], "rebalance", "--max-parallel", "100")
+    run_command(cluster.directors[0], "rebalance", "--max-parallel", "100")
     with weight_restored(cluster, host):
-        told(cluster.directors[0], "drain", host)
+        run_command(cluster.directors[0], "drain", host)
     with Sessions(cluster) as sessions:
         for user in users:
             sessions.imap(user)
-        said = told(cluster.directors[1], "rebalance", "--max-parallel", "100").stdout
+        said = run_command(cluster.directors[1], "rebalance", "--max-parallel", "100").stdout
         assert re.fullmatch(r"rebalance: \d+ users moved, 12 sessions ended, 0 timed out\n", said)
         assert sessions.ended() == sessions.of(*users)
     assert {host_of(cluster.directors[2], user) for user in users} == {host}
-    assert told(cluster.directors[1], "rebalance").stdout.startswith("rebalance: 0 users moved, 0 sessions")
+    assert run_command(cluster.directors[1], "rebalance").stdout.startswith(
+        "rebalance: 0 users moved, 0 sessions"
+    )
 
 
 def test_a_tag_takes_a_host_out_of_its_pool_and_moves_its_users(cluster: Cluster) -> None:
@@ -296,7 +294,7 @@ def test_a_tag_takes_a_host_out_of_its_pool_and_moves_its_users(cluster: Cluster
     with Sessions(cluster) as sessions:
         for user in users:
             sessions.imap(user)
-        said = told(cluster.directors[2], "tag", host, "gold").stdout
+        said = run_command(cluster.directors[2], "tag", host, "gold").stdout
         try:
             assert re.fullmatch(
                 rf"tag {re.escape(host)} gold: \d+ users moved, 15 sessions ended, 0 timed out\n", said
@@ -305,7 +303,7 @@ def test_a_tag_takes_a_host_out_of_its_pool_and_moves_its_users(cluster: Cluster
             assert cluster.backends[1].name not in seen_at(cluster, users[0])
             assert counts(cluster, host) == [0, 0, 0]
         finally:
-            told(cluster.directors[0], "tag", host, "")
+            run_command(cluster.directors[0], "tag", host, "")
 
 
 def test_a_login_in_flight_to_a_removed_host_is_ended_when_it_arrives(cluster: Cluster) -> None:
@@ -319,19 +317,19 @@ def test_a_login_in_flight_to_a_removed_host_is_ended_when_it_arrives(cluster: C
             client.send(f'a LOGIN "{user}" "any"')
             until(lambda: connected(host.address, cluster.ports.imap), what="the proxy waits for the backend")
             before = kicks_done(director)
-            told(director, "remove", host.address)
-            # He comes after the host was emptied, and once more a second later.
+            run_command(director, "remove", host.address)
+            # The first kick comes after the users were moved, the second a second later.
             until(lambda: kicks_done(director) >= before + 2, what="the sessions there are ended")
         finally:
             for pid in processes:
                 os.kill(pid, signal.SIGCONT)
         try:
-            if host.programs.release != "2.3":  # its ipc may know him, and end him on his way
-                until(lambda: user in host.users("imap"), what="he has arrived there")
-            until(lambda: not answers(client), within=15, what="his session there has ended")
+            if host.programs.release != "2.3":  # its ipc may list the session, and end it before it arrives
+                until(lambda: user in host.users("imap"), what="the login has arrived at the backend")
+            until(lambda: not answers(client), within=15, what="the session at the backend has ended")
             assert host.name not in seen_at(cluster, user)
         finally:
-            told(director, "add", host.address)
+            run_command(director, "add", host.address)
 
 
 # ---- deliveries
@@ -343,16 +341,19 @@ def test_a_delivery_in_progress_is_completed_during_a_move_or_kick(cluster: Clus
     with Delivery(proxy.address, cluster.ports.lmtp, user) as delivery:
         before = host_of(cluster.directors[0], user)
         new = elsewhere(cluster, before)
-        told(cluster.directors[0], *([order, user, new.address] if order == "move" else [order, user]))
+        run_command(cluster.directors[0], *([order, user, new.address] if order == "move" else [order, user]))
         assert delivery.finish().startswith("250 2.0.0")
-    until(lambda: cluster.backend(before).users("lmtp").count(user) == 1, what="the log says that it arrived")
+    until(
+        lambda: cluster.backend(before).users("lmtp").count(user) == 1,
+        what="the backend has logged the delivery",
+    )
 
 
 # ---- the stock doveadm
 
 
 def doveadm(cluster: Cluster, *arguments: str) -> CompletedProcess[str]:
-    """`doveadm director …` at the second proxy."""
+    """Run `doveadm director ARGUMENTS` at the second proxy."""
     return doveadm_director(cluster.proxies[1], *arguments)
 
 
@@ -379,7 +380,7 @@ def test_stock_doveadm_kicks_a_user(cluster: Cluster) -> None:
         sessions.both("wilma")
         result = doveadm(cluster, "kick", "vera")
         assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
-        until(lambda: sessions.ended() == sorted(kicked), what="her sessions are ended")
+        until(lambda: sessions.ended() == sorted(kicked), what="the user's sessions have ended")
 
 
 def test_stock_doveadm_flushes_a_host(cluster: Cluster) -> None:
@@ -392,7 +393,7 @@ def test_stock_doveadm_flushes_a_host(cluster: Cluster) -> None:
         result = doveadm(cluster, "flush", host)
         assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
         until(lambda: sessions.ended() == sessions.of(*users), what="their sessions are ended")
-        until(lambda: counts(cluster, host) == [0, 0, 0], what="nobody is left")
+        until(lambda: counts(cluster, host) == [0, 0, 0], what="no user is left")
 
 
 def test_stock_doveadm_takes_a_director_off_the_ring_and_adds_it_again(cluster: Cluster) -> None:
@@ -400,7 +401,7 @@ def test_stock_doveadm_takes_a_director_off_the_ring_and_adds_it_again(cluster: 
     port = str(cluster.ports.ring)
     removed = doveadm(cluster, "ring", "remove", third.address, port)
     try:
-        until(lambda: not third.ready(), what="the third gives no hosts any more")
+        until(lambda: not third.ready(), what="the third director answers no logins")
         left = cluster.directors[0].get("/v1/ring")["ring"]
         again = doveadm(cluster, "ring", "remove", third.address, port)
     finally:
@@ -409,14 +410,14 @@ def test_stock_doveadm_takes_a_director_off_the_ring_and_adds_it_again(cluster: 
     assert len(left) == 2
     assert (again.returncode, again.stderr) == (68, "Error: Not found\n")
     assert (added.returncode, added.stdout, added.stderr) == (0, "", "")
-    whole(cluster)
+    wait_until_complete(cluster)
 
 
 # ---- moves while directors fail
 
 
 def moving(cluster: Cluster, sessions: Sessions, user: str) -> tuple[str, Backend]:
-    """Sessions of a user through all proxies; where he is, and where he is to go."""
+    """Open sessions of a user through all proxies. Returns the user's host, and the backend for a move."""
     sessions.both(user)
     old = host_of(cluster.directors[0], user)
     return old, elsewhere(cluster, old)
@@ -433,15 +434,18 @@ def test_a_suspended_director_is_named_and_its_sessions_end_when_it_continues(cl
         first, second, _ = cluster.proxy_addresses
         frozen.send(signal.SIGSTOP)
         try:
-            said = told(cluster.directors[0], "move", "xenia", new.address)
+            said = run_command(cluster.directors[0], "move", "xenia", new.address)
             reached = sessions.ended()
         finally:
             frozen.send(signal.SIGCONT)
         assert "4 sessions ended" in said.stdout
         assert f"not confirmed by {frozen.address}:{cluster.ports.ring}" in said.stderr
         assert reached == through(sessions.of("xenia"), [first, second])
-        until(lambda: sessions.ended() == sessions.of("xenia"), what="those of the frozen one end too")
-        whole(cluster)
+        until(
+            lambda: sessions.ended() == sessions.of("xenia"),
+            what="the sessions of the suspended director end too",
+        )
+        wait_until_complete(cluster)
         assert seen_at(cluster, "xenia") == [new.name] * 3
 
 
@@ -451,14 +455,17 @@ def test_the_sessions_of_a_killed_director_stay_open_and_end_when_it_is_back(clu
         _, new = moving(cluster, sessions, "yara")
         first, _, third = cluster.proxy_addresses
         dead.kill()
-        said = told(cluster.directors[0], "move", "yara", new.address)
+        said = run_command(cluster.directors[0], "move", "yara", new.address)
         reached = sessions.ended()
         dead.start()
         assert "4 sessions ended" in said.stdout
         assert f"not confirmed by {dead.address}:{cluster.ports.ring}" in said.stderr
         assert reached == through(sessions.of("yara"), [first, third])
-        until(lambda: sessions.ended() == sessions.of("yara"), what="those of the killed one end too")
-        whole(cluster)
+        until(
+            lambda: sessions.ended() == sessions.of("yara"),
+            what="the sessions of the killed director end too",
+        )
+        wait_until_complete(cluster)
         assert seen_at(cluster, "yara") == [new.name] * 3
 
 
@@ -468,7 +475,7 @@ def test_a_move_whose_origin_is_killed_is_finished_by_the_others(cluster: Cluste
         _, new = moving(cluster, sessions, "zoe")
         _, second, third = cluster.proxy_addresses
         start_move(origin, "zoe", new.address)
-        time.sleep(0.05)  # the moment that is tried
+        time.sleep(0.05)  # the moment under test
         origin.kill()
         try:
             logins = [login_imap(address, cluster.ports.imap, "zoe") for address in (second, third)]
@@ -477,7 +484,7 @@ def test_a_move_whose_origin_is_killed_is_finished_by_the_others(cluster: Cluste
             origin.start()
         assert logins == [new.name] * 2
         assert hosts == {new.address}
-        whole(cluster)
+        wait_until_complete(cluster)
         until(lambda: sessions.ended() == sessions.of("zoe"), what="no old session is left anywhere")
         assert seen_at(cluster, "zoe") == [new.name] * 3
 
@@ -487,12 +494,12 @@ def test_a_move_is_finished_after_all_directors_died_in_the_middle_of_it(cluster
         _, new = moving(cluster, sessions, "abby")
         move = start_move(cluster.directors[1], "abby", new.address)
         until(lambda: len(sessions.ended()) == 6, what="the move has begun everywhere")
-        # Sessions are ended while the record is written: nobody has been told of the move yet.
+        # Sessions are ended while the record is written: no other director has got the move yet.
         until(lambda: stored(cluster.directors[1]), what="it is stored")
         assert cluster.directors[1].get(f"/v1/moves/{move}")["ended"] is None
         for director in cluster.directors:
             director.kill()
         cluster.start_directors()
-        whole(cluster)
+        wait_until_complete(cluster)
         assert seen_at(cluster, "abby") == [new.name] * 3
         assert {host_of(director, "abby") for director in cluster.directors} == {new.address}

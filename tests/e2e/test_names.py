@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from tests.e2e.network import Network
-from tests.e2e.processes import Client, DirectorProcess, Directors, Load, until
+from tests.e2e.processes import DirectorProcess, Directors, Load, log_in, run_command, until
 from tests.servers import RedisServer
 
 USERS = [f"user{number}" for number in range(300)]
 QUICK = {"users": 'kick_delay = "100 ms"'}
 LOOKS = 20.0
-"""Seconds in which a director has looked at all names twice, on a slow machine."""
+"""Seconds within which a director has looked up all names twice, on a slow machine."""
 
 
 @pytest.fixture
@@ -48,27 +48,15 @@ def by_name(director: DirectorProcess) -> None:
     servers = json.dumps([f"director{number}.ring:{port}" for number in (1, 2, 3)])
     names = json.dumps(["backend1", "backend2", "backend3"])
     kept = [line for line in lines if not line.startswith(("servers", "listen = ", "mail_servers"))]
-    # All their addresses are of one machine: which one each is has to be said.
+    # All directors run on one machine, so each needs its own address in the file.
     listen = f"director{director.member.rpartition(':')[0][-1]}.ring:{port}"
     kept.insert(kept.index("[ring]") + 1, f'servers = {servers}\nlisten = "{listen}"')
     kept.insert(kept.index("[backends]") + 1, f"mail_servers = {names}")
     director.config.write_text("\n".join(kept) + "\n")
 
 
-def asked(director: DirectorProcess, users: list[str] = USERS) -> dict[str, str]:
-    """The name of each user's backend."""
-    with Client(director.login) as client:
-        return client.ask(users)
-
-
-def told(director: DirectorProcess, *arguments: str) -> str:
-    result = director.command(*arguments)
-    assert result.returncode == 0, (arguments, result)
-    return result.stdout
-
-
 def table(director: DirectorProcess) -> dict[str, tuple[str, int, bool]]:
-    """By name: address, weight, up."""
+    """Return address, weight and whether it is up, of each backend by name."""
     return {h["hostname"]: (h["address"], h["weight"], h["up"]) for h in director.get("/v1/hosts")}
 
 
@@ -77,7 +65,7 @@ def addresses(director: DirectorProcess) -> dict[str, str]:
 
 
 def agree(ring: Directors, wanted: dict[str, str]) -> None:
-    """Until all directors have the backends there."""
+    """Wait until all directors have the backends at these addresses."""
     for director in ring.all:
         until(
             lambda d=director: addresses(d) == wanted,
@@ -88,19 +76,19 @@ def agree(ring: Directors, wanted: dict[str, str]) -> None:
 
 def everywhere(ring: Directors, what: Any) -> None:
     for director in ring.all:
-        assert asked(director) == what
+        assert log_in(director, USERS) == what
 
 
 def test_a_backend_with_another_address_keeps_weight_state_pins_and_users(
     network: Network, ring: Directors
 ) -> None:
     first, second, third = ring.all
-    told(first, "update", "backend2", "30")
-    told(second, "down", "backend2")
-    before = asked(first)
+    run_command(first, "update", "backend2", "30")
+    run_command(second, "down", "backend2")
+    before = log_in(first, USERS)
     assert set(before.values()) == {"backend1", "backend2", "backend3"} - {"backend2"}
-    told(third, "pin", "user1", "backend2")
-    told(third, "move", "user2", "backend2")
+    run_command(third, "pin", "user1", "backend2")
+    run_command(third, "move", "user2", "backend2")
     before |= {"user1": "backend2", "user2": "backend2"}
     with Load(ring.logins, USERS) as load:
         network.say(backend2="10.77.1.9", backend1="10.77.1.8")
@@ -111,31 +99,34 @@ def test_a_backend_with_another_address_keeps_weight_state_pins_and_users(
     for director in ring.all:
         moved = director.wait_logged("backend_moved", "name=backend2 before=10.77.1.2 after=10.77.1.9")
         assert len(moved) == 1
-    # By the next change each of them has looked again: nothing more was done to these.
+    # By the next change every director has looked up all names again, and has changed nothing more.
     network.say(backend3="10.77.1.7")
     agree(ring, {"backend1": "10.77.1.8", "backend2": "10.77.1.9", "backend3": "10.77.1.7"})
     assert [len(director.wait_logged("backend_moved", times=3)) for director in ring.all] == [3, 3, 3]
-    assert told(first, "unpin", "user1").startswith("user1: no longer pinned")
-    assert "10.77.1.9  backend2  -        30  down" in told(first, "status")
-    assert told(first, "map", "backend2").split("\n")[0].split() == [
+    assert run_command(first, "unpin", "user1").stdout.startswith("user1: no longer pinned")
+    assert "10.77.1.9  backend2  -        30  down" in run_command(first, "status").stdout
+    assert run_command(first, "map", "backend2").stdout.split("\n")[0].split() == [
         "user",
         "hash",
         "host",
         "name",
         "expires",
     ]
-    assert "10.77.1.8  0 users" not in told(first, "drain", "backend1", "--dry-run")
+    assert "10.77.1.8  0 users" not in run_command(first, "drain", "backend1", "--dry-run").stdout
 
 
 def test_a_director_is_removed_by_name_and_added_by_name_with_another_address(
     network: Network, ring: Directors
 ) -> None:
     first, second, third = ring.all
-    assert "director3.ring" in told(first, "ring", "status")
-    assert told(first, "ring", "remove", "director3.ring") == "director3.ring removed: 2 directors listed\n"
+    assert "director3.ring" in run_command(first, "ring", "status").stdout
+    assert (
+        run_command(first, "ring", "remove", "director3.ring").stdout
+        == "director3.ring removed: 2 directors listed\n"
+    )
     until(lambda: not third.ready(), what="it was told")
     third.stop()
-    # Another machine has its address now, and it has another one.
+    # Another machine has the director's former address, and the director has another address.
     network.say(director2_ring="10.77.0.3", director3_ring="10.77.0.7")
     second.stop()
     second.start()
@@ -143,7 +134,7 @@ def test_a_director_is_removed_by_name_and_added_by_name_with_another_address(
     assert second.get("/v1/ring")["removed"] is False
     third.start()
     until(lambda: third.logged("removed_from_ring"), within=LOOKS, what=third.log[-3000:])
-    assert told(second, "ring", "add", "director3.ring").startswith(
+    assert run_command(second, "ring", "add", "director3.ring").stdout.startswith(
         "director3.ring added: 3 directors listed"
     )
     for director in ring.all:
@@ -152,10 +143,10 @@ def test_a_director_is_removed_by_name_and_added_by_name_with_another_address(
 
 def test_all_containers_come_back_with_shuffled_addresses(network: Network, ring: Directors) -> None:
     first, second, third = ring.all
-    before = asked(second)
-    told(first, "update", "10.77.1.1", "40")
+    before = log_in(second, USERS)
+    run_command(first, "update", "10.77.1.1", "40")
     target = next(name for name in ("backend2", "backend3") if name != before["user1"])
-    told(third, "pin", "user1", addresses(third)[target])
+    run_command(third, "pin", "user1", addresses(third)[target])
     before["user1"] = target
     ring.stop()
     network.say(backend1="10.77.1.2", backend2="10.77.1.3", backend3="10.77.1.1")
@@ -173,7 +164,7 @@ def test_a_director_whose_own_address_changes_continues_with_the_new_address(
     network: Network, ring: Directors
 ) -> None:
     first, second, _ = ring.all
-    before = asked(second)
+    before = log_in(second, USERS)
     pid, port = second.pid, second.member.rpartition(":")[2]
     new = f"10.77.0.22:{port}"
     network.drop("10.77.0.2")
@@ -189,27 +180,27 @@ def test_a_director_whose_own_address_changes_continues_with_the_new_address(
             what=director.log[-3000:],
         )
         assert director.get("/v1/ring")["missing"] == []
-    assert (second.pid, asked(second)) == (pid, before)
-    assert new in told(first, "ring", "status")
+    assert (second.pid, log_in(second, USERS)) == (pid, before)
+    assert new in run_command(first, "ring", "status").stdout
 
 
 def test_a_director_starts_while_neighbours_and_backends_have_no_address(
     network: Network, ring: Directors
 ) -> None:
     first, second, third = ring.all
-    before = asked(first)
+    before = log_in(first, USERS)
     second.stop()
     third.stop()
     first.stop()
     network.say(director2_ring=None, director3_ring=None, backend2=None)
     first.start()
     first.wait_ready()
-    assert asked(first) == before
+    assert log_in(first, USERS) == before
     assert len(first.wait_logged("name_unresolved", times=3)) == 3
     said = network.run(network.python, "-m", "director", "config", "check", "-c", str(first.config))
     assert said.count("cannot be resolved (") == 3
     assert said.endswith("good\n") or ": good\n" in said
-    network.say(director2_ring="10.77.0.3", backend2="10.77.1.8")  # which was another one's
+    network.say(director2_ring="10.77.0.3", backend2="10.77.1.8")  # formerly the address of another director
     second.start()
     for director in (first, second):
         director.wait_whole(2, within=LOOKS)
@@ -218,7 +209,7 @@ def test_a_director_starts_while_neighbours_and_backends_have_no_address(
             within=LOOKS,
             what=director.log[-3000:],
         )
-        assert asked(director) == before
+        assert log_in(director, USERS) == before
 
 
 def test_a_directors_own_name_may_become_resolvable_after_its_start(

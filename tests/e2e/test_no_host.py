@@ -42,7 +42,7 @@ def test_users_of_the_last_usable_host_are_not_moved(folder: Path, command: tupl
 def test_a_reload_that_removes_the_last_usable_host_of_a_pool_warns(
     folder: Path, options: tuple[str, ...]
 ) -> None:
-    """It is carried out: the file says so."""
+    """The reload is carried out, because the file is the operator's decision."""
     warning = (
         "director: warning: the pool gold loses its last usable host: its new users wait "
         "30 s and fail temporarily\n"

@@ -16,7 +16,7 @@ ADDRESS = "127.0.74.21"
 
 
 def refreshes(director: DirectorProcess, user: str, write: Callable[[bytes], object]) -> bool:
-    """Whether what is written keeps the assignment of a user alive."""
+    """Whether a line that `write` writes extends the assignment of a user."""
     before = director.get(f"/v1/users/{user}")["expires"]
 
     def later() -> bool:
@@ -29,7 +29,7 @@ def refreshes(director: DirectorProcess, user: str, write: Callable[[bytes], obj
 
 @pytest.fixture
 def handed_over(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[DirectorProcess, Path]]:
-    """A director that was given its FIFO; another path is configured."""
+    """A director that got its FIFO from the service manager; another path is configured."""
     folder = tmp_path_factory.mktemp("d")
     fifo = folder / "unit/notify"
     program = ("tests.e2e.inherited_fifo", str(fifo))

@@ -35,19 +35,19 @@ class Server(NamedTuple):
         return self.dovecot.name
 
     def imap(self, user: str) -> str:
-        """Logs in; the name of the server that has the session."""
+        """Log in, and return the name of the server that serves the session."""
         return login_imap(self.dovecot.address, self.dovecot.ports.imap, user, PASSWORD)
 
     def proxied(self, user: str) -> bool:
-        """Whether it has passed a session of the user on."""
+        """Whether this server has proxied a session of the user."""
         return f"proxy({user}," in self.dovecot.log()
 
 
 def rule(programs: Programs, address: str, ports: Ports) -> Rule:
-    """The passdb of a server: what the login process needs if the user is proxied, and where it is itself."""
+    """Return the passdb of a server: the fields for a proxied user, and the server's own address."""
     old = programs.release == "2.3"
     fields = {"director_proxy_maybe": "y", "pass": "%w" if old else "%{password}", "lip": address}
-    if not old:  # what the director ends sessions by; 2.3 has nothing like it for those that are not proxied
+    if not old:  # the director ends sessions by this field; 2.3 has none for local sessions
         fields["userdb_user_dirkey"] = f"%{{user | lower | md5 | hexlify | substr(0, 8) | unhex}}@{address}"
     if ports != USUAL:
         known = f"{{if;%s;eq;doveadm;{ports.doveadm};%a}}"
@@ -87,16 +87,16 @@ def servers(programs: Programs) -> Iterator[list[Server]]:
         yield servers
 
 
-def at_home(servers: list[Server], prefix: str) -> tuple[str, Server, Server]:
-    """A user, the server he is on, and the other."""
+def assigned_to_first(servers: list[Server], prefix: str) -> tuple[str, Server, Server]:
+    """Return a user, the server to which the user is assigned, and the other server."""
     for user in (f"{prefix}{number}" for number in range(50)):
         if servers[0].director.get(f"/v1/users/{user}")["hashed"] == ADDRESSES[0]:
             return user, servers[0], servers[1]
-    raise AssertionError("nobody is hashed to the first server")
+    raise AssertionError("the hash selects the first server for no user")
 
 
 def test_a_user_is_logged_in_on_the_assigned_server_and_proxied_from_the_other(servers: list[Server]) -> None:
-    user, home, other = at_home(servers, "ida")
+    user, home, other = assigned_to_first(servers, "ida")
     assert home.imap(user) == home.name
     until(lambda: home.dovecot.users("imap").count(user) == 1)
     assert not home.proxied(user)
@@ -114,7 +114,7 @@ def test_every_user_is_on_one_server_for_connections_to_either(servers: list[Ser
 
 
 def test_pop3_logs_in_on_the_assigned_server_and_is_proxied_from_the_other(servers: list[Server]) -> None:
-    user, home, other = at_home(servers, "paul")
+    user, home, other = assigned_to_first(servers, "paul")
     for server in (home, other):
         login_pop3(server.dovecot.address, server.dovecot.ports.pop3, user, PASSWORD)
     until(lambda: other.proxied(user))
@@ -123,14 +123,14 @@ def test_pop3_logs_in_on_the_assigned_server_and_is_proxied_from_the_other(serve
 
 
 def test_a_wrong_password_is_refused_in_dovecots_words(servers: list[Server]) -> None:
-    user, home, other = at_home(servers, "willi")
+    user, home, other = assigned_to_first(servers, "willi")
     for server in (home, other):
         with pytest.raises(Refused, match=r"AUTHENTICATIONFAILED"):
             login_imap(server.dovecot.address, server.dovecot.ports.imap, user, "wrong")
 
 
 def test_mail_to_either_server_is_delivered_on_the_assigned_server(servers: list[Server]) -> None:
-    user, home, other = at_home(servers, "lena")
+    user, home, other = assigned_to_first(servers, "lena")
     for server in (home, other):
         reply = deliver_lmtp(server.dovecot.address, server.dovecot.ports.lmtp, user, f"by {server.name}")
         assert reply.startswith("250")
@@ -143,7 +143,7 @@ def test_mail_to_either_server_is_delivered_on_the_assigned_server(servers: list
 
 
 def test_doveadm_works_on_the_mail_of_either_server(servers: list[Server]) -> None:
-    user, home, other = at_home(servers, "dora")
+    user, home, other = assigned_to_first(servers, "dora")
     for server in (home, other):
         listing = server.dovecot.doveadm("mailbox", "list", "-u", user)
         assert (listing.returncode, listing.stderr) == (0, "")
@@ -151,8 +151,8 @@ def test_doveadm_works_on_the_mail_of_either_server(servers: list[Server]) -> No
 
 
 def test_auth_does_not_keep_the_requests_of_users_who_were_proxied(servers: list[Server]) -> None:
-    """It waited for a local service to ask for them, and told of each when the login process ended."""
-    user, _home, other = at_home(servers, "paula")
+    """auth kept such requests for a local service, and logged each when the login process ended."""
+    user, _home, other = assigned_to_first(servers, "paula")
     other.imap(user)
     ended = other.dovecot.processes("imap-login")
     assert ended
@@ -167,7 +167,7 @@ def test_auth_does_not_keep_the_requests_of_users_who_were_proxied(servers: list
 
 @pytest.mark.parametrize("programs", ["2.4"], indirect=True)
 def test_a_local_session_has_the_key_by_which_directors_end_sessions(servers: list[Server]) -> None:
-    user, home, other = at_home(servers, "kurt")
+    user, home, other = assigned_to_first(servers, "kurt")
     hash32 = UserHash().hash(user.encode())
     with Imap(home.dovecot.address, home.dovecot.ports.imap) as session:
         session.login(user, PASSWORD)
@@ -179,8 +179,8 @@ def test_a_local_session_has_the_key_by_which_directors_end_sessions(servers: li
 
 
 def test_local_sessions_keep_assignments_if_a_cron_job_reports_them(servers: list[Server]) -> None:
-    """Only sessions that are proxied tell of themselves. This is the line for cron of the documentation."""
-    user, home, _other = at_home(servers, "karla")
+    """Only proxied sessions are reported by login processes. This is the cron line of docs/dovecot.md."""
+    user, home, _other = assigned_to_first(servers, "karla")
 
     def expires() -> int:
         found: int = home.director.get(f"/v1/users/{user}")["expires"]
@@ -200,7 +200,7 @@ def test_local_sessions_keep_assignments_if_a_cron_job_reports_them(servers: lis
 
 @pytest.mark.parametrize("programs", ["2.4"], indirect=True)
 def test_a_move_ends_local_sessions_too(servers: list[Server]) -> None:
-    user, home, other = at_home(servers, "moritz")
+    user, home, other = assigned_to_first(servers, "moritz")
     with (
         Imap(home.dovecot.address, home.dovecot.ports.imap) as local,
         Imap(other.dovecot.address, other.dovecot.ports.imap) as proxied,
@@ -218,7 +218,7 @@ def test_a_move_ends_local_sessions_too(servers: list[Server]) -> None:
 
 @pytest.mark.parametrize("programs", ["2.4"], indirect=True)
 def test_a_kick_by_name_ends_local_sessions_too(servers: list[Server]) -> None:
-    user, home, other = at_home(servers, "merle")
+    user, home, other = assigned_to_first(servers, "merle")
     with (
         Imap(home.dovecot.address, home.dovecot.ports.imap) as local,
         Imap(other.dovecot.address, other.dovecot.ports.imap) as proxied,
@@ -226,7 +226,8 @@ def test_a_kick_by_name_ends_local_sessions_too(servers: list[Server]) -> None:
         for session in (local, proxied):
             session.login(user, PASSWORD)
         kicked = other.director.command("kick", user)
-        # whoever is proxied from there has a session at home too, which may end with it before it is kicked
+        # A proxied session has a second session on the assigned server, which may end with it before it is
+        # kicked.
         assert kicked.returncode == 0
         assert kicked.stdout in (f"{user}: {count} sessions ended\n" for count in (2, 3))
         for session in (local, proxied):

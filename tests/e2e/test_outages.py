@@ -1,7 +1,6 @@
-"""What can become of Redis while three directors answer logins: no login waits for it, none fails, no change
-of an operator is lost, and in the end the store holds what memory holds.
-
-Then everything down at once, Redis with nothing in it: the snapshots make the start warm.
+"""Faults of Redis while three directors answer logins: no login waits for Redis, no login fails, no change of
+an operator is lost, and in the end the store holds the same records as the directors. Then all directors and
+Redis stop at once and Redis comes back empty: the snapshots make the start warm.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from tests.servers import RedisServer
 
 USERS = [f"user{number}" for number in range(3000)]
 STORE_TIMEOUT = 2.0
-"""Seconds after which a call to the store counts as unanswered: who waited for it would wait as long."""
+"""Seconds after which a call to the store times out. A login that waited for the store would wait as long."""
 PINNED_TO = "127.0.3.2"
 
 
@@ -40,7 +39,8 @@ class Place(NamedTuple):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    """Three directors on one Redis behind a proxy; each test leaves them whole, with the store up."""
+    """Three directors on one Redis behind a proxy. Each test leaves the ring complete and the store
+    reachable."""
     with RedisServer() as redis, Proxy(redis.socket) as proxy:
         state = f"redis://127.0.0.1:{proxy.port}"
         with Directors(tmp_path_factory.mktemp("d"), first="127.0.2.51", state=state) as ring:
@@ -58,7 +58,7 @@ def start(place: Place) -> None:
 
 
 def flap(place: Place) -> None:
-    """Every 0.3 s away, every 0.3 s back."""
+    """Make Redis unreachable for 0.3 s, again and again."""
     for _ in range(5):
         place.redis.command("SAVE")
         place.redis.kill()
@@ -85,7 +85,7 @@ def memory_free(place: Place) -> None:
 
 
 def disk_full(place: Place) -> None:
-    """As Redis acts then: it cannot save, so it takes no writes."""
+    """Make Redis refuse writes, as it does when it cannot save to its disk."""
     saved = place.redis.folder / "dump.rdb"
     saved.unlink(missing_ok=True)
     saved.mkdir()
@@ -100,7 +100,7 @@ def disk_free(place: Place) -> None:
 
 
 def replica(place: Place) -> None:
-    """Of a primary that is not there: it keeps its data and takes no writes."""
+    """Make Redis a replica of a primary that does not exist: it keeps its data and refuses writes."""
     place.redis.command("REPLICAOF", "127.0.0.1", "1")
 
 
@@ -109,7 +109,8 @@ def primary(place: Place) -> None:
 
 
 def older(place: Place) -> None:
-    """A failover that lost the last writes, or a backup put back: what was saved a while ago is there."""
+    """Put back the data that were saved a while ago, as after a failover that lost the last writes, or a
+    restored backup."""
     place.redis.command("SAVE")
     saved = place.redis.folder / "dump.rdb"
     shutil.copy(saved, saved.with_name("old"))
@@ -146,7 +147,7 @@ OUTAGES: dict[str, tuple[Step, Step, str]] = {
     "failed over, or restored, to older data": (older, start, "store_away"),
     "wiped": (flush, nothing, "store_replaced"),
 }
-"""How it begins, how it ends, and what every director logs."""
+"""By name: the begin of the fault, its end, and the signs of both in every director's log."""
 
 
 @pytest.mark.shows("S-1")
@@ -176,7 +177,7 @@ def test_no_login_waits_for_a_failing_redis_and_no_change_is_lost(place: Place, 
         seen = len(load.logins)
         until(lambda: len(load.logins) > seen + 100, what="logins go on")
     print(
-        f"{name}: lasted {lasted:.1f} s, all back after {back:.1f} s; {len(load.logins)} logins,"
+        f"{name}: lasted {lasted:.1f} s, all records loaded after {back:.1f} s; {len(load.logins)} logins,"
         f" {len(load.failures)} failed, slowest {load.slowest * 1000:.0f} ms"
     )
     assert told.returncode == 0, told
@@ -201,20 +202,20 @@ def is_up(director: DirectorProcess) -> bool:
 
 
 def in_memory(director: DirectorProcess) -> dict[int, str]:
-    """Host by key."""
+    """Return the host of each key, from a director's listing."""
     ran = director.command("map", "--json")
     assert ran.returncode == 0, ran.stderr
     return {int(user["key"], 16): user["host"] for user in json.loads(ran.stdout)}
 
 
 def is_stored(place: Place) -> bool:
-    """Whether every director knows as many users as the store."""
+    """Whether every director has the same assignments as the store."""
     known, _ = anyio.run(in_store, place.redis.url)
     return all(director.users() == len(known) for director in place.ring.all)
 
 
 async def in_store(url: str) -> tuple[dict[int, str], dict[str, int]]:
-    """Host by key, and weight by host."""
+    """Return the host of each key, and the weight of each host."""
     store = open_store(url, base_dir=Path("/"))
     await store.open()
     blobs = [bucket.blob async for batch in store.load_buckets("users") for bucket in batch]
@@ -311,6 +312,8 @@ def test_a_second_cluster_on_the_same_prefix_ends_with_78_and_says_what_to_do(
             assert "?prefix=NAME:" in line
             ring.stop()
             try:
-                other.start().wait_ready()  # nobody of the former cluster lives: it is a change of the secret
+                # no director of the former cluster holds a lease, so the secret may have
+                # changed
+                other.start().wait_ready()
             finally:
                 other.close()

@@ -1,4 +1,4 @@
-"""Directors as processes: what login processes, neighbours, operators and stores see of them."""
+"""Directors as processes, as login processes, neighbours, operators and stores see them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import socket
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -34,6 +34,7 @@ from tests.e2e.processes import (
     auth_line,
     connect,
     host_in,
+    log_in,
     read_to_end,
     until,
 )
@@ -67,14 +68,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def short(factory: pytest.TempPathFactory) -> Path:
-    """A folder for sockets, whose paths have 107 bytes at most."""
+    """Return a folder with a short path: paths of sockets have 107 bytes at most."""
     return factory.mktemp("d")
-
-
-def ask(director: DirectorProcess, users: Sequence[str], *, at_once: int = 500) -> dict[str, str]:
-    """The host of each user, over a connection for this purpose."""
-    with Client(director.login) as client:
-        return client.ask(users, at_once=at_once)
 
 
 def lines_of(client: Client, count: int) -> list[bytes]:
@@ -104,7 +99,7 @@ def test_everything_but_proxied_replies_passes_byte_for_byte_both_ways(alone: Di
         auth.send(told)
         assert client.stream.read(len(told)) == told
         client.socket.sendall(asked)
-        until(lambda: auth.received.endswith(asked), what="what was asked reaches auth as it is")
+        until(lambda: auth.received.endswith(asked), what="requests reach auth unchanged")
 
 
 def test_the_userdb_socket_passes_ok_lines_and_answers_pass_lines(alone: Directors) -> None:
@@ -112,7 +107,7 @@ def test_the_userdb_socket_passes_ok_lines_and_answers_pass_lines(alone: Directo
     with Client(alone[0].userdb, passlines=True) as client:
         alone.auths[1].send(line)
         assert client.stream.readline() == line
-        assert client.ask(["lena"]) == ask(alone[0], ["lena"])
+        assert client.ask(["lena"]) == log_in(alone[0], ["lena"])
 
 
 def test_each_connection_has_one_connection_to_auth_and_they_end_together(alone: Directors) -> None:
@@ -203,7 +198,7 @@ def test_writers_of_the_fifo_never_wait(alone: Directors) -> None:
     begun = time.monotonic()
     for _ in range(20):
         with alone[0].fifo.open("wb", buffering=0) as fifo:
-            fifo.write(b"somebody\n" * 2000)
+            fifo.write(b"any-user\n" * 2000)
     assert time.monotonic() - begun < 5
     assert alone[0].ready()
 
@@ -221,7 +216,7 @@ def test_a_notify_line_keeps_an_assignment_alive_and_garbage_does_no_harm(folder
                 fifo.write(b"KEPT\n")
                 return director.users() == 1
 
-            until(forgotten, within=20, what="the user nobody notifies of expires")
+            until(forgotten, within=20, what="the assignment without notify lines expires")
         assert time.time() - begun > 9
         status = director.get("/v1/users/kept")
         assert status["current"] == before
@@ -233,7 +228,7 @@ def test_a_notify_line_keeps_an_assignment_alive_and_garbage_does_no_harm(folder
 
 
 def test_an_assignment_on_one_director_is_known_to_the_others(ring: Directors) -> None:
-    host = ask(ring[0], ["ulla"])["ulla"]
+    host = log_in(ring[0], ["ulla"])["ulla"]
     for other in ring.all[1:]:
         until(partial(lambda other: other.get("/v1/users/ulla")["current"] == host, other))
 
@@ -262,9 +257,9 @@ def test_logins_continue_while_a_director_is_killed_and_started_again(ring: Dire
         until(lambda: len(load.logins) > 300, what="logins run")
         ring[victim].kill()
         seen = len(load.logins)
-        until(lambda: len(load.logins) > seen + 300, what="logins go on")
+        until(lambda: len(load.logins) > seen + 300, what="logins continue")
         ring[victim].start().wait_whole(3)
-    back = ask(ring[victim], [f"{user}-{victim}" for user in USERS])
+    back = log_in(ring[victim], [f"{user}-{victim}" for user in USERS])
     print(f"{len(load.logins)} logins, {len(load.failures)} failed, slowest {load.slowest * 1000:.0f} ms")
     assert load.failures == []
     assert load.on_two_hosts() == {}
@@ -309,14 +304,14 @@ def test_all_records_are_loaded_before_the_first_login_after_a_stop_of_all_direc
         ring[0].change("PATCH", "/v1/hosts/127.0.3.1", {"weight": 30})
         asked: dict[str, str] = {}
         for number in range(3):
-            asked |= ask(ring[number], MANY[number::3])
+            asked |= log_in(ring[number], MANY[number::3])
         ring[1].change("PATCH", "/v1/hosts/127.0.3.4", {"up": False})
         hosts = ring[0].hosts()
         ring.stop()
 
         again: dict[str, str] = {}
         asking = [
-            threading.Thread(target=lambda n=n: again.update(ask(ring[n], MANY[(n + 1) % 3 :: 3])))
+            threading.Thread(target=lambda n=n: again.update(log_in(ring[n], MANY[(n + 1) % 3 :: 3])))
             for n in range(3)
         ]
         for thread in asking:
@@ -337,7 +332,7 @@ def test_all_records_are_loaded_before_the_first_login_after_a_stop_of_all_direc
 
 
 async def stored(url: str) -> tuple[dict[UserKey, str], dict[str, int]]:
-    """What a store holds: the host of each key, the weight of each host."""
+    """Return the content of a store: the host of each key, the weight of each host."""
     store = open_store(url, base_dir=Path("/"))
     await store.open()
     blobs = [bucket.blob async for batch in store.load_buckets("users") for bucket in batch]
@@ -350,23 +345,23 @@ async def stored(url: str) -> tuple[dict[UserKey, str], dict[str, int]]:
     return users, {row.address: row.weight for row in rows}
 
 
-@pytest.mark.parametrize(("cut", "mend"), [("kill", "start"), ("freeze", "thaw")])
+@pytest.mark.parametrize(("stop", "restart"), [("kill", "start"), ("freeze", "thaw")])
 def test_logins_do_not_wait_for_an_unreachable_redis_which_gets_all_changes_afterwards(
-    folder: Path, cut: str, mend: str
+    folder: Path, stop: str, restart: str
 ) -> None:
     with RedisServer(appendonly=True) as redis, Directors(folder, state=redis.url) as ring:
         ring.wait_whole()
-        with Load(ring.logins, [f"cut{number}" for number in range(5000)]) as load:
+        with Load(ring.logins, [f"outage{number}" for number in range(5000)]) as load:
             until(lambda: len(load.logins) > 100, what="logins run")
-            getattr(redis, cut)()
+            getattr(redis, stop)()
             until(lambda: all(d.logged("store_away") for d in ring.all), what="all notice")
             answer = ring[0].change("PATCH", "/v1/hosts/127.0.3.1", {"weight": 77})
             seen = len(load.logins)
-            until(lambda: len(load.logins) > seen + 300, what="logins go on")
-            getattr(redis, mend)()
+            until(lambda: len(load.logins) > seen + 300, what="logins continue")
+            getattr(redis, restart)()
             until(lambda: all(d.logged("store_back") for d in ring.all), what="all are back")
             seen = len(load.logins)
-            until(lambda: len(load.logins) > seen + 100, what="logins go on")
+            until(lambda: len(load.logins) > seen + 100, what="logins continue")
         until(lambda: all(d.get("/v1/status")["store"]["queued_buckets"] == 0 for d in ring.all))
         keys = {UserHash().key(login.user.encode()): login.host for login in load.logins}
 
@@ -374,7 +369,7 @@ def test_logins_do_not_wait_for_an_unreachable_redis_which_gets_all_changes_afte
             users, weights = anyio.run(stored, redis.url)
             return keys.items() <= users.items() and weights["127.0.3.1"] == 77
 
-        until(all_stored, what="what changed is in Redis")
+        until(all_stored, what="all changes are in Redis")
         print(f"{len(load.logins)} logins, {len(load.failures)} failed, slowest {load.slowest * 1000:.0f} ms")
         assert not answer["stored"]
         assert load.failures == []
@@ -387,7 +382,7 @@ def test_a_director_that_starts_alone_answers_when_the_leases_of_the_others_have
     settings = {"ring": 'lease_ttl = "2 s"\nisolation_wait = "10 min"'}
     with RedisServer() as redis, Directors(folder, state=redis.url, settings=settings) as ring:
         ring.wait_whole()
-        before = ask(ring[0], USERS)
+        before = log_in(ring[0], USERS)
         until(lambda: all(d.get("/v1/status")["store"]["queued_buckets"] == 0 for d in ring.all))
         until(lambda: len(anyio.run(stored, redis.url)[0]) == len(USERS))
         for director in ring.all:
@@ -406,7 +401,7 @@ def test_a_director_that_starts_alone_with_a_store_of_its_own_answers_after_isol
     settings = {"ring": 'isolation_wait = "3 s"'}
     with Directors(folder, settings=settings) as ring:
         ring.wait_whole()
-        before = ask(ring[0], USERS)
+        before = log_in(ring[0], USERS)
         ring.stop()
         started = time.monotonic()
         ring[0].start()
@@ -433,7 +428,7 @@ def test_directors_that_cannot_reach_each_other_assign_new_users_through_redis(
         answers: list[dict[str, str]] = []
         users = [f"claimed{number}" for number in range(2000)]
         asking = [
-            threading.Thread(target=lambda d=director, o=order: answers.append(ask(d, o, at_once=100)))
+            threading.Thread(target=lambda d=director, o=order: answers.append(log_in(d, o, at_once=100)))
             for director, order in zip(ring.all, (users, users[::-1]), strict=True)
         ]
         begun = time.monotonic()
@@ -464,7 +459,7 @@ def test_a_director_starts_without_redis_logs_it_and_connects_later(folder: Path
 def test_a_damaged_sqlite_file_is_set_aside_named_and_filled_from_the_ring(folder: Path) -> None:
     with Directors(folder) as ring:
         ring.wait_whole()
-        before = ask(ring[0], USERS)
+        before = log_in(ring[0], USERS)
         ring[1].stop()
         file = ring[1].folder / "state.db"
         damaged = b"not a database at all" * 1000
@@ -481,7 +476,7 @@ def test_a_damaged_sqlite_file_is_set_aside_named_and_filled_from_the_ring(folde
                 blobs = database.execute("SELECT data FROM bucket WHERE space = 'users'").fetchall()
             return sum(len(blob) for (blob,) in blobs) == 22 * len(USERS)
 
-        until(refilled, what="the new file holds what the ring knows")
+        until(refilled, what="the new file holds all users of the ring")
 
 
 # ---- bad input
@@ -502,7 +497,7 @@ def test_garbage_at_the_ring_port_is_refused_with_a_reason_and_disturbs_no_link(
     ring: Directors, name: str
 ) -> None:
     data, reason = GARBAGE[name]
-    target = ring[list(GARBAGE).index(name) % 3]  # what one stranger causes is logged a few times only
+    target = ring[list(GARBAGE).index(name) % 3]  # the log entries that one client causes are limited
     with Load(ring.logins, USERS) as load:
         with Stranger(target.member, source="127.0.2.13") as stranger:
             stranger.send(data)
@@ -524,7 +519,7 @@ def test_garbage_at_the_ring_port_is_refused_with_a_reason_and_disturbs_no_link(
         ("127.0.2.13", {"unix": 0.0}, "set it (NTP)"),
     ],
 )
-def test_a_director_that_does_not_fit_is_told_why(
+def test_a_director_with_a_wrong_greeting_is_refused_with_the_reason(
     ring: Directors, source: str, changes: dict[str, object], reason: str
 ) -> None:
     target = ring[len(reason) % 2]
@@ -627,10 +622,12 @@ def test_a_suspended_director_compares_records_before_it_answers(ring: Directors
     with Client(ring[0].login) as client, Client(ring[1].login) as other:
         before = client.ask(USERS)
         ring[0].send(signal.SIGSTOP)
-        client.socket.sendall(auth_line(1, "asked while frozen"))
-        time.sleep(2)  # the freeze itself
+        client.socket.sendall(auth_line(1, "asked while suspended"))
+        time.sleep(2)  # the suspension itself
         ring[0].send(signal.SIGCONT)
-        assert host_in(client.stream.readline()) == other.ask(["asked while frozen"])["asked while frozen"]
+        assert (
+            host_in(client.stream.readline()) == other.ask(["asked while suspended"])["asked while suspended"]
+        )
         assert client.ask(USERS) == before
     assert ring[0].wait_logged("frozen")
     ring[0].wait_whole(3)

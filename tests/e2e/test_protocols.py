@@ -1,10 +1,10 @@
-"""Every protocol on either Dovecot, and whatever may happen to its users: each test is a column of a table,
-which `python -m tests.e2e.protocols_table` prints. Login, wrong password and restart of auth have their twins
-at a proxy without a director.
+"""Every protocol on either Dovecot, and all that may happen to its users. Each test is a column of the table
+that `python -m tests.e2e.protocols_table` prints. Login, wrong password and restart of auth run at a plain
+proxy too.
 
-An LMTP delivery and a doveadm command are over before anybody could end them, so a kick or a move must let
-them go on: a mail whose text is on its way is delivered where it was going. Who delivers mail needs no
-password: an unknown user stands in for a wrong one. doveadm has its own, for the port of another's doveadm.
+An LMTP delivery and a doveadm command end before a kick or a move could end them, so both must complete: a
+mail whose text is being sent is delivered to the old host. LMTP has no passwords: an unknown user stands in
+for a wrong password. doveadm has a password of its own, for the port of the proxy's doveadm.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import re
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
-from subprocess import CompletedProcess
 from typing import NamedTuple
 
 import pytest
@@ -23,11 +22,10 @@ from director.demo.clients import Refused
 from director.demo.cluster import Cluster
 from director.demo.dovecot import Programs, Proxy
 from director.demo.ports import addresses, free_ports
-from director.demo.process import ServeProcess
 from director.demo.settings import ALL_PROTOCOLS, DOVEADM_PASSWORD
 from tests.e2e import mail
 from tests.e2e.conftest import new_folder
-from tests.e2e.processes import until
+from tests.e2e.processes import run_command, until
 from tests.e2e.site import PASSWORD, Entrance, Site
 from tests.e2e.visits import PROTOCOLS, SESSIONS, Visit, landed, returned, visit
 
@@ -43,20 +41,13 @@ WRONG_PASSWORD = {
 pytestmark = pytest.mark.parametrize("protocol", PROTOCOLS)
 
 
-def told(director: ServeProcess, *arguments: str) -> CompletedProcess[str]:
-    """What the command line says, which must succeed."""
-    ran = director.command(*arguments)
-    assert ran.returncode == 0, (arguments, ran)
-    return ran
-
-
 def elsewhere(site: Site, backend: str) -> tuple[str, str]:
-    """Name and address of a backend that is another one, of those without a tag."""
+    """Return name and address of another backend without a tag."""
     return next((other.name, other.address) for other in site.backends[:3] if other.name != backend)
 
 
 class Stay(NamedTuple):
-    """A user who was moved off the backend his name hashes to, and has come back since."""
+    """A user who was moved off the host that the hash selects, and has logged in again."""
 
     user: str
     visit: Visit
@@ -67,19 +58,21 @@ class Stay(NamedTuple):
 
 
 def moved(entrance: Entrance, protocol: str, user: str) -> Stay:
-    """Only a director that remembers him knows where he is: where his name alone would not lead."""
+    """Move a user off the host that the hash selects, so that only a director with the assignment knows the
+    host."""
     assert entrance.director is not None
     name, address = elsewhere(entrance.site, landed(entrance, protocol, user))
-    told(entrance.director, "move", user, address)
+    run_command(entrance.director, "move", user, address)
     stay = Stay(user, visit(entrance, protocol, user))
-    if protocol != "lmtp":  # whose backend is seen at the end
+    if protocol != "lmtp":  # its backend is known only at the end
         assert stay.backend == name
     return stay
 
 
 @pytest.fixture(scope="module")
 def stays(site: Site) -> Iterator[Callable[[str], dict[str, Stay]]]:
-    """Begins a visit by each protocol, at the first director; they end with the module."""
+    """Return a function that begins a visit by each protocol at the first director. Visits end with the
+    module."""
     with ExitStack() as stack:
 
         def begin(prefix: str) -> dict[str, Stay]:
@@ -91,7 +84,7 @@ def stays(site: Site) -> Iterator[Callable[[str], dict[str, Stay]]]:
         yield begin
 
 
-# ---- getting in
+# ---- logins
 
 
 def test_login(entrance: Entrance, protocol: str) -> None:
@@ -125,7 +118,7 @@ def test_kick(site: Site, protocol: str) -> None:
     user, other = f"kicked-{protocol}", f"kept-in-{protocol}"
     with ExitStack() as stack:
         visits, others = everywhere(site, protocol, user, stack), everywhere(site, protocol, other, stack)
-        said = told(site.directors[1], "kick", user).stdout
+        said = run_command(site.directors[1], "kick", user).stdout
         live = [guest.goes_on() for guest in visits]
         assert [guest.goes_on() for guest in others] == [True, True]
         if protocol in SESSIONS:
@@ -142,7 +135,7 @@ def test_move(site: Site, protocol: str) -> None:
     new, address = elsewhere(site, old)
     with ExitStack() as stack:
         visits, others = everywhere(site, protocol, user, stack), everywhere(site, protocol, other, stack)
-        told(site.directors[1], "move", user, address)
+        run_command(site.directors[1], "move", user, address)
         live = [guest.goes_on() for guest in visits]
         assert live == [protocol not in SESSIONS] * 2
         assert [guest.goes_on() for guest in others] == [True, True]
@@ -152,7 +145,7 @@ def test_move(site: Site, protocol: str) -> None:
 
 
 def everywhere(site: Site, protocol: str, user: str, stack: ExitStack) -> list[Visit]:
-    """A visit at each entrance."""
+    """Begin a visit at each entrance."""
     return [stack.enter_context(closing(visit(entrance, protocol, user))) for entrance in site.entrances]
 
 
@@ -160,18 +153,18 @@ def everywhere(site: Site, protocol: str, user: str, stack: ExitStack) -> list[V
 
 
 class Forgotten(NamedTuple):
-    """Users who were moved, came back, and were idle for so long that the director has forgotten them."""
+    """Users who were moved, logged in again, and were idle until their assignments expired."""
 
     entrance: Entrance
     came_back: dict[str, tuple[str, str]]
-    """By protocol: the backend he was moved to, and the one he then landed on."""
+    """By protocol: the backend to which the user was moved, and the backend of the login after the move."""
     hashed: dict[str, str]
-    """By protocol: the backend his name hashes to."""
+    """By protocol: the backend that the hash selects."""
 
 
 @pytest.fixture(scope="module")
 def forgotten(programs: Programs) -> Iterator[Forgotten]:
-    """A director that forgets users as soon as it can. All protocols are waited for together."""
+    """A director with the shortest expiry. The assignments of all protocols expire together."""
     hosts = addresses(FORGETFUL_BACKENDS, 2)
     ports = free_ports([FORGETFUL, *hosts], [FORGETFUL])
     with new_folder(programs) as folder, mail.relay("127.0.33.9") as relay:
@@ -196,7 +189,7 @@ def forgotten(programs: Programs) -> Iterator[Forgotten]:
                 user = f"idle-{protocol}"
                 hashed[protocol] = landed(entrance, protocol, user)
                 new = next(backend for backend in cluster.backends if backend.name != hashed[protocol])
-                told(director, "move", user, new.address)
+                run_command(director, "move", user, new.address)
                 came_back[protocol] = new.name, landed(entrance, protocol, user)
             for protocol in PROTOCOLS:
                 until(
@@ -213,14 +206,14 @@ def test_expiry(forgotten: Forgotten, protocol: str) -> None:
     assert landed(forgotten.entrance, protocol, f"idle-{protocol}") == forgotten.hashed[protocol]
 
 
-# ---- what fails and comes back
+# ---- failures
 
 
 @pytest.fixture(scope="module")
 def replaced(site: Site, stays: Callable[[str], dict[str, Stay]]) -> dict[str, Stay]:
-    """The program of the first director was replaced in place, while visitors were there."""
+    """Visits during which the program of the first director was replaced in place."""
     begun = stays("replaced")
-    told(site.directors[0], "reload", "--exec")
+    run_command(site.directors[0], "reload", "--exec")
     return begun
 
 
@@ -232,7 +225,7 @@ def test_director_replaced(site: Site, replaced: dict[str, Stay], protocol: str)
 
 @pytest.fixture(scope="module")
 def restarted(site: Site, stays: Callable[[str], dict[str, Stay]]) -> dict[str, Stay]:
-    """The first director was stopped in order and started again, while visitors were there."""
+    """Visits during which the first director was stopped in order and started again."""
     begun = stays("restart")
     site.directors[0].restart()
     return begun
@@ -240,7 +233,7 @@ def restarted(site: Site, stays: Callable[[str], dict[str, Stay]]) -> dict[str, 
 
 @pytest.fixture(scope="module")
 def crashed(site: Site, stays: Callable[[str], dict[str, Stay]]) -> dict[str, Stay]:
-    """The first director was killed and started again, while visitors were there."""
+    """Visits during which the first director was killed and started again."""
     begun = stays("crash")
     site.directors[0].kill()
     site.directors[0].start()
@@ -261,7 +254,7 @@ def test_director_crash(site: Site, crashed: dict[str, Stay], protocol: str) -> 
 
 
 def kill_auth(proxy: Proxy) -> None:
-    """kill -9 of all auth processes, of which none is left then. Dovecot starts others."""
+    """Kill all auth processes, and wait until none is left. Dovecot starts others."""
     ended = proxy.processes("auth")
     assert ended
     for process in ended:

@@ -23,7 +23,7 @@ from tests.e2e.processes import until
 from tests.e2e.sessions import answers
 
 EXPIRE = 10
-"""Seconds, the fewest there may be. Login processes are told to notify every 3."""
+"""Seconds, the minimum. Login processes are told to notify every 3 s."""
 FIRST = {"2.3": ("127.0.72.1", "127.0.72.11"), "2.4": ("127.0.73.1", "127.0.73.11")}
 BACKENDS = 4
 IMAP, POP3, IDLE = "imap-user", "pop3-user", "idle-user"
@@ -40,7 +40,7 @@ class Held(NamedTuple):
 
     cluster: Cluster
     moved: dict[str, str]
-    """User -> the address he was moved to, where no hash puts him."""
+    """By user: the host to which the user was moved. The hash selects another host."""
     imap: Imap
     pop3: Pop3
 
@@ -53,12 +53,13 @@ class Held(NamedTuple):
         return self.cluster.proxies[0].run / "login/director/proxy-notify"
 
     def user(self, name: str) -> Any:
-        """What the director knows of him."""
+        """Return the director's answer about the user."""
         return self.director.get(f"/v1/users/{name}")
 
 
 def place(cluster: Cluster, user: str) -> str:
-    """Have a user where his hash does not put him: once forgotten, he would go elsewhere. The address."""
+    """Move a user to a host that the hash does not select, and return the host. If the assignment expired,
+    the next login would go elsewhere."""
     director = cluster.directors[0]
     hashed = director.get(f"/v1/users/{user}")["hashed"]
     wanted = next(backend.address for backend in cluster.backends if backend.address != hashed)
@@ -101,7 +102,8 @@ def notified(held: Held) -> None:
 
 @pytest.fixture(scope="module")
 def both() -> Iterator[dict[str, Held]]:
-    """One cluster for each release; both are waited for at once. Meanwhile all goes wrong with the FIFO."""
+    """A cluster for each release; the tests wait for both at once. The FIFO gets garbage and is removed
+    meanwhile."""
     with ExitStack() as stack:
         held = {release: hold(release, stack) for release in FIRST}
         for one in held.values():
@@ -110,10 +112,14 @@ def both() -> Iterator[dict[str, Held]]:
                     fifo.write(data)
         for one in held.values():
             notified(one)
-            one.fifo.unlink()  # its login processes have it open by now
+            one.fifo.unlink()  # the login processes have it open by now
         begun = time.monotonic()
         for one in held.values():
-            until(lambda one=one: one.user(IDLE)["current"] is None, within=60, what="an idle user expires")
+            until(
+                lambda one=one: one.user(IDLE)["current"] is None,
+                within=60,
+                what="the assignment of the idle user expires",
+            )
         time.sleep(max(0.0, begun + EXPIRE + 1 - time.monotonic()))
         yield held
 

@@ -1,4 +1,4 @@
-"""The program of a running director is replaced in place: nothing that is under way is lost."""
+"""The program of a running director is replaced in place: no login, command or FIFO line is lost."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def one_director(folder: Path, *, delay: float = 0.0, **how: Any) -> Iterator[Di
 
 
 def replace(director: DirectorProcess) -> dict[str, Any]:
-    """Have it replaced; what became of it."""
+    """Ask for a replacement in place, and return the answer."""
     director.command("reload", "--exec")
     info: dict[str, Any] = director.get("/v1/reload")
     return info
@@ -193,7 +193,7 @@ def test_a_newer_version_takes_over_from_an_older_version(folder: Path) -> None:
 def test_after_a_program_that_cannot_be_executed_the_old_program_runs_again(folder: Path) -> None:
     python, file = folder / "python", folder / "program.py"
     python.symlink_to(sys.executable)
-    # it says that it can take over, and is gone then
+    # it reports that it can take over, and then deletes itself
     vanishes = f"import os, sys\nif '--can-take-over' in sys.argv: os.unlink({str(python)!r})\n"
     file.write_text(vanishes + PROGRAM)
     packages = os.pathsep.join(site.getsitepackages())
@@ -217,7 +217,7 @@ def test_after_a_program_that_cannot_be_executed_the_old_program_runs_again(fold
         assert director.stop() == 0
 
 
-def test_signals_in_a_row_and_during_the_start_do_no_harm(folder: Path) -> None:
+def test_logins_work_after_several_signals_in_a_row_and_during_the_start(folder: Path) -> None:
     with one_director(folder) as director:
         with Client(director.login):
             for _ in range(3):
@@ -232,7 +232,7 @@ def test_signals_in_a_row_and_during_the_start_do_no_harm(folder: Path) -> None:
         assert director.stop() == 0
 
 
-def test_a_stop_that_comes_while_the_program_is_replaced_is_a_stop(folder: Path) -> None:
+def test_a_stop_during_a_replacement_stops_the_director(folder: Path) -> None:
     with one_director(folder) as director:
         director.wait_ready()
         director.send(signal.SIGUSR2)
@@ -372,9 +372,9 @@ def test_a_replacement_waits_until_the_store_is_read_so_that_no_stored_user_is_a
             (folder / "d/snapshot.db").unlink()
             director.start()
             until(lambda: len(director.logged("started")) == 2)
-            proxy.delay = 0.4  # of some 40 replies that are still to come
+            proxy.delay = 0.4  # the first of about 40 replies
             director.send(signal.SIGUSR2)
-            time.sleep(2.0)  # as long as a replacement takes that waits for nothing
+            time.sleep(2.0)  # the time of a replacement that waits for nothing
             with Client(director.login) as client:
                 assert client.ask(users) == before
                 proxy.delay = 0.0
@@ -393,7 +393,7 @@ def test_a_long_list_that_an_operator_reads_slowly_is_complete(folder: Path) -> 
             replies.readline()
             director.send(signal.SIGUSR2)
             until(lambda: director.logged("replacement_begun"))
-            time.sleep(0.5)  # nothing tells that a command is waited for
+            time.sleep(0.5)  # no sign shows that a command is waiting
             rows = []
             while (line := replies.readline()) not in (b"", b"\n"):
                 rows.append(line)
@@ -442,7 +442,7 @@ def test_if_there_is_no_room_for_the_handover_the_old_program_continues(folder: 
         with Client(director.login) as client:
             before = client.ask(users)
             size, most = resource.RLIMIT_FSIZE, resource.RLIM_INFINITY
-            resource.prlimit(director.pid, size, (100_000, most))  # for memory that is a file as well
+            resource.prlimit(director.pid, size, (100_000, most))  # the limit counts for a file in memory too
             assert "no room" in replace(director)["problem"]
             assert client.ask(users) == before
             resource.prlimit(director.pid, size, (most, most))

@@ -61,7 +61,8 @@ def managed(programs: Programs) -> Iterator[Set]:
 
 
 def crash(director: Managed) -> None:
-    """kill -9; returns when login processes can have noticed, long before the next program is ready."""
+    """Kill the director. Returns when login processes can have noticed, long before the next program is
+    ready."""
     times = len(director.pids)
     director.kill()
     until(lambda: len(director.pids) == times + 1)
@@ -71,7 +72,7 @@ def test_a_short_run_of_logins_over_three_replacements_loses_no_login(programs: 
     report = run(programs, BUSY_PROXY, BUSY_BACKEND, seconds=8, restarts=3, rate=40)
     assert report.failed() == [], report.text()
     assert len(report.paused) == 3
-    assert sum(report.under_way) > 0, "no request was under way: the test shows nothing"
+    assert sum(report.under_way) > 0, "no request was in progress: the test shows nothing"
 
 
 def test_after_a_crash_sessions_stay_and_logins_wait_for_the_restart(managed: Set) -> None:
@@ -122,7 +123,7 @@ def test_a_crash_of_the_replaced_program_finds_the_sockets_of_the_manager_again(
 
 
 def test_the_fifo_has_a_reader_at_every_moment_of_a_crash_and_a_replacement(managed: Set) -> None:
-    """A login process that opens it while nobody reads freezes with all its sessions."""
+    """A login process that opens the FIFO while no process reads it stalls with all its sessions."""
     director = managed.director
     until(director.ready)
     fifo = managed.cluster.proxies[0].run / "login/director/proxy-notify"
@@ -152,7 +153,8 @@ def test_the_fifo_has_a_reader_at_every_moment_of_a_crash_and_a_replacement(mana
 def test_the_first_delivery_after_a_replacement_gets_through_on_the_connection_that_was_idle(
     managed: Set,
 ) -> None:
-    """Of 2.3, LMTP keeps its connection: after an ordinary restart that delivery is put off with 451."""
+    """LMTP of 2.3 keeps its connection: after an ordinary restart the first delivery fails temporarily with
+    451."""
     director, ports = managed.director, managed.ports
     until(director.ready)
     deliver_lmtp(PROXY, ports.lmtp, "lena", "before")

@@ -1,4 +1,4 @@
-"""Directors end and come back, one or all; users and hosts stay where they were."""
+"""One director or all directors end and start again: users keep their hosts, hosts keep weight and state."""
 
 from __future__ import annotations
 

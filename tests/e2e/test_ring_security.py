@@ -1,4 +1,4 @@
-"""Who is let into a ring, tried at real directors: two run, the address of the third is a stranger's."""
+"""Peers that try to enter a ring of real directors: two run, the test uses the address of the third."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ def members(ring: Directors) -> list[list[str]]:
 def test_a_greeting_and_its_proof_are_accepted_once(ring: Directors) -> None:
     with Stranger(ring[0].member, source=TAKEN) as neighbour:
         neighbour.greet(ring[2].member)
-        until(lambda: kinds(ring, ring[2].member), what="the right one is let in")
+        until(lambda: kinds(ring, ring[2].member), what="the ring member is accepted")
         recording = neighbour.sent
     with Stranger(ring[0].member, source=TAKEN) as again:
         again.send(recording)
-        again.wait_closed()  # why is said behind the proof, sealed
+        again.wait_closed()  # the reason follows the proof, sealed
     until(partial(ring[0].logged, "ring_link_closed", "wrong ring secret"), what=ring[0].log)
-    until(lambda: not kinds(ring, ring[2].member), what="nobody is there under that name")
+    until(lambda: not kinds(ring, ring[2].member), what="no peer uses that name")
 
 
 def kinds(ring: Directors, member: str) -> list[str]:
-    """The links the first director has with `member`."""
+    """Return the kinds of the links between the first director and `member`."""
     shown = ring[0].get("/v1/ring")["members"]
     return [one["kind"] for one in shown if f"{one['address']}:{one['port']}" == member and one["kind"]]
 
@@ -56,7 +56,7 @@ def kinds(ring: Directors, member: str) -> list[str]:
 @pytest.mark.parametrize(
     ("source", "reason"),
     [("127.0.55.12", "speaks from 127.0.55.12"), ("127.0.55.99", "127.0.55.99 is not in ring.servers")],
-    ids=["of another member", "of nobody"],
+    ids=["of another member", "of no member"],
 )
 def test_a_peer_with_the_secret_at_a_wrong_address_is_refused(
     ring: Directors, source: str, reason: str
@@ -76,7 +76,10 @@ def test_a_frame_over_the_limit_ends_its_link_alone(ring: Directors) -> None:
             neighbour.send((LIMIT + 1).to_bytes(4) + b"x" * 100_000)
             told = neighbour.good_bye()
         until(partial(ring[0].logged, "ring_link_closed", f"frame of {LIMIT + 1} bytes"), what=ring[0].log)
-        until(lambda: members(ring) == [[ring[0].member, ring[1].member]] * 2, what="the two go on")
+        until(
+            lambda: members(ring) == [[ring[0].member, ring[1].member]] * 2,
+            what="the two directors stay linked",
+        )
         seen = len(load.logins)
         until(lambda: len(load.logins) > seen + 100, what="logins go on")
     assert f"frame of {LIMIT + 1} bytes, at most {LIMIT} are accepted" in told
@@ -96,8 +99,8 @@ def test_connections_that_prove_nothing_do_not_keep_the_ring_member_out(ring: Di
         until(lambda: closed.update(number for number, _ in poll.poll(0)) or len(closed) == 100, within=1.5)
         with Stranger(ring[0].member, source=TAKEN) as neighbour:
             neighbour.greet(ring[2].member)
-            until(lambda: kinds(ring, ring[2].member), what="the right one is let in")
-    until(lambda: not kinds(ring, ring[2].member), what="nobody is there under that name")
+            until(lambda: kinds(ring, ring[2].member), what="the ring member is accepted")
+    until(lambda: not kinds(ring, ring[2].member), what="no peer uses that name")
 
 
 def test_the_ring_member_is_accepted_after_strangers_used_its_name(ring: Directors) -> None:

@@ -29,7 +29,7 @@ RATE = 200.0
 
 @pytest.fixture
 def anyio_backend() -> str:
-    return "asyncio"  # as the logins need it
+    return "asyncio"  # the logins need it
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def schema(server: RedisServer) -> int:
 
 
 async def buckets(server: RedisServer) -> tuple[int, int]:
-    """How many there are, and how many of them are split."""
+    """Return the number of buckets, and how many of them are split."""
     store = open_store(server.url, base_dir=Path("/"))
     await store.open()
     versions = await store.versions("users")
@@ -64,7 +64,7 @@ def restarted(ring: Directors, number: int, program: tuple[str, ...]) -> None:
 
 
 def under_way(logins: list[Login], at: str) -> int:
-    """How many of these logins waited for their answer at the same time, at most."""
+    """Return how many of these logins waited for an answer at a time."""
     changes = [
         (moment, step) for one in logins if one.at == at for moment, step in ((one.began, 1), (one.ended, -1))
     ]
@@ -84,7 +84,7 @@ async def test_a_rolling_upgrade_moves_no_user_and_splits_buckets_after_the_last
         before: dict[str, str] = {}
         for number in range(3):
             before |= await to_thread(hosts_of, ring, USERS[number::3], number)
-        # Every other login is of a user who was never there before.
+        # Every second login is of an unassigned user.
         names = lambda number: USERS[number % 5000] if number % 2 else f"new{number}"  # noqa: E731
         async with Logins(ring.logins, RATE, names) as logins:
             for number in range(3):
@@ -113,7 +113,7 @@ async def test_a_rolling_upgrade_moves_no_user_and_splits_buckets_after_the_last
         assert [login for login in logins.all if login.failed and not login.lost] == []
         lost = [login for login in logins.all if login.lost]  # its director was being stopped
         answered = [login for login in logins.all if login.host]
-        # At each of the four stops no more than were under way: on a slow machine those are many.
+        # At each of the four stops, no more than the logins in progress: on a slow machine these are many.
         assert len(lost) <= 4 * max(5, max(under_way(answered, director.member) for director in ring.all))
         for login in logins.all:
             if login.host:

@@ -19,7 +19,7 @@ from tests.e2e.processes import ROOT, SECRET, DirectorProcess, Directors, Load, 
 from tests.servers import RedisServer, free_port
 
 USERS = [f"user{number}" for number in range(20_000)]
-"""So many that most logins are of users who were not seen before."""
+"""Enough users that most logins are of unassigned users."""
 FIRST = "127.0.56.11"
 
 
@@ -40,7 +40,7 @@ def wait_for_logins(load: Load, more: int = 200) -> None:
 
 
 def closed(ring: Directors) -> list[str]:
-    """What was said of links that closed, but for those of a ring that has just found together."""
+    """Return the log lines about closed links, except those while the ring formed."""
     lines = [line for director in ring.all for line in director.all_logged("ring_link_closed")]
     return [line for line in lines if "is nearer" not in line]
 
@@ -224,7 +224,7 @@ def test_a_reload_refuses_a_certificate_that_the_others_would_refuse_and_keeps_t
 
 
 def shown_by(director: DirectorProcess, pems: Pems, source: str = "127.0.56.32") -> bytes | None:
-    """The certificate that a director shows on its ring port to the director at `source`, with its files."""
+    """Return the certificate that a director shows on its ring port to the director at `source`."""
     address, _, port = director.member.rpartition(":")
     context = ssl.create_default_context(cafile=str(pems.ca))
     context.load_cert_chain(pems.cert, pems.key)
@@ -251,7 +251,7 @@ def test_a_redis_password_is_changed_with_a_reload_and_no_login_fails(folder: Pa
                 redis.command("ACL", "SETUSER", "director", "<first one")
                 wait_for_logins(load)
                 assert [director.all_logged("store_away") for director in ring.all] == [[], []]
-                # and without a reload: the server refuses the former password
+                # without a reload the server refuses the former password
                 redis.command("ACL", "SETUSER", "director", "resetpass", ">last one")
                 password.write_text("last one\n")
                 redis.command("CLIENT", "KILL", "USER", "director")

@@ -1,4 +1,5 @@
-"""Ways to log in, by every protocol: TLS, SASL mechanisms, master users. The plain proxy says the same."""
+"""Logins of all kinds, by every protocol: TLS, SASL mechanisms, master users. The plain proxy answers the
+same."""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ NO_PASSWORD = {
         "sieve": 'NO (TRYLATER) "Temporary authentication failure."',
     },
 }
-"""What a login process says where it has not heard the password, so that it has none for the backend."""
+"""The answer of a login process that did not get the password and so has none for the backend."""
 CANCELLED = {
     "imap": "a BAD Authentication aborted by client.",
     "pop3": "-ERR Authentication aborted by client.",
@@ -32,11 +33,12 @@ CANCELLED = {
     "sieve": 'NO "Authentication aborted by client."',
 }
 AGAIN = True
-"""A second attempt comes with its response: managesieve-login takes the last one of the first for it."""
+"""A second attempt sends its response with the command: managesieve-login takes a response of its own as the
+last response of the first attempt."""
 
 
 def authenticated(entrance: Entrance, protocol: str, user: str, sasl: Sasl, initial: bool = False) -> str:
-    """The backend that a login by this mechanism lands on."""
+    """Log in by this mechanism, and return the backend."""
 
     def visit() -> None:
         with entrance.connect(protocol) as session:

@@ -1,4 +1,4 @@
-"""The measures of the state layer (`python -m tests.bench.state`) run, and see nothing lost."""
+"""The measurements of the state layer (`python -m tests.bench.state`) run and find no lost user."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COLUMNS = 80
         ("outages", ["up", "killed", "failed over", "slow"]),
     ],
 )
-def test_a_measure_of_the_state_layer_runs_in_small_and_fits_on_a_screen(
+def test_a_small_measurement_of_the_state_layer_runs_and_fits_on_a_screen(
     measure: str, shown: Sequence[str]
 ) -> None:
     needs("gcc")

@@ -1,4 +1,4 @@
-"""The tools beside a director that runs."""
+"""The store's tools beside a running director."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def serving(folder: Path, state: str) -> DirectorProcess:
 
 
 def exported(director: DirectorProcess) -> dict[str, str]:
-    """Hosts by user, as the store has them."""
+    """Return the host of each user, from an export of the store."""
     ran = director.command("state", "export", "-")
     assert (ran.returncode, ran.stderr) == (0, "")
     lines = [json.loads(line) for line in ran.stdout.splitlines()]

@@ -1,4 +1,4 @@
-"""Taking over from Dovecot 2.3's own director and back, and from 2.3 to 2.4: every user stays where he is."""
+"""Migration from Dovecot 2.3's own director and back, and from 2.3 to 2.4: every user keeps the host."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ protocol doveadm {{
 
 
 class Old(Dovecot):
-    """The proxy as it was; `extra` is what makes it ask our director."""
+    """The proxy as it was. `extra` are the settings with which it asks this project's director."""
 
     def settings(self) -> str:
         servers = f"{BACKENDS[0]}-{BACKENDS[-1]} {GOLD}@gold"
@@ -103,7 +103,7 @@ class Old(Dovecot):
 
 
 def hosts(proxy: Dovecot, users: Sequence[str]) -> dict[str, str]:
-    """Where each user is sent, asked as LMTP does."""
+    """Return the host of each user, asked as LMTP does."""
     found: dict[str, str] = {}
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(60)
@@ -125,7 +125,7 @@ def hosts(proxy: Dovecot, users: Sequence[str]) -> dict[str, str]:
 
 
 def imports(director: ServeProcess, proxy: Old, *options: str) -> dict[str, str]:
-    """What `director config import` makes of the proxy's configuration, in parts."""
+    """Return the parts of the output of `director config import` for the proxy's configuration."""
     printed = subprocess.run(
         ["doveconf", "-n", "-c", proxy.config], capture_output=True, text=True, check=True
     ).stdout
@@ -189,7 +189,7 @@ def test_every_user_keeps_the_host_when_dovecots_director_is_replaced_and_when_i
         os.kill(keeper, signal.SIGTERM)  # Dovecot's own director listens at the userdb socket, too
         until(lambda: not (proxy.run / "director-userdb").exists())
         proxy.extra = ""
-        # a folder of ours, where Dovecot's own director has a socket
+        # this project has a folder at the path of a socket of Dovecot's own director
         shutil.rmtree(proxy.run / "login/director")
         with proxy:
             assert until(lambda: hosts(proxy, USERS)) == before

@@ -1,4 +1,4 @@
-"""A ring over TLS, of real processes, and directors that do not fit into it."""
+"""A ring over TLS, of real processes, and directors that it refuses."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def with_tls(authority: Authority, address: str) -> dict[str, Any]:
-    """What makes a director speak TLS."""
+    """Return the settings of a director that uses TLS."""
     cert, key, ca = authority.pems(address)
     return {"settings": {"ring": f'tls = {{cert = "{cert}", key = "{key}", ca = "{ca}"}}'}}
 

@@ -1,4 +1,4 @@
-"""Two operators at once, shortly: `two_movers.py` says how, and does it more often."""
+"""Two operators at once, for a short while; `two_movers.py` does it more often."""
 
 from __future__ import annotations
 

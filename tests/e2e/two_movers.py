@@ -2,7 +2,7 @@
 `python -m tests.e2e.two_movers --times 20`.
 
 Three directors with a Dovecot proxy each, real sessions. Afterwards all directors must name one host for each
-user, no old session may be left, and each operator must have been told the truth. Ends with code 1 where not.
+user, no old session may be left, and each operator must have been told the truth. Ends with code 1 otherwise.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def mail() -> Iterator[Cluster]:
     with cluster:
         until(
             lambda: all(len(director.ask("ring", "status")["ring"]) == 3 for director in cluster.directors),
-            what="the ring is whole",
+            what="the ring is complete",
         )
         yield cluster
 
@@ -91,7 +91,7 @@ def move_all_twice(cluster: Cluster, chance: random.Random) -> Round:
         seconds = time.monotonic() - began
         left = set(sessions.of(*USERS)) - set(sessions.ended())
     where = [mapped(cluster, number) for number in range(3)]
-    differences = [f"{session.user}: a session through {session.proxy} lives on" for session in left]
+    differences = [f"{session.user}: a session through {session.proxy} is still open" for session in left]
     for number, user in enumerate(USERS):
         answers = [of_one[number] for of_one in told]
         differences += [f"{user}: {text}" for text in untrue(answers, [hosts[user] for hosts in where])]
@@ -105,14 +105,14 @@ def untrue(answers: Sequence[Told], where: Sequence[str]) -> Iterator[str]:
         return
     host = where[0]
     if sum(told.won for told in answers) != 1:
-        yield f"{sum(told.won for told in answers)} operators have won, he is on {host}"
+        yield f"{sum(told.won for told in answers)} operators have won, the user is on {host}"
     for told in answers:
         if told.won:
             if host != told.wanted:
-                yield f"moved to {told.wanted}, they say; he is on {host}"
+                yield f"moved to {told.wanted} by the answer, but the user is on {host}"
         elif told.superseded:
             if host == told.wanted or told.answer["host"] != host:
-                yield f"superseded, he is on {told.answer['host']}, they say; he is on {host}"
+                yield f"superseded by {told.answer['host']} by the answer, but the user is on {host}"
         elif not told.refused:
             yield f"answered {told.status}: {told.answer}"
 
