@@ -53,7 +53,7 @@ AFTER_PAUSE = 2.0
 AT_ONCE = 1.0
 """Two hosts for a user within so many seconds are two sessions at the same time."""
 WHOLE_WITHIN = 30.0
-SETTLE = 2.0
+QUIET = 2.0
 SHOWN = 5
 
 
@@ -103,7 +103,7 @@ class Report:
     def __post_init__(self) -> None:
         pauses = [fault for fault in self.faults if fault.kind == "paused"]
         ends = [fault for fault in self.faults if fault.kind != "paused"]
-        known = first_answers(self.logins)
+        first = first_answers(self.logins)
         for login in self.logins:
             paused = any(fault.covers(login, AFTER_PAUSE) for fault in pauses)
             if login.lost and any(fault.covers(login, UNREAD) for fault in ends):
@@ -112,7 +112,7 @@ class Report:
                 (self.put_off if paused and not login.lost else self.failed).append(login)
             elif paused and login.seconds(0) > LATE:
                 self.late.append(login)
-            elif not paused and login.began > known.get(login.user, float("inf")):
+            elif not paused and login.began > first.get(login.user, float("inf")):
                 self.slowest_known = max(self.slowest_known, login.seconds(0))
             elif not paused:
                 self.slowest_new = max(self.slowest_new, login.seconds(0))
@@ -120,10 +120,10 @@ class Report:
 
     @property
     def violations(self) -> list[str]:
-        told = [f"failed: {login}" for login in self.failed]
-        told += [f"never answered: {self.unanswered}"] if self.unanswered else []
-        told += [f"two hosts: {text}" for text in self.on_two_hosts]
-        return told + [f"not the same everywhere: {text}" for text in self.differing]
+        texts = [f"failed: {login}" for login in self.failed]
+        texts += [f"never answered: {self.unanswered}"] if self.unanswered else []
+        texts += [f"two hosts: {text}" for text in self.on_two_hosts]
+        return texts + [f"not the same everywhere: {text}" for text in self.differing]
 
     def _end_of(self, login: Login) -> Fault:
         return next(fault for fault in self.faults if fault.kind != "paused" and fault.covers(login, UNREAD))
@@ -166,14 +166,14 @@ def first_answers(logins: Sequence[Login]) -> dict[str, float]:
 def users_on_two_hosts(logins: Sequence[Login]) -> Iterator[str]:
     """Yield each user who was answered with two hosts at the same time, and how."""
     last: dict[str, Login] = {}
-    told = set()
+    reported = set()
     for login in sorted((login for login in logins if login.host), key=lambda login: login.ended or 0):
         before = last.get(login.user)
         last[login.user] = login
-        if before is None or before.host == login.host or login.user in told:
+        if before is None or before.host == login.host or login.user in reported:
             continue
         if (login.ended or 0) - (before.ended or 0) < AT_ONCE:
-            told.add(login.user)
+            reported.add(login.user)
             yield f"{before}, then {login}"
 
 
@@ -196,12 +196,12 @@ class Chaos:
                 await self._harm(tasks)
                 tasks.cancel_scope.deadline = anyio.current_time() + WHOLE_WITHIN
             await self._all_whole()
-            await asyncio.sleep(SETTLE)
+            await asyncio.sleep(QUIET)
             now = time.monotonic()
             unanswered = sum(login.seconds(now) > LATE for login in logins.waiting)
             answered = [login for login in logins.all if login.ended is not None]
             turned_away, late = logins.turned_away, logins.late
-        await asyncio.sleep(SETTLE)
+        await asyncio.sleep(QUIET)
         maps = [await anyio.to_thread.run_sync(partial(users_of, director)) for director in self.ring]
         users = {login.user for login in answered}
         return Report(
@@ -294,7 +294,7 @@ def users_of(director: DirectorProcess) -> dict[str, str]:
 
 def differing(maps: Sequence[dict[str, str]]) -> Iterator[str]:
     for key in sorted(set().union(*maps)):
-        hosts = [known.get(key, "unassigned") for known in maps]
+        hosts = [hosts_of.get(key, "unassigned") for hosts_of in maps]
         if len(set(hosts)) > 1:
             yield f"{key}: {', '.join(hosts)}"
 

@@ -91,11 +91,11 @@ def folder() -> Iterator[Path]:
 def dovecot(release: str) -> Programs:
     """Return Dovecot of this machine if it is that release, else 2.4 of the Debian 13 beside it."""
     needs("dovecot", "doveadm")
-    mine = Programs()
-    if release == mine.release:
-        return mine
+    here = Programs()
+    if release == here.release:
+        return here
     if release == "2.3":
-        cannot_run(f"needs Dovecot 2.3, as Debian 12 has it; this machine has {mine.release}")
+        cannot_run(f"needs Dovecot 2.3, as Debian 12 has it; this machine has {here.release}")
     return Programs(debian13.root())
 
 

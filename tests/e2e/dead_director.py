@@ -198,12 +198,12 @@ def main() -> int:
             chance = random.Random(given.seed * 1000 + number)
             sites.append(Site(cluster, gap=given.gap, keeper=not given.without_keeper, chance=chance))
         each = -(-given.kills // given.sites)
-        threads = [threading.Thread(target=one.run, args=(each,)) for one in sites]
+        threads = [threading.Thread(target=site_.run, args=(each,)) for site_ in sites]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-    waits = [wait for one in sites for wait in one.waits]
+    waits = [wait for site_ in sites for wait in site_.waits]
     print(f"Dovecot {given.dovecot}: {report(waits, each * given.sites)}")
     return 0 if all(wait.greeted and wait.after_ready <= SLOW for wait in waits) else 1
 

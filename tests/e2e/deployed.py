@@ -124,8 +124,8 @@ class Installed(Backend):
         shutil.copy(self.pems.key, self.config.parent / "dovecot.key")
         self._change("10-ssl.conf", "/etc/dovecot/private", str(self.programs.inside(self.config.parent)))
         self._change("10-auth.conf", SYSTEM_USERS, "#" + SYSTEM_USERS)
-        ours = (DEPLOY / "dovecot" / self.programs.release / f"{self.kind}.conf").read_text()
-        local = ours.replace("10.0.0.1", self.proxy).replace("10.0.0.2", OTHER).replace("CHANGE-ME", "a-word")
+        text = (DEPLOY / "dovecot" / self.programs.release / f"{self.kind}.conf").read_text()
+        local = text.replace("10.0.0.1", self.proxy).replace("10.0.0.2", OTHER).replace("CHANGE-ME", "a-word")
         (self.config.parent / "local.conf").write_text(local)
         super().write()
 
@@ -208,12 +208,12 @@ class Activated(ServeProcess):
         parser = configparser.ConfigParser(interpolation=None)
         parser.optionxform = str  # type: ignore[assignment,method-assign]
         parser.read_string(unit.read_text())
-        wanted = parser["Socket"]
-        kind = "ListenFIFO" if "ListenFIFO" in wanted else "ListenStream"
-        path = Path(wanted[kind].replace("/run/dovecot", str(self.proxy.run)))
+        settings = parser["Socket"]
+        kind = "ListenFIFO" if "ListenFIFO" in settings else "ListenStream"
+        path = Path(settings[kind].replace("/run/dovecot", str(self.proxy.run)))
         path = self.api_path if path.name == "api.sock" else path
-        path.parent.mkdir(mode=int(wanted["DirectoryMode"], 8), parents=True, exist_ok=True)
-        mode = int(wanted["SocketMode"], 8)
+        path.parent.mkdir(mode=int(settings["DirectoryMode"], 8), parents=True, exist_ok=True)
+        mode = int(settings["SocketMode"], 8)
         if kind == "ListenFIFO":
             os.mkfifo(path)
             path.chmod(mode)
@@ -223,15 +223,15 @@ class Activated(ServeProcess):
             listener = socket.socket(socket.AF_UNIX)
             listener.bind(str(path))
             path.chmod(mode)
-            listener.listen(int(wanted.get("Backlog", "128")))
+            listener.listen(int(settings.get("Backlog", "128")))
             fd = listener.detach()
-        yield wanted["FileDescriptorName"], fd
+        yield settings["FileDescriptorName"], fd
 
 
 def python_for_anybody() -> str:
     """Return this Python if other users may read it, else the system's Python of the same version."""
-    own = Path(sys.executable)
-    if _is_open(own.parent) and _is_open(own.resolve().parent):
+    executable = Path(sys.executable)
+    if _is_open(executable.parent) and _is_open(executable.resolve().parent):
         return sys.executable
     return f"/usr/bin/python3.{sys.version_info.minor}"
 

@@ -20,16 +20,16 @@ def hosts_of(userdb_socket: Path, users: Sequence[str]) -> dict[str, str]:
         stream = connection.makefile("rwb")
         stream.write(b"VERSION\t1\t0\n")
         for begin in range(0, len(users), AT_ONCE):
-            asked = dict(enumerate(users[begin : begin + AT_ONCE], begin + 1))
-            for number, user in asked.items():
+            waiting = dict(enumerate(users[begin : begin + AT_ONCE], begin + 1))
+            for number, user in waiting.items():
                 stream.write(f"PASS\t{number}\t{user}\tservice=lmtp\n".encode())
             stream.flush()
-            while asked:
+            while waiting:
                 reply, id_, *fields = stream.readline().decode().rstrip("\n").split("\t")
                 if reply in ("VERSION", "SPID"):
                     continue
                 assert reply == "PASS", (reply, fields)
                 found = [field for field in fields if field.startswith("host=")]
-                hosts[asked.pop(int(id_))] = found[0].removeprefix("host=")
+                hosts[waiting.pop(int(id_))] = found[0].removeprefix("host=")
         stream.close()
     return hosts

@@ -62,7 +62,7 @@ def scram_sha_256(user: str, password: str) -> Sasl:
         message = f"{bare},{challenge.decode()},{without}".encode()
         key = hmac.digest(salted, b"Client Key", "sha256")
         signature = hmac.digest(hashlib.sha256(key).digest(), message, "sha256")
-        signed = bytes(one ^ other for one, other in zip(key, signature, strict=True))
+        signed = bytes(left_byte ^ right_byte for left_byte, right_byte in zip(key, signature, strict=True))
         proof["server"] = hmac.digest(hmac.digest(salted, b"Server Key", "sha256"), message, "sha256")
         return f"{without},p={base64.b64encode(signed).decode()}".encode()
 

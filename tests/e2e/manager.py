@@ -42,7 +42,7 @@ class Managed(ServeProcess):
         """Listen on its sockets below `run`, as socket units do. Call it before the director is started."""
         self.pids: list[int] = []
         """The process ids of all its processes so far."""
-        self.heard: list[str] = []
+        self.messages: list[str] = []
         """The messages of sd_notify."""
         self._stopping = False
         (run / "login/director").mkdir(parents=True)
@@ -111,7 +111,7 @@ class Managed(ServeProcess):
     def _hear(self) -> None:
         with suppress(OSError):
             while True:
-                self.heard.append(self._notify.recv(4096).decode())
+                self.messages.append(self._notify.recv(4096).decode())
 
 
 def _listening(path: Path, mode: int) -> int:

@@ -33,11 +33,11 @@ class NewerEncoder:
 
     def encode(self, batch: Sequence[messages.RingMessage]) -> bytes:
         encoded = msgspec.msgpack.decode(msgspec.msgpack.encode(batch))
-        known = [isinstance(message, NewerHello) for message in batch]
+        greetings = [isinstance(message, NewerHello) for message in batch]
         return msgspec.msgpack.encode(
             [
                 fields if all_of_it else longer(fields)
-                for fields, all_of_it in zip(encoded, known, strict=True)
+                for fields, all_of_it in zip(encoded, greetings, strict=True)
             ]
         )
 

@@ -54,8 +54,10 @@ class Stranger:
         """Greet as `member` and prove it, as far as the director continues the exchange."""
         me = Identity(MemberId(member), 1, "%Lu", 900, SECRET.encode(), 1.0, 5.0, 2.0)
         now = Now(time.monotonic(), time.time())
-        own = Neighbour(LinkId(1), me, Address(self.member.rpartition(":")[0]), self.member, bytes(32), now)
-        effects = own.open()
+        neighbour = Neighbour(
+            LinkId(1), me, Address(self.member.rpartition(":")[0]), self.member, bytes(32), now
+        )
+        effects = neighbour.open()
         while True:
             for effect in effects:
                 match effect:
@@ -64,11 +66,13 @@ class Stranger:
                     case Seal(_, keys):
                         self._writer.seal(keys.sending)
                         self._reader.unseal(keys.receiving)
-            heard = [] if own.live else next(self._frames, [])
-            if not heard:
+            messages = [] if neighbour.live else next(self._frames, [])
+            if not messages:
                 return
             plain = self._reader.plain
-            effects = [e for m in heard if not isinstance(m, Bye) for e in own.handle(m, now, plain) or []]
+            effects = [
+                e for m in messages if not isinstance(m, Bye) for e in neighbour.handle(m, now, plain) or []
+            ]
 
     def good_bye(self) -> str:
         """Return the reason that the director gives before it closes the connection."""

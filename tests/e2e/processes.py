@@ -194,13 +194,13 @@ class Client:
         """Return the host of each user. Raises Refused for any other answer."""
         hosts: dict[str, str] = {}
         for begin in range(0, len(users), at_once):
-            asked = dict(enumerate(users[begin : begin + at_once], begin + 1))
-            self.socket.sendall(b"".join(self._line(number, user) for number, user in asked.items()))
-            while asked:
+            waiting = dict(enumerate(users[begin : begin + at_once], begin + 1))
+            self.socket.sendall(b"".join(self._line(number, user) for number, user in waiting.items()))
+            while waiting:
                 line = self.stream.readline()
                 number = line.split(b"\t")[1] if line else b""
                 host = host_in(line)
-                hosts[asked.pop(int(number))] = host
+                hosts[waiting.pop(int(number))] = host
         return hosts
 
     def close(self) -> None:
@@ -239,7 +239,7 @@ def connect(path: Path, within: float = ANSWER_WITHIN) -> socket.socket:
     return found
 
 
-def log_in(director: ServeProcess, users: Sequence[str], *, at_once: int = 500) -> dict[str, str]:
+def log_in(director: DirectorProcess, users: Sequence[str], *, at_once: int = 500) -> dict[str, str]:
     """Log in all users over a new connection, and return their hosts. Raises Refused."""
     with Client(director.login) as client:
         return client.ask(users, at_once=at_once)
@@ -473,8 +473,8 @@ class Directors:
         self.auths: list[Auth] = []
         self.all: list[DirectorProcess] = []
         for number, address in enumerate(addresses):
-            own = dict(each[number]) if number < len(each) else {}
-            director = DirectorProcess(folder / f"d{number + 1}", address, port, servers, **common | own)
+            options = dict(each[number]) if number < len(each) else {}
+            director = DirectorProcess(folder / f"d{number + 1}", address, port, servers, **common | options)
             self.all.append(director)
             if auths:
                 self.auths += [Auth(director.auth_path), Auth(director.userdb_path)]

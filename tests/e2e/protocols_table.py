@@ -50,10 +50,10 @@ class Table:
         yield "| --- " * (len(COLUMNS) + 2) + "|"
         for protocol in PROTOCOLS:
             for release in RELEASES:
-                cells = [self._said((protocol, release, test)) for test in COLUMNS]
+                cells = [self._text((protocol, release, test)) for test in COLUMNS]
                 yield f"| {protocol} | {release} | {' | '.join(cells)} |"
 
-    def _said(self, cell: Cell) -> str:
+    def _text(self, cell: Cell) -> str:
         outcomes = set(self._outcomes.get(cell, ["not run"]))
         return "ok" if outcomes == {"passed"} else ", ".join(sorted(outcomes - {"passed"}))
 

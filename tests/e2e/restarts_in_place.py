@@ -109,7 +109,7 @@ class SlowAuth:
 class Report(NamedTuple):
     release: str
     logins: list[Login]
-    cut: list[str]
+    closed: list[str]
     """Idle sessions that did not answer at the end."""
     deliveries: list[str]
     """The result of each LMTP delivery: its reply, or the error."""
@@ -126,22 +126,22 @@ class Report(NamedTuple):
 
     def failed(self) -> list[str]:
         """Return all that must not happen, in words."""
-        found = [f"{one.user}: {one.error}" for one in failures(self.logins)]
+        found = [f"{login.user}: {login.error}" for login in failures(self.logins)]
         found += [f"{user} on {hosts}" for user, hosts in on_two_backends(self.logins).items()]
-        found += [f"session cut: {name}" for name in self.cut]
+        found += [f"session cut: {name}" for name in self.closed]
         found += [f"lmtp: {reply}" for reply in self.deliveries if not reply.startswith("250")]
         found += [f"doveadm: exit code {code}" for code in self.look_ups if code]
         return found + self.problems
 
     def text(self) -> str:
-        slowest = sorted(one.seconds for one in self.logins)
+        slowest = sorted(login.seconds for login in self.logins)
         return "\n".join(
             [
                 f"Dovecot {self.release}: {len(self.paused)} replacements, {sum(self.under_way)} requests"
                 f" under way at them ({', '.join(map(str, self.under_way))})",
                 f"  logins: {len(self.logins)}, failed {len(failures(self.logins))};"
                 f" slowest {slowest[-1]:.2f} s, median {statistics.median(slowest):.2f} s",
-                f"  idle sessions cut: {len(self.cut)}; deliveries: {len(self.deliveries)};"
+                f"  idle sessions cut: {len(self.closed)}; deliveries: {len(self.deliveries)};"
                 f" look-ups by doveadm: {len(self.look_ups)}",
                 f"  seconds without an answer: min {min(self.paused, default=0):.2f}, median"
                 f" {statistics.median(self.paused or [0]):.2f}, max {max(self.paused, default=0):.2f} s",
@@ -214,7 +214,7 @@ def run(
             return len(list(Path(f"/proc/{director.pid}/fd").iterdir()))
 
         before = descriptors()
-        threads = [threading.Thread(target=one) for one in (deliver, look_up, replace)]
+        threads = [threading.Thread(target=each) for each in (deliver, look_up, replace)]
         for thread in threads:
             thread.start()
         users = [f"user{number % 997}" for number in range(round(seconds * rate))]
@@ -223,12 +223,12 @@ def run(
         over.set()
         for thread in threads:
             thread.join()
-        cut = []
+        closed = []
         for number, session in enumerate(idle):
             try:
                 session.command("NOOP")
             except Exception as exc:  # as above
-                cut.append(f"idle{number}: {exc}")
+                closed.append(f"idle{number}: {exc}")
         after = descriptors()
         for session in idle:
             session.close()
@@ -238,11 +238,19 @@ def run(
                 seconds_paused = float(line.split(" paused=")[1].split()[0])
                 at = datetime.fromisoformat(line.split()[0].removeprefix("time=")).timestamp()
                 paused.append(seconds_paused)
-                under_way.append(sum(one.at(at - seconds_paused) for one in slow))
+                under_way.append(sum(each.at(at - seconds_paused) for each in slow))
             elif " level=error " in line and "kick" not in line:
                 problems.append(line)
         return Report(
-            programs.release, logins, cut, deliveries, look_ups, under_way, paused, problems, (before, after)
+            programs.release,
+            logins,
+            closed,
+            deliveries,
+            look_ups,
+            under_way,
+            paused,
+            problems,
+            (before, after),
         )
 
 

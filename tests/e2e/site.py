@@ -92,7 +92,7 @@ class Entrance(NamedTuple):
         if not kind:
             return self.site.ports.of(protocol)
         extra = listeners(self.site.ports, protocol)
-        return next(one.port for one in extra if getattr(one, kind))
+        return next(extra_.port for extra_ in extra if getattr(extra_, kind))
 
     def connect(self, protocol: str) -> mail.Session:
         return KINDS[protocol](self.address, self.port(protocol))
@@ -222,7 +222,7 @@ def rules(programs: Programs, ports: Ports, default: str = "", fixed: str = "", 
     """
     old = programs.release == "2.3"
     user = "%u" if old else "%{user}"
-    imaps = next(one.port for one in listeners(ports, "imap") if one.tls)
+    imaps = next(listener.port for listener in listeners(ports, "imap") if listener.tls)
     named = [
         Rule("strict*", password=PASSWORD, host=default, fields={"pass": "frombackend"}),
         Rule("nopass*", password=PASSWORD, host=default),

@@ -50,9 +50,9 @@ def test_a_reply_waits_while_its_user_is_moved_and_other_replies_pass(director: 
     with Client(director.login) as client:
         host = client.ask(["max"])["max"]
     other = "127.0.3.2" if host != "127.0.3.2" else "127.0.3.3"
-    with connect(director.admin) as operator, operator.makefile("rb") as said:
+    with connect(director.admin) as operator, operator.makefile("rb") as replies:
         operator.sendall(b"VERSION\tdirector-doveadm\t1\t0\nUSER-MOVE\tmax\t" + other.encode() + b"\n")
-        assert [said.readline() for _ in range(2)][1] == b"OK\n"
+        assert [replies.readline() for _ in range(2)][1] == b"OK\n"
     got = completed(director, b"OK\t1\tuser=max\tproxy", b"FAIL\t2\tuser=max")
     assert got[0] == b"FAIL\t2\tuser=max\n"
     assert f"\thost={other}\t".encode() in got[1]

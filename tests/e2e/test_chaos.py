@@ -49,8 +49,8 @@ def test_a_pause_excuses_lateness_and_refusal_but_no_lost_login() -> None:
 
 
 def test_two_hosts_at_once_are_found() -> None:
-    one = Login("a", MEMBER, 1.0, 1.1, "127.0.3.1")
+    login = Login("a", MEMBER, 1.0, 1.1, "127.0.3.1")
     soon = Login("a", MEMBER, 1.2, 1.3, "127.0.3.2")
     much_later = Login("a", MEMBER, 1.2, 1.2 + AT_ONCE, "127.0.3.2")
-    assert len(list(users_on_two_hosts([one, soon]))) == 1
-    assert list(users_on_two_hosts([one, much_later])) == []
+    assert len(list(users_on_two_hosts([login, soon]))) == 1
+    assert list(users_on_two_hosts([login, much_later])) == []

@@ -37,22 +37,27 @@ class Story(NamedTuple):
 @pytest.fixture(scope="module")
 def story() -> Iterator[Story]:
     with new_folder() as folder, HalvedRing(folder) as ring:
-        here, there = ring.halves
-        everywhere = ring.directors.all
+        first_side, second_side = ring.halves
+        all_directors = ring.directors.all
         ring.cut()
-        early = asyncio.run(log_in(here, EARLY, WINDOW))
+        early = asyncio.run(log_in(first_side, EARLY, WINDOW))
         ring.wait_until_noticed()
         ring.set_weight(0)
-        until(lambda: [d.hosts()[0][2] for d in there] == [0, 0], what="the other side has read the weight")
-        late = asyncio.run(log_in(there, EARLY, WINDOW))
+        until(
+            lambda: [d.hosts()[0][2] for d in second_side] == [0, 0],
+            what="the other side has read the weight",
+        )
+        late = asyncio.run(log_in(second_side, EARLY, WINDOW))
         time.sleep(HELD)
         before = ring.total("director_claims_total")
         with ring.changing_weights(0.1):
-            crossing = [login for users in USERS for login in asyncio.run(log_in(everywhere, users, WINDOW))]
+            crossing = [
+                login for users in USERS for login in asyncio.run(log_in(all_directors, users, WINDOW))
+            ]
         claims = ring.total("director_claims_total") - before
         ring.heal()
-        everybody = [*EARLY, *(user for users in USERS for user in users)]
-        after = asyncio.run(log_in(everywhere, everybody, WINDOW))
+        all_users = [*EARLY, *(user for users in USERS for user in users)]
+        after = asyncio.run(log_in(all_directors, all_users, WINDOW))
         yield Story(early, late, crossing, after, claims, ring.total("director_conflicts_total"))
 
 

@@ -48,7 +48,10 @@ def restart(ring: Directors, number: int) -> None:
 def planned(director: DirectorProcess) -> list[tuple[str, str, str]]:
     result = director.command("plan", "--json")
     assert (result.returncode, result.stderr) == (0, "")
-    return [(one["address"], one["what"], one["outcome"]) for one in json.loads(result.stdout)["changes"]]
+    return [
+        (change["address"], change["what"], change["outcome"])
+        for change in json.loads(result.stdout)["changes"]
+    ]
 
 
 def until_all_have(ring: Directors, table: list[tuple[str, str, int, bool]]) -> None:
@@ -97,12 +100,12 @@ def test_an_operator_between_two_restarts_with_a_new_file_has_the_last_word(fold
         until_all_have(ring, TABLE)
         ring[2].change("POST", "/v1/hosts", {"address": "127.0.3.4", "weight": 100})
         ring[2].change("DELETE", "/v1/hosts/127.0.3.9")
-        wanted = [*TABLE[:3], ("127.0.3.4", "", 100, True)]
+        expected = [*TABLE[:3], ("127.0.3.4", "", 100, True)]
         for number in (1, 2):
             give(ring[number])
             assert {outcome for *_, outcome in planned(ring[number])} == {"kept"}
             restart(ring, number)
-            until_all_have(ring, wanted)
+            until_all_have(ring, expected)
 
 
 def test_all_directors_stopped_and_started_with_a_new_file_have_the_new_table(

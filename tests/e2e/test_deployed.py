@@ -180,9 +180,9 @@ def test_systemd_accepts_the_units(tmp_path: Path) -> None:
         text = unit.read_text().replace("/opt/director/bin/director", "/bin/true")
         # a small container may have no `kill`
         (tmp_path / unit.name).write_text(text.replace("/bin/kill", "/bin/true"))
-    own = tmp_path / "director.service.d/own-user.conf"
-    own.parent.mkdir()
-    own.write_text((DEPLOY / "systemd" / own.name).read_text())
+    own_user = tmp_path / "director.service.d/own-user.conf"
+    own_user.parent.mkdir()
+    own_user.write_text((DEPLOY / "systemd" / own_user.name).read_text())
     result = subprocess.run(
         ["systemd-analyze", "verify", *(str(tmp_path / unit.name) for unit in units)],
         capture_output=True,

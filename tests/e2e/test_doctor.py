@@ -72,7 +72,9 @@ def examined(cluster: Cluster, *arguments: str, code: int = 0) -> list[dict[str,
     """Return the findings of the first director's doctor, except hints and checks that passed."""
     result = cluster.directors[0].command("doctor", "--json", *arguments)
     assert result.returncode == code, result
-    return [one for one in json.loads(result.stdout)["findings"] if one["level"] not in ("ok", "hint")]
+    return [
+        finding for finding in json.loads(result.stdout)["findings"] if finding["level"] not in ("ok", "hint")
+    ]
 
 
 @contextmanager
@@ -124,11 +126,11 @@ def test_a_dovecot_that_does_not_run_is_found_by_its_sockets(cluster: Cluster) -
     finally:
         proxy.start()
         director.restart()
-    (kicks,) = [one for one in findings if one["check"] == "kicks"]
+    (kicks,) = [finding for finding in findings if finding["check"] == "kicks"]
     assert kicks["found"] == "1 of 1 requests to end sessions failed since the start"
     findings.remove(kicks)
-    assert {one["check"] for one in findings} == {"auth", "auth_userdb", "kick_channel"}
-    assert {tuple(one["fix"]) for one in findings} == {("systemctl start dovecot",)}
+    assert {finding["check"] for finding in findings} == {"auth", "auth_userdb", "kick_channel"}
+    assert {tuple(finding["fix"]) for finding in findings} == {("systemctl start dovecot",)}
 
 
 def test_each_mistake_in_dovecots_configuration_is_found(
@@ -186,12 +188,12 @@ def test_a_director_that_does_not_run_is_found_by_the_sockets_it_leaves(
     finally:
         director.start()
         director.wait_ready()
-    held = set() if keeper_lives else {"login", "userdb", "notify"}
-    assert {one["check"] for one in findings} == {"admin", "answers"} | held
-    assert {one["level"] for one in findings} == {"fault"}
-    left = [one["found"] for one in findings if one["check"] == "notify"]
+    kept_sockets = set() if keeper_lives else {"login", "userdb", "notify"}
+    assert {finding["check"] for finding in findings} == {"admin", "answers"} | kept_sockets
+    assert {finding["level"] for finding in findings} == {"fault"}
+    notify_findings = [finding["found"] for finding in findings if finding["check"] == "notify"]
     path = f"{proxy.run}/login/director/proxy-notify"
-    assert left == ([] if keeper_lives else [f"{path}: no process has it open"])
+    assert notify_findings == ([] if keeper_lives else [f"{path}: no process has it open"])
 
 
 def test_a_missing_file_is_an_error_and_not_a_proxy_without_problems(cluster: Cluster) -> None:

@@ -14,14 +14,14 @@ NAMES = (
 )
 
 
-def asked(cluster: Cluster, *arguments: str, options: tuple[str, ...] = ()) -> list[str]:
+def lines_of(cluster: Cluster, *arguments: str, options: tuple[str, ...] = ()) -> list[str]:
     result = doveadm_director(cluster.proxies[0], *arguments, options=options)
     assert result.returncode == 0, result.stderr
     return result.stdout.splitlines()
 
 
 def test_ring_status_shows_every_director_of_the_ring_as_dovecot_2_3_does(cluster: Cluster) -> None:
-    heading, *rows = asked(cluster, "ring", "status", options=("-f", "tab"))
+    heading, *rows = lines_of(cluster, "ring", "status", options=("-f", "tab"))
     shown = [row.split("\t") for row in rows]
     assert heading == NAMES.replace(", ", "\t")
     assert [row[0] for row in shown] == [proxy.address for proxy in cluster.proxies]
@@ -36,5 +36,5 @@ def test_ring_status_shows_every_director_of_the_ring_as_dovecot_2_3_does(cluste
 def test_doveadm_shows_the_host_of_a_login(cluster: Cluster) -> None:
     login_imap(cluster.proxies[1].address, cluster.ports.imap, "doris")
     (host,) = [user["host"] for user in cluster.directors[1].ask("map") if user["name"] == "doris"]
-    current, *_ = asked(cluster, "status", "doris")
+    current, *_ = lines_of(cluster, "status", "doris")
     assert re.fullmatch(rf"Current: {re.escape(host)} \(expires \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d\)", current)

@@ -34,14 +34,14 @@ class Drain:
     def __init__(self, director: DirectorProcess) -> None:
         self._director = director
         self.done: CompletedProcess[str] | None = None
-        self.left = -1
+        self.users_left = -1
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
 
     def _run(self) -> None:
         self.done = self._director.command("drain", HOST)
-        host = next(one for one in self._director.get("/v1/hosts") if one["address"] == HOST)
-        self.left = host["users"] + host["leaving"]
+        host = next(row for row in self._director.get("/v1/hosts") if row["address"] == HOST)
+        self.users_left = host["users"] + host["leaving"]
 
     def join(self) -> CompletedProcess[str]:
         self._thread.join()
@@ -61,14 +61,14 @@ def moved(done: CompletedProcess[str]) -> int:
 def test_drains_of_a_host_at_two_directors_end_when_the_host_has_no_users(
     ring: Directors,
 ) -> None:
-    users = next(one["users"] for one in ring[0].get("/v1/hosts") if one["address"] == HOST)
+    users = next(row["users"] for row in ring[0].get("/v1/hosts") if row["address"] == HOST)
     assert users > 20
     first = Drain(ring[0])
     until(lambda: on_the_move(ring[0]), what="users are on the move")
     second, elsewhere = Drain(ring[0]), Drain(ring[1])
     ends = [drain.join() for drain in (first, second, elsewhere)]
     assert [end.returncode for end in ends] == [0, 0, 0]
-    assert [drain.left for drain in (first, second, elsewhere)] == [0, 0, 0]
+    assert [drain.users_left for drain in (first, second, elsewhere)] == [0, 0, 0]
     assert all(end.stdout.endswith(f"drain {HOST}: done, no user left\n") for end in ends)
     assert f"drain {HOST}: already running since " in ends[1].stderr
     assert moved(ends[0]) == moved(ends[1])
@@ -77,7 +77,7 @@ def test_drains_of_a_host_at_two_directors_end_when_the_host_has_no_users(
 
 
 def test_a_drain_that_leaves_a_pinned_user_ends_with_75(ring: Directors) -> None:
-    pinned = next(one["name"] for one in ring[0].get(f"/v1/users?host={HOST}"))
+    pinned = next(row["name"] for row in ring[0].get(f"/v1/users?host={HOST}"))
     assert ring[1].command("pin", pinned, HOST).returncode == 0
     done = ring[0].command("drain", HOST)
     assert (done.returncode, "1 pinned user left" in done.stderr) == (75, True)

@@ -35,7 +35,7 @@ def end(processes: Iterable[int]) -> None:
 
 
 @contextmanager
-def frozen(processes: list[int]) -> Iterator[None]:
+def suspended(processes: list[int]) -> Iterator[None]:
     assert processes
     for process in processes:
         os.kill(process, signal.SIGSTOP)
@@ -85,7 +85,7 @@ def test_a_login_process_that_is_killed_during_a_request_ends_no_other_login(
     user = entrance.user(f"asking-{protocol}")
     landed(entrance, protocol, user)
     with entrance.connect(protocol) as session:
-        with frozen(entrance.proxy.processes("auth")):
+        with suspended(entrance.proxy.processes("auth")):
             ask(session, protocol, user)
             end(login_processes(entrance, [protocol]))
             with pytest.raises(OSError, match=r"clos|reset"):
@@ -110,7 +110,7 @@ def test_clients_that_log_in_while_auth_is_suspended_are_served_when_it_continue
         landed(entrance, protocol, user)
     with ExitStack() as stack:
         sessions = {protocol: stack.enter_context(entrance.connect(protocol)) for protocol in KINDS}
-        with frozen(entrance.proxy.processes("auth")):
+        with suspended(entrance.proxy.processes("auth")):
             for protocol, session in sessions.items():
                 ask(session, protocol, users[protocol])
         for session in sessions.values():
@@ -127,7 +127,7 @@ def test_clients_of_a_login_process_that_meets_a_suspended_auth_are_served_when_
     until(lambda: not login_processes(entrance))
     user = entrance.user("early")
     with ThreadPoolExecutor() as pool:
-        with frozen(entrance.proxy.processes("auth")):
+        with suspended(entrance.proxy.processes("auth")):
             logins = [pool.submit(landed, entrance, protocol, user) for protocol in KINDS]
             until(
                 lambda: len(login_processes(entrance)) >= len(KINDS),
@@ -145,7 +145,7 @@ def test_clients_that_connect_while_no_auth_runs_are_served_when_it_is_back(entr
         waiting = [protocol for protocol in KINDS if protocol != "submission"]
         sessions = {protocol: stack.enter_context(entrance.connect(protocol)) for protocol in waiting}
         master = entrance.proxy.processes()[0]
-        with frozen([master]):
+        with suspended([master]):
             end(entrance.proxy.processes("auth"))
             for protocol, session in sessions.items():
                 ask(session, protocol, user)

@@ -23,7 +23,7 @@ from tests.servers import free_port
 class Setting(NamedTuple):
     director: DirectorProcess
     process: subprocess.Popen[bytes]
-    heard: list[str]
+    messages: list[str]
     """Messages that the manager got from the director."""
 
 
@@ -44,8 +44,8 @@ def setting() -> Iterator[Setting]:
         stack.callback(os.close, fifo)
         manager = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
         manager.bind(str(folder / "notify"))
-        heard: list[str] = []
-        Thread(target=hear, args=(manager, heard), daemon=True).start()
+        messages: list[str] = []
+        Thread(target=hear, args=(manager, messages), daemon=True).start()
         ends = [login.fileno(), fifo]
         with director.log_path.open("ab") as log:
             process = subprocess.Popen(
@@ -66,19 +66,19 @@ def setting() -> Iterator[Setting]:
             )
         stack.callback(process.wait)
         stack.callback(process.kill)
-        yield Setting(director, process, heard)
+        yield Setting(director, process, messages)
 
 
-def hear(manager: socket.socket, heard: list[str]) -> None:
+def hear(manager: socket.socket, messages: list[str]) -> None:
     try:
         while True:
-            heard.append(manager.recv(4096).decode())
+            messages.append(manager.recv(4096).decode())
     except OSError:
         return
 
 
 def tries(setting: Setting) -> int:
-    return sum("cannot start, retrying" in message for message in setting.heard)
+    return sum("cannot start, retrying" in message for message in setting.messages)
 
 
 def test_a_start_that_fails_is_logged_once_and_succeeds_as_soon_as_the_secret_exists(
@@ -95,12 +95,12 @@ def test_a_start_that_fails_is_logged_once_and_succeeds_as_soon_as_the_secret_ex
     assert process.poll() is None
     until(lambda: "ring.secret_file" in director.log)
     assert director.log.count("ring.secret_file") == 1
-    assert any("ring.secret_file" in message for message in setting.heard)
+    assert any("ring.secret_file" in message for message in setting.messages)
     (director.folder / "secret.later").rename(director.folder / "secret")
     waiting.join()
     assert len(answers) == 1
     director.wait_ready()
-    assert any("READY=1" in message for message in setting.heard)
+    assert any("READY=1" in message for message in setting.messages)
 
 
 def log_in(path: Path) -> dict[str, str]:
@@ -115,7 +115,7 @@ def test_a_start_that_fails_after_taking_its_sockets_gets_them_again(setting: Se
     taken.listen()
     (director.folder / "secret.later").rename(director.folder / "secret")
     with taken:
-        until(lambda: any("in use" in message for message in setting.heard), what=director.log)
+        until(lambda: any("in use" in message for message in setting.messages), what=director.log)
         more = tries(setting)
         until(lambda: tries(setting) > more + 3, what=director.log)
         until(lambda: director.logged("cannot_start"))

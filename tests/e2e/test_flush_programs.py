@@ -74,7 +74,7 @@ class Flushing:
     context manager."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.asked = path, list[str]()
+        self.path, self.requests = path, list[str]()
         self.release = {user: threading.Event() for user in (HELD, HANGS)}
         self._names = {UserHash().hash(name.encode()): name for name in (HELD, HANGS, FAILS)}
         self._listener = socket.socket(socket.AF_UNIX)
@@ -101,7 +101,7 @@ class Flushing:
     def _serve(self, connection: socket.socket) -> None:
         with connection, connection.makefile("rb") as stream, suppress(OSError):
             user = self._names.get(int(stream.read().split(b"\n")[3]), "")
-            self.asked.append(user)
+            self.requests.append(user)
             if user in self.release:
                 self.release[user].wait(120)
             connection.sendall(b"out of order\n-\n" if user == FAILS else b"+\n")
@@ -141,7 +141,7 @@ def test_a_login_waits_on_every_director_until_the_program_of_one_has_ended(
     host = elsewhere(ring[0], HELD)
     mover = threading.Thread(target=ring[0].command, args=("move", "--new", HELD, host))
     mover.start()
-    until(lambda: HELD in flushing.asked, what="the program is asked")
+    until(lambda: HELD in flushing.requests, what="the program is asked")
     with Client(ring[2].login) as client:
         client.socket.sendall(auth_line(1, HELD))
         client.socket.settimeout(2.5)  # longer than the kick delay
@@ -151,7 +151,7 @@ def test_a_login_waits_on_every_director_until_the_program_of_one_has_ended(
         flushing.release[HELD].set()
         assert host_in(client.stream.readline()) == host
     mover.join()
-    assert flushing.asked.count(HELD) == 1
+    assert flushing.requests.count(HELD) == 1
     assert counted(ring[0], "done") == 1
 
 
@@ -162,7 +162,7 @@ def test_a_flush_program_that_hangs_or_fails_is_reported_and_delays_no_other_use
     hosts = {user: elsewhere(first, user) for user in (HANGS, FAILS, WELL)}
     hanging = threading.Thread(target=first.command, args=("move", "--new", HANGS, hosts[HANGS]))
     hanging.start()
-    until(lambda: HANGS in flushing.asked, what="the program hangs")
+    until(lambda: HANGS in flushing.requests, what="the program hangs")
     failed = first.command("move", "--new", FAILS, hosts[FAILS])
     well = first.command("move", "--new", WELL, hosts[WELL])
     with Client(ring[2].login) as client:

@@ -31,7 +31,7 @@ FORWARDING = {
 """The command by which a proxy in front of this proxy names a client's address."""
 
 
-def knows(director: ServeProcess, user: str, tag: str = "") -> bool:
+def is_assigned(director: ServeProcess, user: str, tag: str = "") -> bool:
     """Whether the user of this tag is assigned."""
     options = ["-t", tag] if tag else []
     return director.ask("status", user, *options)["current"] is not None
@@ -51,7 +51,7 @@ def test_a_host_that_the_passdb_names_is_not_changed(entrance: Entrance, protoco
     users = [entrance.user(f"fixed{number}-{protocol}") for number in range(3)]
     assert {landed(entrance, protocol, user) for user in users} == {"b3"}
     if entrance.director is not None:
-        assert not any(knows(entrance.director, user) for user in users)
+        assert not any(is_assigned(entrance.director, user) for user in users)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -59,7 +59,10 @@ def test_a_tag_selects_the_backends_of_its_pool(entrance: Entrance, protocol: st
     user = entrance.user(f"gold-{protocol}")
     assert landed(entrance, protocol, user) == "b4"
     if entrance.director is not None:
-        assert (knows(entrance.director, user, "gold"), knows(entrance.director, user)) == (True, False)
+        assert (is_assigned(entrance.director, user, "gold"), is_assigned(entrance.director, user)) == (
+            True,
+            False,
+        )
 
 
 @pytest.mark.parametrize("protocol", SESSIONS)

@@ -41,9 +41,12 @@ class Ring:
     def wait_for(self, down: set[str]) -> None:
         """Wait until these hosts are down and have no users, on every director."""
         for director in self.all:
-            look = over_unix(director.admin)
-            until(lambda look=look: look.hosts_down() == down, what="the hosts that are down")
-            until(lambda look=look: not look.hosts_with_users() & down, what="users of a host that is down")
+            listing = over_unix(director.admin)
+            until(lambda listing=listing: listing.hosts_down() == down, what="the hosts that are down")
+            until(
+                lambda listing=listing: not listing.hosts_with_users() & down,
+                what="users of a host that is down",
+            )
 
 
 @pytest.fixture(params=[1, 3])
@@ -60,7 +63,7 @@ def ring(request: pytest.FixtureRequest, folder: Path) -> Iterator[Ring]:
 def test_poolmon_moves_users_off_dead_hosts(ring: Ring, way: str) -> None:
     assert set(ring.log_in().values()) == set(HOSTS)
     for dead in ({HOSTS[0]}, set(HOSTS[:3]), {HOSTS[3]}, set()):
-        scans = [threading.Thread(target=one.scan, args=(dead,)) for one in ring.monitors(way)]
+        scans = [threading.Thread(target=monitor.scan, args=(dead,)) for monitor in ring.monitors(way)]
         for scan in scans:
             scan.start()
         for scan in scans:
@@ -81,7 +84,7 @@ def send_and_hang_up(director: DirectorProcess) -> int:
     weights = range(1, 31)
     with connect(director.admin) as sock:
         sock.sendall(
-            GREETING + b"".join(b"HOST-UPDATE\t%s\t%d\n" % (HOSTS[0].encode(), one) for one in weights)
+            GREETING + b"".join(b"HOST-UPDATE\t%s\t%d\n" % (HOSTS[0].encode(), weight) for weight in weights)
         )
     return weights[-1]
 

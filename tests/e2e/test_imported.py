@@ -101,9 +101,9 @@ def login_socket_findings(director: ServeProcess, proxy: Dovecot) -> list[str]:
     file.write_bytes(printed)
     findings = msgspec.json.decode(director.command("doctor", "--json", "--doveconf", str(file)).stdout)
     return [
-        one["found"]
-        for one in findings["findings"]
-        if one["check"] == "login_socket" and one["level"] == "fault"
+        finding["found"]
+        for finding in findings["findings"]
+        if finding["check"] == "login_socket" and finding["level"] == "fault"
     ]
 
 
@@ -170,8 +170,8 @@ def test_lmtp_and_doveadm_of_2_4_ask_the_director_if_all_services_of_2_3_did(abs
             delivered = {backend.name: set(backend.users("lmtp")) for backend in backends}
             assert set().union(*delivered.values()) == set(users)
             assert all(delivered.values())
-            for name, theirs in delivered.items():
-                for user in theirs:
+            for name, assigned in delivered.items():
+                for user in assigned:
                     assert login_imap(PROXY, 143, user) == name
                     command = programs.command(
                         "doveadm", "-c", str(programs.inside(proxy.config)), "mailbox", "list", "-u", user

@@ -76,7 +76,7 @@ def placed(ring: Ring) -> tuple[str, str]:
     ring.directors.wait_whole()
     host = log_in(ring.directors[0], [USER])[USER]
     until(lambda: {record(d) for d in ring.directors.all} == {host}, what="all directors know the user")
-    return host, next(one for one, *_ in ring.directors[0].hosts() if one != host)
+    return host, next(address for address, *_ in ring.directors[0].hosts() if address != host)
 
 
 def die_in_the_middle(ring: Ring, path: str, body: dict[str, Any]) -> None:
@@ -133,7 +133,9 @@ def test_a_move_during_which_all_directors_died_ends_on_its_host_after_the_resta
 def stored_wrongly(ring: Ring, pin: bool) -> bool:
     """Whether a store has the user as moving, unassigned, or wrongly pinned or unpinned."""
     records = [ring.stored(director) for director in ring.directors.all]
-    return any(one is None or one.flags & MOVING or bool(one.flags & PINNED) is not pin for one in records)
+    return any(
+        user is None or user.flags & MOVING or bool(user.flags & PINNED) is not pin for user in records
+    )
 
 
 @pytest.mark.shows("S-22")

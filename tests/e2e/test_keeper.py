@@ -218,21 +218,21 @@ def test_a_replacement_in_place_with_another_base_dir_moves_the_keeper_there(
 def test_a_fifo_that_was_replaced_while_the_director_ran_is_held_too(director: DirectorProcess) -> None:
     director.fifo.unlink()
     until(lambda: director.logged("notify_fifo_replaced"))
-    until(lambda: fifo_held(director) == identity(director.fifo), what="the keeper has the new one")
+    until(lambda: fifo_of_keeper(director) == identity(director.fifo), what="the keeper has the new one")
     director.kill()
     os.close(os.open(director.fifo, os.O_WRONLY | os.O_NONBLOCK))  # fails if no process reads
 
 
-def fifo_held(director: DirectorProcess) -> tuple[int, int] | None:
+def fifo_of_keeper(director: DirectorProcess) -> tuple[int, int] | None:
     """Return device and inode number of the FIFO that the keeper has open."""
     reply = keeperlink.ask(control(director), "copies")
     assert reply is not None
     answer, connection = reply
     connection.close()
     try:
-        found = {one.name: os.fstat(one.descriptor) for one in answer.kept}
+        found = {held_file.name: os.fstat(held_file.descriptor) for held_file in answer.kept}
     finally:
-        keeperlink.keeper.close_all([one.descriptor for one in answer.kept])
+        keeperlink.keeper.close_all([held_file.descriptor for held_file in answer.kept])
     return (found["notify"].st_dev, found["notify"].st_ino) if "notify" in found else None
 
 
@@ -285,7 +285,7 @@ def test_of_two_directors_that_race_for_one_keeper_one_serves_and_the_other_ends
             director.start()
             second.start()
             assert client.recv(100).startswith(GREETED)
-        loser = until(lambda: next((one for one in (director, second) if one.ended()), None))
+        loser = until(lambda: next((each for each in (director, second) if each.ended()), None))
         assert loser.wait() == 78
         assert "another process listens there" in loser.log
         assert keeper(director).busy

@@ -47,7 +47,7 @@ Session = tuple[str, str]
 """User and protocol."""
 
 
-class Desk:
+class KickChannel:
     """A kicker and the results of its last kick."""
 
     def __init__(self, proxy: Proxy, timeout: float, sockets: Path) -> None:
@@ -78,13 +78,15 @@ class Desk:
 
 
 @asynccontextmanager
-async def desk_for(proxy: Proxy, timeout: float = 10.0, sockets: Path | None = None) -> AsyncIterator[Desk]:
+async def kick_channel(
+    proxy: Proxy, timeout: float = 10.0, sockets: Path | None = None
+) -> AsyncIterator[KickChannel]:
     """Run a kicker of a proxy. `sockets`: the folder of the kick channel's sockets; None: that of the
     proxy."""
-    desk = Desk(proxy, timeout, sockets or proxy.run)
+    channel = KickChannel(proxy, timeout, sockets or proxy.run)
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(desk.kicker.run)
-        yield desk
+        tasks.start_soon(channel.kicker.run)
+        yield channel
         tasks.cancel_scope.cancel()
 
 
@@ -167,20 +169,20 @@ ALL = IMAP | POP3
 async def test_a_kick_ends_exactly_the_sessions_it_names(
     kicked: Front, what: KickWhat, ended: set[Session]
 ) -> None:
-    async with desk_for(kicked.proxy) as desk:
-        await desk.sessions(0)
+    async with kick_channel(kicked.proxy) as channel:
+        await channel.sessions(0)
         with Clients(kicked.address, kicked.ports) as clients:
-            await desk.sessions(len(ALL))
-            assert await desk.kick(what) == (len(ended), "")
+            await channel.sessions(len(ALL))
+            assert await channel.kick(what) == (len(ended), "")
             assert clients.ended() == ended
-            assert len(await desk.sessions(len(ALL) - len(ended))) == len(ALL) - len(ended)
+            assert len(await channel.sessions(len(ALL) - len(ended))) == len(ALL) - len(ended)
 
 
 async def test_sessions_are_listed_with_their_hosts_and_hashes(kicked: Front) -> None:
-    async with desk_for(kicked.proxy) as desk:
-        await desk.sessions(0)
+    async with kick_channel(kicked.proxy) as channel:
+        await channel.sessions(0)
         with Clients(kicked.address, kicked.ports):
-            listed = await desk.sessions(len(ALL))
+            listed = await channel.sessions(len(ALL))
     expected = [
         ProxiedSession(user.encode(), host, HASHES[user]) for user in USERS for host in (FIRST, SECOND)
     ]
@@ -189,27 +191,27 @@ async def test_sessions_are_listed_with_their_hosts_and_hashes(kicked: Front) ->
 
 async def test_a_session_that_is_not_proxied_is_neither_listed_nor_ended(kicked: Front) -> None:
     """anvil would end this session too if it were asked to end the user's sessions."""
-    async with desk_for(kicked.proxy) as desk:
-        await desk.sessions(0)
+    async with kick_channel(kicked.proxy) as channel:
+        await channel.sessions(0)
         with Imap(kicked.address, kicked.ports.imap) as here:
             here.login("here", "any")
             assert here.served_by() == kicked.proxy.name
-            assert await desk.kick(ByName(b"here")) == (0, "")
-            assert await desk.kicker.list_sessions() == []
+            assert await channel.kick(ByName(b"here")) == (0, "")
+            assert await channel.kicker.list_sessions() == []
             assert answers(here)
 
 
 async def test_many_kicks_at_once_are_all_carried_out(kicked: Front) -> None:
-    async with desk_for(kicked.proxy) as desk:
-        await desk.sessions(0)
+    async with kick_channel(kicked.proxy) as channel:
+        await channel.sessions(0)
         with Clients(kicked.address, kicked.ports) as clients:
-            await desk.sessions(len(ALL))
+            await channel.sessions(len(ALL))
             for number in range(200):
-                desk.kicker.kick(number, ByName(b"absent%d" % number))
+                channel.kicker.kick(number, ByName(b"absent%d" % number))
             for user in USERS:
-                desk.kicker.kick(1000, ByName(user.encode()))
-            await until(lambda: len(desk.ended) == 203, within=20)
-            assert sorted(desk.ended)[-4:] == [(0, ""), *[(2, "")] * 3]
+                channel.kicker.kick(1000, ByName(user.encode()))
+            await until(lambda: len(channel.ended) == 203, within=20)
+            assert sorted(channel.ended)[-4:] == [(0, ""), *[(2, "")] * 3]
             assert clients.ended() == ALL
 
 
@@ -238,11 +240,11 @@ async def test_a_session_whose_backend_has_not_answered_yet_is_listed_and_ended(
 ) -> None:
     # a login process answers ipc only after its first session
     login_imap(kicked.address, kicked.ports.imap, "ann")
-    async with desk_for(kicked.proxy) as desk:
-        await desk.sessions(0)
+    async with kick_channel(kicked.proxy) as channel:
+        await channel.sessions(0)
         with logging_in(kicked, "slow\tpoke") as session:
-            assert await desk.sessions(1) == [ProxiedSession(b"slow\tpoke", SILENT, SLOW_HASH)]
-            assert await desk.kick(what) == (1, "")
+            assert await channel.sessions(1) == [ProxiedSession(b"slow\tpoke", SILENT, SLOW_HASH)]
+            assert await channel.kick(what) == (1, "")
             with pytest.raises(ConnectionError, match="closed"):
                 session.read()
 
@@ -250,48 +252,48 @@ async def test_a_session_whose_backend_has_not_answered_yet_is_listed_and_ended(
 async def test_a_suspended_login_process_makes_a_kick_time_out_but_all_others_end_their_sessions(
     kicked: Front,
 ) -> None:
-    async with desk_for(kicked.proxy, timeout=1.0) as desk:
-        await desk.sessions(0)
+    async with kick_channel(kicked.proxy, timeout=1.0) as channel:
+        await channel.sessions(0)
         with Clients(kicked.address, kicked.ports, ("ann",)) as clients:
-            await desk.sessions(2)
-            frozen = kicked.proxy.processes("pop3-login")
-            for process in frozen:
+            await channel.sessions(2)
+            suspended = kicked.proxy.processes("pop3-login")
+            for process in suspended:
                 os.kill(process, signal.SIGSTOP)
             try:
-                late = await desk.kick(ByName(b"ann"))
+                late = await channel.kick(ByName(b"ann"))
                 imap_answers = answers(clients.connections["ann", "imap"])
             finally:
-                for process in frozen:
+                for process in suspended:
                     os.kill(process, signal.SIGCONT)
-            assert late == (0, f"{desk.path}: no answer within 1 s")
+            assert late == (0, f"{channel.path}: no answer within 1 s")
             assert not imap_answers
-            _, problem = await desk.kick(ByName(b"ann"))
+            _, problem = await channel.kick(ByName(b"ann"))
             assert problem == ""
             assert clients.ended() == {("ann", "imap"), ("ann", "pop3")}
 
 
 async def test_a_kicker_works_after_a_restart_of_dovecot(kicked: Front) -> None:
-    async with desk_for(kicked.proxy) as desk:
-        assert (await desk.kick(ByName(b"ann")))[1] == ""
+    async with kick_channel(kicked.proxy) as channel:
+        assert (await channel.kick(ByName(b"ann")))[1] == ""
         kicked.proxy.stop()
         # the first kick may still use the old connection, and find that it is lost
-        problems = [(await desk.kick(ByName(b"ann")))[1] for _ in range(2)]
-        assert problems[1].startswith(f"{desk.path}: cannot connect")
+        problems = [(await channel.kick(ByName(b"ann")))[1] for _ in range(2)]
+        assert problems[1].startswith(f"{channel.path}: cannot connect")
         kicked.proxy.start()
         with Clients(kicked.address, kicked.ports) as clients:
-            assert await desk.kick(ByName(b"ann")) == (2, "")
+            assert await channel.kick(ByName(b"ann")) == (2, "")
             assert clients.ended() == {("ann", "imap"), ("ann", "pop3")}
 
 
 async def test_a_kick_finds_sessions_by_the_fields_that_a_director_adds_to_replies(cluster: Cluster) -> None:
     proxy = cluster.proxies[0]
-    async with desk_for(proxy) as desk:
+    async with kick_channel(proxy) as channel:
         with Clients(proxy.address, cluster.ports, ("kim", "lou")) as clients:
             (host,) = [user["host"] for user in cluster.directors[0].ask("map") if user["name"] == "kim"]
             hash32 = UserHash().hash(b"kim")
-            listed = [s for s in await desk.kicker.list_sessions() if s.name == b"kim"]
+            listed = [s for s in await channel.kicker.list_sessions() if s.name == b"kim"]
             assert listed == [ProxiedSession(b"kim", host, hash32)] * 2
-            assert await desk.kick(HashOnHosts(hash32, [host])) == (2, "")
+            assert await channel.kick(HashOnHosts(hash32, [host])) == (2, "")
             assert clients.ended() == {("kim", "imap"), ("kim", "pop3")}
 
 
@@ -318,11 +320,11 @@ def test_the_removal_of_a_host_ends_its_sessions_and_no_others(cluster: Cluster)
             assert director.command("add", removed.address).returncode == 0
 
 
-def imap_server(listener: socket.socket, asked: threading.Event, speak: threading.Event) -> None:
+def imap_server(listener: socket.socket, connected: threading.Event, speak: threading.Event) -> None:
     """Serve one session of a backend that sends nothing until `speak` is set, and then accepts all
     commands."""
     connection, _ = listener.accept()
-    asked.set()
+    connected.set()
     with connection, suppress(OSError):
         speak.wait()
         connection.sendall(b"* OK [CAPABILITY IMAP4rev1 SASL-IR AUTH=PLAIN ID] here.\r\n")
@@ -337,7 +339,7 @@ def test_a_login_in_flight_to_a_slow_backend_is_ended_when_its_user_is_moved(
 ) -> None:
     programs = dovecot(release)
     ports = free_ports([MOVING_PROXY, MOVED_TO, SILENT], [MOVING_PROXY])
-    asked, speak = threading.Event(), threading.Event()
+    connected, speak = threading.Event(), threading.Event()
     with (
         new_folder(programs) as folder,
         socket.socket() as silent,
@@ -354,14 +356,14 @@ def test_a_login_in_flight_to_a_slow_backend_is_ended_when_its_user_is_moved(
         silent.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         silent.bind((SILENT, ports.imap))
         silent.listen()
-        backend = threading.Thread(target=imap_server, args=(silent, asked, speak), daemon=True)
+        backend = threading.Thread(target=imap_server, args=(silent, connected, speak), daemon=True)
         backend.start()
         director = cluster.directors[0]
         for command in (["add", SILENT], ["move", "--new", "slow", SILENT]):
             assert director.command(*command).returncode == 0
         with Imap(MOVING_PROXY, ports.imap) as early:
             early.send('a LOGIN "slow" any')
-            assert asked.wait(20)
+            assert connected.wait(20)
             assert director.command("move", "slow", MOVED_TO).returncode == 0
             assert login_imap(MOVING_PROXY, ports.imap, "slow") == "b1"
             speak.set()
@@ -396,10 +398,10 @@ def one_each() -> Iterator[Front]:
 
 
 async def test_a_kick_reaches_login_processes_that_serve_one_connection_each(one_each: Front) -> None:
-    async with desk_for(one_each.proxy) as desk:
+    async with kick_channel(one_each.proxy) as channel:
         with Clients(one_each.address, one_each.ports, ("ann", "bob")) as clients:
-            await desk.sessions(4)
-            assert await desk.kick(HashOnHosts(HASHES["ann"], [MOVED_TO])) == (2, "")
+            await channel.sessions(4)
+            assert await channel.kick(HashOnHosts(HASHES["ann"], [MOVED_TO])) == (2, "")
             assert clients.ended() == {("ann", "imap"), ("ann", "pop3")}
 
 
@@ -409,11 +411,11 @@ async def test_a_kick_without_access_to_login_processes_reports_open_sessions_an
     with new_folder() as folder:
         # no sockets of login processes are in this folder, as for a director that is not root
         (folder / "anvil").symlink_to(one_each.proxy.run / "anvil")
-        async with desk_for(one_each.proxy, sockets=folder) as desk:
-            await desk.sessions(0)
+        async with kick_channel(one_each.proxy, sockets=folder) as channel:
+            await channel.sessions(0)
             with Clients(one_each.address, one_each.ports, ("cat",)) as clients:
-                await desk.sessions(2)
-                sessions, problem = await desk.kick(HashOnHosts(HASHES["cat"], [MOVED_TO]))
+                await channel.sessions(2)
+                sessions, problem = await channel.kick(HashOnHosts(HASHES["cat"], [MOVED_TO]))
                 assert clients.ended() == {("cat", "pop3")}
     assert sessions == 0
     assert "but some continue: 1 of imap-login; set restart_request_count = unlimited" in problem

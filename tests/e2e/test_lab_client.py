@@ -68,8 +68,8 @@ class Client:
 
     def stop(self) -> str:
         self.process.send_signal(signal.SIGTERM)
-        said, _ = self.process.communicate(timeout=10)
-        return said
+        printed, _ = self.process.communicate(timeout=10)
+        return printed
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_an_unreachable_server_is_a_failed_login_and_does_not_end_the_client(
 
 def test_the_report_says_what_was_done(client: Client) -> None:
     client.until(lambda found: len(found) > 20)
-    said, _ = client.start("report", "--since", "60").communicate(timeout=10)
-    assert "imap, long" in said
-    assert "users on two backends at once: 0" in said
-    assert max(map(len, said.splitlines())) <= 80
+    printed, _ = client.start("report", "--since", "60").communicate(timeout=10)
+    assert "imap, long" in printed
+    assert "users on two backends at once: 0" in printed
+    assert max(map(len, printed.splitlines())) <= 80

@@ -198,7 +198,7 @@ def test_postfix_finds_the_lmtp_service_of_a_users_host_also_after_a_move(place:
     table = f"socketmap:unix:{place.queue}/map:lmtp"
     first = postmap(place, "paula@example.com", table)
     backend = place.served_by("paula@example.com")
-    address = next(one.address for one in place.backends if one.name == backend)
+    address = next(each.address for each in place.backends if each.name == backend)
     assert (first.returncode, first.stdout) == (0, f"lmtp:inet:[{address}]:{ports.lmtp}\n")
     place.move("paula@example.com", place.other(backend))
     again = postmap(place, "paula@example.com", table)
@@ -232,7 +232,7 @@ def test_mail_reaches_the_backend_of_its_user_and_no_other_recipient_is_assigned
         with smtplib.SMTP(HOST, port, timeout=60) as client, pytest.raises(smtplib.SMTPRecipientsRefused):
             client.sendmail("eve@example.com", "eve@example.org", "Subject: hello\r\n\r\nhello\r\n")
         for user in ("petra@example.com", "peer@example.com"):
-            backend = next(one for one in place.backends if one.name == place.served_by(user))
+            backend = next(each for each in place.backends if each.name == place.served_by(user))
             until(lambda: user in backend.users("lmtp"), within=60, what=log.read_text())  # noqa: B023
     users = place.director.get("/v1/users")
     assert {"petra@example.com", "peer@example.com"} <= {user["name"] for user in users}

@@ -81,15 +81,15 @@ class Gate:
                     gate.refused += 1
                     self.answer(401, b'{"detail":"its token is not the one in http.token_file"}')
                     return
-                asked = http.client.HTTPConnection(*director, timeout=10)
+                connection = http.client.HTTPConnection(*director, timeout=10)
                 try:
-                    asked.request("GET", self.path, headers={"Authorization": f"Bearer {TOKEN}"})
-                    answer = asked.getresponse()
+                    connection.request("GET", self.path, headers={"Authorization": f"Bearer {TOKEN}"})
+                    answer = connection.getresponse()
                     self.answer(answer.status, answer.read())
                 except OSError:
                     self.close_connection = True
                 finally:
-                    asked.close()
+                    connection.close()
 
             def answer(self, status: int, body: bytes) -> None:
                 self.send_response(status)
@@ -157,9 +157,9 @@ def serving(release: str, proxy: str, hosts: list[str], fields: dict[str, str]) 
         url, token = f"http://{DIRECTOR}:{gate_port}/", programs.inside(folder / "token")
         script = LUA.read_text()
         if release == "2.3":
-            own = f'{{ url = "{url}", token_file = "{token}", timeout = 5 }}'
+            lua_settings = f'{{ url = "{url}", token_file = "{token}", timeout = 5 }}'
             assert NO_SETTINGS in script
-            script = script.replace(NO_SETTINGS, own)
+            script = script.replace(NO_SETTINGS, lua_settings)
         (folder / "director.lua").write_text(script)
         settings = {
             "lookups": 'http = true\ntimeout = "1 s"',
@@ -266,8 +266,8 @@ def test_a_token_that_was_changed_is_read_again_and_no_login_fails(place: Place)
 def test_a_session_can_be_ended_by_the_key_that_the_director_gave_it(place: Place) -> None:
     with Imap(PROXY, place.ports.imap) as session:
         session.login("karl", "secret")
-        address = next(one.address for one in place.backends if one.name == session.served_by())
-        other = next(one.address for one in place.backends if one.address != address)
+        address = next(each.address for each in place.backends if each.name == session.served_by())
+        other = next(each.address for each in place.backends if each.address != address)
         kick = ("proxy", "kick") if place.proxy.programs.release == "2.3" else ("kick",)
         for wrong in (f"{HASH_OF_KARL}@{other}", f"1@{address}"):
             place.proxy.doveadm(*kick, "-f", "user_dirkey", wrong)

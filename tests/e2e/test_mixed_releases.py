@@ -64,12 +64,14 @@ def test_a_director_that_speaks_only_newer_versions_is_refused_with_a_reason_on_
 ) -> None:
     with Directors(folder, first=FIRST, each=[{}, {}, ONLY_NEWER]) as ring:
         old, newest = f"{OLDEST_RING_VERSION} to {RING_VERSION}", f"{NEXT} to {NEXT}"
-        told = f"ring version {newest} offered, {ring[0].member} speaks {old}"
-        until(partial(ring[0].logged, "ring_link_closed", told), what=ring[0].log)
+        reason = f"ring version {newest} offered, {ring[0].member} speaks {old}"
+        until(partial(ring[0].logged, "ring_link_closed", reason), what=ring[0].log)
         until(partial(ring[2].logged, "ring_link_closed", "ring version "), what=ring[2].log)
-        own = f"{ring[2].member} speaks {newest}"
+        other_reason = f"{ring[2].member} speaks {newest}"
         until(
-            lambda: ring[2].logged("ring_link_closed", own) or ring[2].logged("ring_link_closed", told),
+            lambda: (
+                ring[2].logged("ring_link_closed", other_reason) or ring[2].logged("ring_link_closed", reason)
+            ),
             what=ring[2].log,
         )
         for director in ring.all[:2]:
@@ -81,12 +83,16 @@ def test_a_director_that_speaks_only_newer_versions_is_refused_with_a_reason_on_
 @pytest.mark.shows("A-24")
 def test_a_director_of_ring_version_1_is_refused_and_both_ends_say_why(folder: Path) -> None:
     with Directors(folder, first=FIRST, each=[{}, {}, {"program": ("tests.e2e.ring_version_1",)}]) as ring:
-        told = f"ring version 1 to 1 offered, {ring[0].member} speaks {OLDEST_RING_VERSION} to {RING_VERSION}"
-        until(partial(ring[0].logged, "ring_link_closed", told), what=ring[0].log)
-        assert "upgrade the director with the older one" in ring[0].logged("ring_link_closed", told)[0]
-        own = f"{ring[2].member} speaks 1 to 1: upgrade the director with the older one"
+        reason = (
+            f"ring version 1 to 1 offered, {ring[0].member} speaks {OLDEST_RING_VERSION} to {RING_VERSION}"
+        )
+        until(partial(ring[0].logged, "ring_link_closed", reason), what=ring[0].log)
+        assert "upgrade the director with the older one" in ring[0].logged("ring_link_closed", reason)[0]
+        other_reason = f"{ring[2].member} speaks 1 to 1: upgrade the director with the older one"
         until(
-            lambda: ring[2].logged("ring_link_closed", told) or ring[2].logged("ring_link_closed", own),
+            lambda: (
+                ring[2].logged("ring_link_closed", reason) or ring[2].logged("ring_link_closed", other_reason)
+            ),
             what=ring[2].log,
         )
         for director in ring.all[:2]:

@@ -71,8 +71,8 @@ def wait_until_complete(cluster: Cluster) -> None:
     def is_complete() -> bool:
         found = [director.get("/v1/status") for director in cluster.directors]
         return all(
-            one["ring"]["synced"] and len(one["ring"]["ring"]) == 3 and one["store"]["loaded"]
-            for one in found
+            status["ring"]["synced"] and len(status["ring"]["ring"]) == 3 and status["store"]["loaded"]
+            for status in found
         )
 
     for director in cluster.directors:
@@ -154,8 +154,8 @@ def test_a_move_ends_exactly_the_sessions_of_its_user_and_the_next_login_lands_o
         moved, others = sessions.both("mia"), sessions.both("noa")
         old = host_of(cluster.directors[0], "mia")
         new = elsewhere(cluster, old)
-        said = run_command(cluster.directors[1], "move", "mia", new.address)
-        assert (said.stdout, said.stderr) == (f"mia: {old} -> {new.address}, 6 sessions ended\n", "")
+        result = run_command(cluster.directors[1], "move", "mia", new.address)
+        assert (result.stdout, result.stderr) == (f"mia: {old} -> {new.address}, 6 sessions ended\n", "")
         assert sessions.ended() == sorted(moved)
         assert seen_at(cluster, "mia") == [new.name] * 3
         for address in cluster.proxy_addresses:
@@ -189,9 +189,9 @@ def test_a_kick_ends_all_sessions_of_its_user_who_may_log_in_again_at_once(
         kicked = sessions.both("rita")
         sessions.both("rit")
         before = sessions.served_by(kicked[0])
-        said = run_command(cluster.directors[2], "kick", *how)
+        result = run_command(cluster.directors[2], "kick", *how)
         name = f"hash {how[1]}" if len(how) > 1 else how[0]
-        assert (said.stdout, said.stderr) == (f"{name}: 6 sessions ended\n", "")
+        assert (result.stdout, result.stderr) == (f"{name}: 6 sessions ended\n", "")
         assert sessions.ended() == sorted(kicked)
         assert seen_at(cluster, "rita") == [before] * 3
 
@@ -204,8 +204,8 @@ def test_a_kick_by_a_field_ends_the_sessions_of_all_users_with_that_field(cluste
             " 0 sessions ended\n"
         )
         assert sessions.ended() == []
-        said = run_command(cluster.directors[0], "kick", "-f", "user_guest", "yes").stdout
-        assert said == "user_guest=yes: 6 sessions ended\n"
+        result = run_command(cluster.directors[0], "kick", "-f", "user_guest", "yes").stdout
+        assert result == "user_guest=yes: 6 sessions ended\n"
         assert sessions.ended() == sorted(guests)
 
 
@@ -222,9 +222,9 @@ def test_a_flush_behind_weight_0_moves_50_users_and_ends_their_sessions_only(clu
         run_command(cluster.directors[1], "update", host, "0")
         assert sessions.ended() == []
         (count,) = set(counts(cluster, host))
-        said = run_command(cluster.directors[2], "flush", host)
+        result = run_command(cluster.directors[2], "flush", host)
         expected = f"flush {host}: {count} users moved, 50 sessions ended, 0 timed out\n"
-        assert (said.stdout, said.stderr) == (expected, "")
+        assert (result.stdout, result.stderr) == (expected, "")
         assert sessions.ended() == sessions.of(*users)
         assert counts(cluster, host) == [0, 0, 0]
         assert cluster.backends[0].name not in seen_at(cluster, users[0]) + seen_at(cluster, users[-1])
@@ -237,8 +237,8 @@ def test_a_forgetting_flush_deletes_the_assignments_to_a_host_on_all_directors(c
         for user in users:
             sessions.imap(user)
         (count,) = set(counts(cluster, host))
-        said = run_command(cluster.directors[0], "flush", "-F", host).stdout
-        assert said == f"flush {host}: {count} users forgotten, 15 sessions ended, 0 timed out\n"
+        result = run_command(cluster.directors[0], "flush", "-F", host).stdout
+        assert result == f"flush {host}: {count} users forgotten, 15 sessions ended, 0 timed out\n"
         assert sessions.ended() == sessions.of(*users)
         assert counts(cluster, host) == [0, 0, 0]
         assert seen_at(cluster, users[0]) == [cluster.backends[2].name] * 3
@@ -255,12 +255,12 @@ def test_a_drain_moves_all_users_of_a_host_except_pinned_users(cluster: Cluster)
             run_command(cluster.directors[0], "pin", pinned, host).stdout
             == f"{pinned}: already on {host}, pinned\n"
         )
-        said = run_command(cluster.directors[1], "drain", host, code=75)
+        result = run_command(cluster.directors[1], "drain", host, code=75)
         assert re.fullmatch(
             rf"drain {host}: \d+ users moved, 27 sessions ended, 0 timed out, 1 pinned user left\n",
-            said.stdout,
+            result.stdout,
         )
-        assert "1 pinned user left" in said.stderr
+        assert "1 pinned user left" in result.stderr
         assert sessions.ended() == sessions.of(*others)
         assert counts(cluster, host) == [1, 1, 1]
         assert run_command(cluster.directors[2], "unpin", pinned).stdout.startswith(
@@ -279,8 +279,8 @@ def test_a_rebalance_moves_users_back_to_the_hosts_that_the_hash_selects(cluster
     with Sessions(cluster) as sessions:
         for user in users:
             sessions.imap(user)
-        said = run_command(cluster.directors[1], "rebalance", "--max-parallel", "100").stdout
-        assert re.fullmatch(r"rebalance: \d+ users moved, 12 sessions ended, 0 timed out\n", said)
+        result = run_command(cluster.directors[1], "rebalance", "--max-parallel", "100").stdout
+        assert re.fullmatch(r"rebalance: \d+ users moved, 12 sessions ended, 0 timed out\n", result)
         assert sessions.ended() == sessions.of(*users)
     assert {host_of(cluster.directors[2], user) for user in users} == {host}
     assert run_command(cluster.directors[1], "rebalance").stdout.startswith(
@@ -294,10 +294,10 @@ def test_a_tag_takes_a_host_out_of_its_pool_and_moves_its_users(cluster: Cluster
     with Sessions(cluster) as sessions:
         for user in users:
             sessions.imap(user)
-        said = run_command(cluster.directors[2], "tag", host, "gold").stdout
+        result = run_command(cluster.directors[2], "tag", host, "gold").stdout
         try:
             assert re.fullmatch(
-                rf"tag {re.escape(host)} gold: \d+ users moved, 15 sessions ended, 0 timed out\n", said
+                rf"tag {re.escape(host)} gold: \d+ users moved, 15 sessions ended, 0 timed out\n", result
             )
             assert sessions.ended() == sessions.of(*users)
             assert cluster.backends[1].name not in seen_at(cluster, users[0])
@@ -402,12 +402,12 @@ def test_stock_doveadm_takes_a_director_off_the_ring_and_adds_it_again(cluster: 
     removed = doveadm(cluster, "ring", "remove", third.address, port)
     try:
         until(lambda: not third.ready(), what="the third director answers no logins")
-        left = cluster.directors[0].get("/v1/ring")["ring"]
+        listed = cluster.directors[0].get("/v1/ring")["ring"]
         again = doveadm(cluster, "ring", "remove", third.address, port)
     finally:
         added = doveadm(cluster, "ring", "add", third.address, port)
     assert (removed.returncode, removed.stdout, removed.stderr) == (0, "", "")
-    assert len(left) == 2
+    assert len(listed) == 2
     assert (again.returncode, again.stderr) == (68, "Error: Not found\n")
     assert (added.returncode, added.stdout, added.stderr) == (0, "", "")
     wait_until_complete(cluster)
@@ -428,18 +428,18 @@ def through(sessions: Sequence[Session], proxies: Sequence[str]) -> list[Session
 
 
 def test_a_suspended_director_is_named_and_its_sessions_end_when_it_continues(cluster: Cluster) -> None:
-    frozen = cluster.directors[2]
+    suspended = cluster.directors[2]
     with Sessions(cluster) as sessions:
         _, new = moving(cluster, sessions, "xenia")
         first, second, _ = cluster.proxy_addresses
-        frozen.send(signal.SIGSTOP)
+        suspended.send(signal.SIGSTOP)
         try:
-            said = run_command(cluster.directors[0], "move", "xenia", new.address)
+            result = run_command(cluster.directors[0], "move", "xenia", new.address)
             reached = sessions.ended()
         finally:
-            frozen.send(signal.SIGCONT)
-        assert "4 sessions ended" in said.stdout
-        assert f"not confirmed by {frozen.address}:{cluster.ports.ring}" in said.stderr
+            suspended.send(signal.SIGCONT)
+        assert "4 sessions ended" in result.stdout
+        assert f"not confirmed by {suspended.address}:{cluster.ports.ring}" in result.stderr
         assert reached == through(sessions.of("xenia"), [first, second])
         until(
             lambda: sessions.ended() == sessions.of("xenia"),
@@ -455,11 +455,11 @@ def test_the_sessions_of_a_killed_director_stay_open_and_end_when_it_is_back(clu
         _, new = moving(cluster, sessions, "yara")
         first, _, third = cluster.proxy_addresses
         dead.kill()
-        said = run_command(cluster.directors[0], "move", "yara", new.address)
+        result = run_command(cluster.directors[0], "move", "yara", new.address)
         reached = sessions.ended()
         dead.start()
-        assert "4 sessions ended" in said.stdout
-        assert f"not confirmed by {dead.address}:{cluster.ports.ring}" in said.stderr
+        assert "4 sessions ended" in result.stdout
+        assert f"not confirmed by {dead.address}:{cluster.ports.ring}" in result.stderr
         assert reached == through(sessions.of("yara"), [first, third])
         until(
             lambda: sessions.ended() == sessions.of("yara"),

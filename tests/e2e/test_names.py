@@ -64,19 +64,19 @@ def addresses(director: DirectorProcess) -> dict[str, str]:
     return {name: address for name, (address, *_) in table(director).items()}
 
 
-def agree(ring: Directors, wanted: dict[str, str]) -> None:
+def agree(ring: Directors, expected: dict[str, str]) -> None:
     """Wait until all directors have the backends at these addresses."""
     for director in ring.all:
         until(
-            lambda d=director: addresses(d) == wanted,
+            lambda d=director: addresses(d) == expected,
             within=LOOKS,
-            what=f"{wanted}, not {addresses(director)}",
+            what=f"{expected}, not {addresses(director)}",
         )
 
 
-def everywhere(ring: Directors, what: Any) -> None:
+def everywhere(ring: Directors, hosts: Any) -> None:
     for director in ring.all:
-        assert log_in(director, USERS) == what
+        assert log_in(director, USERS) == hosts
 
 
 def test_a_backend_with_another_address_keeps_weight_state_pins_and_users(
@@ -197,9 +197,9 @@ def test_a_director_starts_while_neighbours_and_backends_have_no_address(
     first.wait_ready()
     assert log_in(first, USERS) == before
     assert len(first.wait_logged("name_unresolved", times=3)) == 3
-    said = network.run(network.python, "-m", "director", "config", "check", "-c", str(first.config))
-    assert said.count("cannot be resolved (") == 3
-    assert said.endswith("good\n") or ": good\n" in said
+    result = network.run(network.python, "-m", "director", "config", "check", "-c", str(first.config))
+    assert result.count("cannot be resolved (") == 3
+    assert result.endswith("good\n") or ": good\n" in result
     network.say(director2_ring="10.77.0.3", backend2="10.77.1.8")  # formerly the address of another director
     second.start()
     for director in (first, second):

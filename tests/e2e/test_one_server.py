@@ -50,9 +50,9 @@ def rule(programs: Programs, address: str, ports: Ports) -> Rule:
     if not old:  # the director ends sessions by this field; 2.3 has none for local sessions
         fields["userdb_user_dirkey"] = f"%{{user | lower | md5 | hexlify | substr(0, 8) | unhex}}@{address}"
     if ports != USUAL:
-        known = f"{{if;%s;eq;doveadm;{ports.doveadm};%a}}"
-        new = f"{{protocol | if('=', 'doveadm', '{ports.doveadm}', local_port)}}"
-        fields["port"] = f"%{known if old else new}"
+        for_2_3 = f"{{if;%s;eq;doveadm;{ports.doveadm};%a}}"
+        for_2_4 = f"{{protocol | if('=', 'doveadm', '{ports.doveadm}', local_port)}}"
+        fields["port"] = f"%{for_2_3 if old else for_2_4}"
     return Rule(password=PASSWORD, proxy=False, fields=fields)
 
 
@@ -73,7 +73,7 @@ def servers(programs: Programs) -> Iterator[list[Server]]:
             dovecot.write()
             director.write(
                 state="memory:",
-                servers=[f"{one}:{ports.ring}" for one in ADDRESSES],
+                servers=[f"{member}:{ports.ring}" for member in ADDRESSES],
                 secret=secret,
                 backends=["-".join(ADDRESSES)],
                 settings={"users": f'expire = "{EXPIRE} s"'},
@@ -96,14 +96,14 @@ def assigned_to_first(servers: list[Server], prefix: str) -> tuple[str, Server, 
 
 
 def test_a_user_is_logged_in_on_the_assigned_server_and_proxied_from_the_other(servers: list[Server]) -> None:
-    user, home, other = assigned_to_first(servers, "ida")
-    assert home.imap(user) == home.name
-    until(lambda: home.dovecot.users("imap").count(user) == 1)
-    assert not home.proxied(user)
-    assert other.imap(user) == home.name
+    user, assigned, other = assigned_to_first(servers, "ida")
+    assert assigned.imap(user) == assigned.name
+    until(lambda: assigned.dovecot.users("imap").count(user) == 1)
+    assert not assigned.proxied(user)
+    assert other.imap(user) == assigned.name
     until(lambda: other.proxied(user))  # Dovecot logs it when the session has ended
-    until(lambda: home.dovecot.users("imap").count(user) == 2)
-    assert not home.proxied(user)
+    until(lambda: assigned.dovecot.users("imap").count(user) == 2)
+    assert not assigned.proxied(user)
 
 
 def test_every_user_is_on_one_server_for_connections_to_either(servers: list[Server]) -> None:
@@ -114,45 +114,45 @@ def test_every_user_is_on_one_server_for_connections_to_either(servers: list[Ser
 
 
 def test_pop3_logs_in_on_the_assigned_server_and_is_proxied_from_the_other(servers: list[Server]) -> None:
-    user, home, other = assigned_to_first(servers, "paul")
-    for server in (home, other):
+    user, assigned, other = assigned_to_first(servers, "paul")
+    for server in (assigned, other):
         login_pop3(server.dovecot.address, server.dovecot.ports.pop3, user, PASSWORD)
     until(lambda: other.proxied(user))
-    until(lambda: home.dovecot.users("pop3").count(user) == 2)
-    assert not home.proxied(user)
+    until(lambda: assigned.dovecot.users("pop3").count(user) == 2)
+    assert not assigned.proxied(user)
 
 
 def test_a_wrong_password_is_refused_in_dovecots_words(servers: list[Server]) -> None:
-    user, home, other = assigned_to_first(servers, "willi")
-    for server in (home, other):
+    user, assigned, other = assigned_to_first(servers, "willi")
+    for server in (assigned, other):
         with pytest.raises(Refused, match=r"AUTHENTICATIONFAILED"):
             login_imap(server.dovecot.address, server.dovecot.ports.imap, user, "wrong")
 
 
 def test_mail_to_either_server_is_delivered_on_the_assigned_server(servers: list[Server]) -> None:
-    user, home, other = assigned_to_first(servers, "lena")
-    for server in (home, other):
+    user, assigned, other = assigned_to_first(servers, "lena")
+    for server in (assigned, other):
         reply = deliver_lmtp(server.dovecot.address, server.dovecot.ports.lmtp, user, f"by {server.name}")
         assert reply.startswith("250")
-    with Imap(home.dovecot.address, home.dovecot.ports.imap) as session:
+    with Imap(assigned.dovecot.address, assigned.dovecot.ports.imap) as session:
         session.login(user, PASSWORD)
         session.command("EXAMINE INBOX")
         mail = b"\n".join(session.command("FETCH 1:* BODY[HEADER.FIELDS (SUBJECT)]"))
-    assert f"by {home.name}".encode() in mail
+    assert f"by {assigned.name}".encode() in mail
     assert f"by {other.name}".encode() in mail
 
 
 def test_doveadm_works_on_the_mail_of_either_server(servers: list[Server]) -> None:
-    user, home, other = assigned_to_first(servers, "dora")
-    for server in (home, other):
+    user, assigned, other = assigned_to_first(servers, "dora")
+    for server in (assigned, other):
         listing = server.dovecot.doveadm("mailbox", "list", "-u", user)
         assert (listing.returncode, listing.stderr) == (0, "")
-        assert f"served by {home.name}" in listing.stdout
+        assert f"served by {assigned.name}" in listing.stdout
 
 
 def test_auth_does_not_keep_the_requests_of_users_who_were_proxied(servers: list[Server]) -> None:
     """auth kept such requests for a local service, and logged each when the login process ended."""
-    user, _home, other = assigned_to_first(servers, "paula")
+    user, _assigned, other = assigned_to_first(servers, "paula")
     other.imap(user)
     ended = other.dovecot.processes("imap-login")
     assert ended
@@ -167,60 +167,60 @@ def test_auth_does_not_keep_the_requests_of_users_who_were_proxied(servers: list
 
 @pytest.mark.parametrize("programs", ["2.4"], indirect=True)
 def test_a_local_session_has_the_key_by_which_directors_end_sessions(servers: list[Server]) -> None:
-    user, home, other = assigned_to_first(servers, "kurt")
+    user, assigned, other = assigned_to_first(servers, "kurt")
     hash32 = UserHash().hash(user.encode())
-    with Imap(home.dovecot.address, home.dovecot.ports.imap) as session:
+    with Imap(assigned.dovecot.address, assigned.dovecot.ports.imap) as session:
         session.login(user, PASSWORD)
-        home.dovecot.doveadm("kick", "-f", "user_dirkey", f"{hash32}@{other.dovecot.address}")
-        assert session.served_by() == home.name
-        home.dovecot.doveadm("kick", "-f", "user_dirkey", f"{hash32}@{home.dovecot.address}")
+        assigned.dovecot.doveadm("kick", "-f", "user_dirkey", f"{hash32}@{other.dovecot.address}")
+        assert session.served_by() == assigned.name
+        assigned.dovecot.doveadm("kick", "-f", "user_dirkey", f"{hash32}@{assigned.dovecot.address}")
         with pytest.raises(ConnectionError):
             session.command("NOOP")
 
 
 def test_local_sessions_keep_assignments_if_a_cron_job_reports_them(servers: list[Server]) -> None:
     """Only proxied sessions are reported by login processes. This is the cron line of docs/dovecot.md."""
-    user, home, _other = assigned_to_first(servers, "karla")
+    user, assigned, _other = assigned_to_first(servers, "karla")
 
     def expires() -> int:
-        found: int = home.director.get(f"/v1/users/{user}")["expires"]
+        found: int = assigned.director.get(f"/v1/users/{user}")["expires"]
         return found
 
-    with Imap(home.dovecot.address, home.dovecot.ports.imap) as session:
+    with Imap(assigned.dovecot.address, assigned.dovecot.ports.imap) as session:
         session.login(user, PASSWORD)
         at_first = expires()
         until(lambda: time.time() + EXPIRE > at_first + 1)  # whole seconds are kept
-        listed = home.dovecot.doveadm("-f", "tab", "who", "-1").stdout.splitlines()
+        listed = assigned.dovecot.doveadm("-f", "tab", "who", "-1").stdout.splitlines()
         names = sorted({line.split("\t")[0] for line in listed[1:]})
         assert user in names
-        with (home.dovecot.run / "login/director/proxy-notify").open("w") as fifo:
+        with (assigned.dovecot.run / "login/director/proxy-notify").open("w") as fifo:
             fifo.write("".join(f"{name}\n" for name in names))
         until(lambda: expires() > at_first)
 
 
 @pytest.mark.parametrize("programs", ["2.4"], indirect=True)
 def test_a_move_ends_local_sessions_too(servers: list[Server]) -> None:
-    user, home, other = assigned_to_first(servers, "moritz")
+    user, assigned, other = assigned_to_first(servers, "moritz")
     with (
-        Imap(home.dovecot.address, home.dovecot.ports.imap) as local,
+        Imap(assigned.dovecot.address, assigned.dovecot.ports.imap) as local,
         Imap(other.dovecot.address, other.dovecot.ports.imap) as proxied,
     ):
         for session in (local, proxied):
             session.login(user, PASSWORD)
-            assert session.served_by() == home.name
-        moved = home.director.command("move", user, other.dovecot.address)
+            assert session.served_by() == assigned.name
+        moved = assigned.director.command("move", user, other.dovecot.address)
         assert moved.returncode == 0, moved.stderr
         for session in (local, proxied):
             with pytest.raises(ConnectionError):
                 session.command("NOOP")
-    assert home.imap(user) == other.imap(user) == other.name
+    assert assigned.imap(user) == other.imap(user) == other.name
 
 
 @pytest.mark.parametrize("programs", ["2.4"], indirect=True)
 def test_a_kick_by_name_ends_local_sessions_too(servers: list[Server]) -> None:
-    user, home, other = assigned_to_first(servers, "merle")
+    user, assigned, other = assigned_to_first(servers, "merle")
     with (
-        Imap(home.dovecot.address, home.dovecot.ports.imap) as local,
+        Imap(assigned.dovecot.address, assigned.dovecot.ports.imap) as local,
         Imap(other.dovecot.address, other.dovecot.ports.imap) as proxied,
     ):
         for session in (local, proxied):

@@ -163,7 +163,7 @@ def test_no_login_waits_for_a_failing_redis_and_no_change_is_lost(place: Place, 
         begin(place)
         ring[0].change("PATCH", "/v1/hosts/127.0.3.1", {"weight": weight})
         pinned = f"pinned-{name.split()[0]}"
-        told = ring[1].command("pin", "--new", pinned, PINNED_TO)
+        result = ring[1].command("pin", "--new", pinned, PINNED_TO)
         until(
             lambda: all(len(signs(d, sign)) > before[d.member] for d in ring.all),
             what=f"all log {sign}:\n{ring[0].log[-2000:]}",
@@ -180,7 +180,7 @@ def test_no_login_waits_for_a_failing_redis_and_no_change_is_lost(place: Place, 
         f"{name}: lasted {lasted:.1f} s, all records loaded after {back:.1f} s; {len(load.logins)} logins,"
         f" {len(load.failures)} failed, slowest {load.slowest * 1000:.0f} ms"
     )
-    assert told.returncode == 0, told
+    assert result.returncode == 0, result
     assert load.failures == []
     assert load.on_two_hosts() == {}
     assert load.slowest < STORE_TIMEOUT
@@ -210,8 +210,8 @@ def in_memory(director: DirectorProcess) -> dict[int, str]:
 
 def is_stored(place: Place) -> bool:
     """Whether every director has the same assignments as the store."""
-    known, _ = anyio.run(in_store, place.redis.url)
-    return all(director.users() == len(known) for director in place.ring.all)
+    stored, _ = anyio.run(in_store, place.redis.url)
+    return all(director.users() == len(stored) for director in place.ring.all)
 
 
 async def in_store(url: str) -> tuple[dict[int, str], dict[str, int]]:

@@ -92,14 +92,14 @@ def test_everything_but_proxied_replies_passes_byte_for_byte_both_ways(alone: Di
         b"OK",
         b"",
     ]
-    told = b"".join(line + b"\n" for line in [*noise, *replies])
-    asked = bytes(random.choices(range(256), k=100_000)) + b"\n"
+    data = b"".join(line + b"\n" for line in [*noise, *replies])
+    requests = bytes(random.choices(range(256), k=100_000)) + b"\n"
     auth = alone.auths[0]
     with Client(alone[0].login) as client:
-        auth.send(told)
-        assert client.stream.read(len(told)) == told
-        client.socket.sendall(asked)
-        until(lambda: auth.received.endswith(asked), what="requests reach auth unchanged")
+        auth.send(data)
+        assert client.stream.read(len(data)) == data
+        client.socket.sendall(requests)
+        until(lambda: auth.received.endswith(requests), what="requests reach auth unchanged")
 
 
 def test_the_userdb_socket_passes_ok_lines_and_answers_pass_lines(alone: Directors) -> None:
@@ -302,9 +302,9 @@ def test_all_records_are_loaded_before_the_first_login_after_a_stop_of_all_direc
         ring.wait_whole()
         ring[2].change("POST", "/v1/hosts", {"address": "127.0.3.9", "tag": "gold", "weight": 70})
         ring[0].change("PATCH", "/v1/hosts/127.0.3.1", {"weight": 30})
-        asked: dict[str, str] = {}
+        assigned: dict[str, str] = {}
         for number in range(3):
-            asked |= log_in(ring[number], MANY[number::3])
+            assigned |= log_in(ring[number], MANY[number::3])
         ring[1].change("PATCH", "/v1/hosts/127.0.3.4", {"up": False})
         hosts = ring[0].hosts()
         ring.stop()
@@ -321,7 +321,7 @@ def test_all_records_are_loaded_before_the_first_login_after_a_stop_of_all_direc
         for thread in asking:
             thread.join()
         print(f"20000 logins answered {time.monotonic() - begun:.1f} s after the start")
-        assert [user for user in MANY if asked[user] != again.get(user)] == []
+        assert [user for user in MANY if assigned[user] != again.get(user)] == []
         assert [director.hosts() for director in ring.all] == [hosts] * 3
         assert ("127.0.3.9", "gold", 70, True) in hosts
         assert ("127.0.3.1", "", 30, True) in hosts

@@ -70,7 +70,7 @@ def moved(entrance: Entrance, protocol: str, user: str) -> Stay:
 
 
 @pytest.fixture(scope="module")
-def stays(site: Site) -> Iterator[Callable[[str], dict[str, Stay]]]:
+def begin_stays(site: Site) -> Iterator[Callable[[str], dict[str, Stay]]]:
     """Return a function that begins a visit by each protocol at the first director. Visits end with the
     module."""
     with ExitStack() as stack:
@@ -118,13 +118,13 @@ def test_kick(site: Site, protocol: str) -> None:
     user, other = f"kicked-{protocol}", f"kept-in-{protocol}"
     with ExitStack() as stack:
         visits, others = everywhere(site, protocol, user, stack), everywhere(site, protocol, other, stack)
-        said = run_command(site.directors[1], "kick", user).stdout
+        output = run_command(site.directors[1], "kick", user).stdout
         live = [guest.goes_on() for guest in visits]
         assert [guest.goes_on() for guest in others] == [True, True]
         if protocol in SESSIONS:
-            assert (live, said) == ([False, False], f"{user}: 2 sessions ended\n")
+            assert (live, output) == ([False, False], f"{user}: 2 sessions ended\n")
         else:
-            assert (live, said) == ([True, True], f"{user}: 0 sessions ended\n")
+            assert (live, output) == ([True, True], f"{user}: 0 sessions ended\n")
         (backend,) = {guest.backend for guest in visits}
         assert [landed(entrance, protocol, user) for entrance in site.entrances] == [backend] * 2
 
@@ -210,9 +210,9 @@ def test_expiry(forgotten: Forgotten, protocol: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def replaced(site: Site, stays: Callable[[str], dict[str, Stay]]) -> dict[str, Stay]:
+def replaced(site: Site, begin_stays: Callable[[str], dict[str, Stay]]) -> dict[str, Stay]:
     """Visits during which the program of the first director was replaced in place."""
-    begun = stays("replaced")
+    begun = begin_stays("replaced")
     run_command(site.directors[0], "reload", "--exec")
     return begun
 
@@ -224,17 +224,17 @@ def test_director_replaced(site: Site, replaced: dict[str, Stay], protocol: str)
 
 
 @pytest.fixture(scope="module")
-def restarted(site: Site, stays: Callable[[str], dict[str, Stay]]) -> dict[str, Stay]:
+def restarted(site: Site, begin_stays: Callable[[str], dict[str, Stay]]) -> dict[str, Stay]:
     """Visits during which the first director was stopped in order and started again."""
-    begun = stays("restart")
+    begun = begin_stays("restart")
     site.directors[0].restart()
     return begun
 
 
 @pytest.fixture(scope="module")
-def crashed(site: Site, stays: Callable[[str], dict[str, Stay]]) -> dict[str, Stay]:
+def crashed(site: Site, begin_stays: Callable[[str], dict[str, Stay]]) -> dict[str, Stay]:
     """Visits during which the first director was killed and started again."""
-    begun = stays("crash")
+    begun = begin_stays("crash")
     site.directors[0].kill()
     site.directors[0].start()
     site.directors[0].wait_ready()

@@ -35,7 +35,7 @@ GARBAGE = [
 ]
 
 
-class Held(NamedTuple):
+class LongSessions(NamedTuple):
     """A cluster of one director, with an IMAP and a POP3 session open for longer than EXPIRE."""
 
     cluster: Cluster
@@ -68,7 +68,7 @@ def place(cluster: Cluster, user: str) -> str:
     return wanted
 
 
-def hold(release: str, stack: ExitStack) -> Held:
+def begin(release: str, stack: ExitStack) -> LongSessions:
     programs, (proxy, backend) = dovecot(release), FIRST[release]
     ports = free_ports([proxy, *addresses(backend, BACKENDS)], [proxy])
     cluster = stack.enter_context(
@@ -90,72 +90,78 @@ def hold(release: str, stack: ExitStack) -> Held:
     imap.login(IMAP, "any")
     pop3.login(POP3, "any")
     login_imap(proxy, ports.imap, IDLE)
-    return Held(cluster, moved, imap, pop3)
+    return LongSessions(cluster, moved, imap, pop3)
 
 
-def notified(held: Held) -> None:
+def notified(sessions: LongSessions) -> None:
     """Return when each session has notified once more."""
-    before = {user: held.user(user)["expires"] for user in (IMAP, POP3)}
+    before = {user: sessions.user(user)["expires"] for user in (IMAP, POP3)}
     for user in before:
-        until(lambda user=user: held.user(user)["expires"] > before[user], within=30, what=f"{user} notifies")
+        until(
+            lambda user=user: sessions.user(user)["expires"] > before[user],
+            within=30,
+            what=f"{user} notifies",
+        )
 
 
 @pytest.fixture(scope="module")
-def both() -> Iterator[dict[str, Held]]:
+def both() -> Iterator[dict[str, LongSessions]]:
     """A cluster for each release; the tests wait for both at once. The FIFO gets garbage and is removed
     meanwhile."""
     with ExitStack() as stack:
-        held = {release: hold(release, stack) for release in FIRST}
-        for one in held.values():
-            with one.fifo.open("wb", buffering=0) as fifo:
+        sessions = {release: begin(release, stack) for release in FIRST}
+        for each in sessions.values():
+            with each.fifo.open("wb", buffering=0) as fifo:
                 for data in GARBAGE:
                     fifo.write(data)
-        for one in held.values():
-            notified(one)
-            one.fifo.unlink()  # the login processes have it open by now
+        for each in sessions.values():
+            notified(each)
+            each.fifo.unlink()  # the login processes have it open by now
         begun = time.monotonic()
-        for one in held.values():
+        for each in sessions.values():
             until(
-                lambda one=one: one.user(IDLE)["current"] is None,
+                lambda each=each: each.user(IDLE)["current"] is None,
                 within=60,
                 what="the assignment of the idle user expires",
             )
         time.sleep(max(0.0, begun + EXPIRE + 1 - time.monotonic()))
-        yield held
+        yield sessions
 
 
 @pytest.fixture(params=sorted(FIRST))
-def held(request: pytest.FixtureRequest, both: dict[str, Held]) -> Held:
+def sessions(request: pytest.FixtureRequest, both: dict[str, LongSessions]) -> LongSessions:
     return both[request.param]
 
 
-def test_a_session_longer_than_expire_keeps_its_assignment(held: Held) -> None:
-    for user, session in ((IMAP, held.imap), (POP3, held.pop3)):
-        known = held.user(user)
-        assert known["current"] == held.moved[user]
-        assert known["expires"] > time.time()
+def test_a_session_longer_than_expire_keeps_its_assignment(sessions: LongSessions) -> None:
+    for user, session in ((IMAP, sessions.imap), (POP3, sessions.pop3)):
+        found = sessions.user(user)
+        assert found["current"] == sessions.moved[user]
+        assert found["expires"] > time.time()
         assert answers(session)
-    assert held.user(IDLE)["current"] is None
+    assert sessions.user(IDLE)["current"] is None
 
 
-def test_garbage_in_the_fifo_and_its_removal_are_logged(held: Held) -> None:
+def test_garbage_in_the_fifo_and_its_removal_are_logged(sessions: LongSessions) -> None:
     for event in ("notify_line_too_long", "notify_fifo_replaced"):
-        until(lambda event=event: f"event={event}" in held.director.log, what=event)
-    assert "event=internal_error" not in held.director.log
-    assert stat.S_ISFIFO(held.fifo.stat().st_mode)
+        until(lambda event=event: f"event={event}" in sessions.director.log, what=event)
+    assert "event=bug" not in sessions.director.log
+    assert stat.S_ISFIFO(sessions.fifo.stat().st_mode)
 
 
-def test_the_store_has_the_assignment_when_the_director_is_killed_and_started_again(held: Held) -> None:
-    held.director.kill()
-    held.director.start()
-    held.director.wait_ready()
-    assert held.user(IMAP)["current"] == held.moved[IMAP]
-    assert held.user(POP3)["current"] == held.moved[POP3]
-    proxy = held.cluster.proxies[0]
-    assert login_imap(proxy.address, proxy.ports.imap, IMAP) == held.imap.served_by()
-    assert answers(held.pop3)
+def test_the_store_has_the_assignment_when_the_director_is_killed_and_started_again(
+    sessions: LongSessions,
+) -> None:
+    sessions.director.kill()
+    sessions.director.start()
+    sessions.director.wait_ready()
+    assert sessions.user(IMAP)["current"] == sessions.moved[IMAP]
+    assert sessions.user(POP3)["current"] == sessions.moved[POP3]
+    proxy = sessions.cluster.proxies[0]
+    assert login_imap(proxy.address, proxy.ports.imap, IMAP) == sessions.imap.served_by()
+    assert answers(sessions.pop3)
 
 
-def test_sessions_keep_the_assignment_after_the_restart(held: Held) -> None:
-    notified(held)
-    assert held.user(IMAP)["current"] == held.moved[IMAP]
+def test_sessions_keep_the_assignment_after_the_restart(sessions: LongSessions) -> None:
+    notified(sessions)
+    assert sessions.user(IMAP)["current"] == sessions.moved[IMAP]

@@ -103,7 +103,7 @@ def test_assignments_and_names_survive_a_replacement_without_a_store(folder: Pat
         with Client(director.login) as client:
             assert client.ask(users) == before
         listed = director.get("/v1/users")
-        assert {one["name"] for one in listed} == set(users)
+        assert {row["name"] for row in listed} == set(users)
 
 
 def test_a_move_a_host_that_is_down_and_a_pin_survive_a_replacement(folder: Path) -> None:
@@ -161,7 +161,7 @@ def test_a_bad_configuration_is_reported_and_the_old_program_continues(folder: P
     ids=["syntax", "module", "unknown", "format"],
 )
 def test_a_program_that_cannot_take_over_leaves_the_predecessor_running(
-    folder: Path, program: str, said: str
+    folder: Path, program: str, problem: str
 ) -> None:
     file = folder / "program.py"
     file.write_text(PROGRAM)
@@ -171,7 +171,7 @@ def test_a_program_that_cannot_take_over_leaves_the_predecessor_running(
             file.write_text(program)
             info = replace(director)
             assert info["state"] == "failed"
-            assert said in info["problem"]
+            assert problem in info["problem"]
             assert client.ask(["alice"])
 
 

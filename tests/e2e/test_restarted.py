@@ -85,7 +85,7 @@ def test_after_a_crash_sessions_stay_and_logins_wait_for_the_restart(managed: Se
         logins = login_many(["alice", "bob", "carol", "dave"] * 3, [PROXY], ports.imap)
         assert failures(logins) == []
         assert on_two_backends(logins) == {}
-        assert {one.backend for one in logins if one.user == "alice"} == {before}
+        assert {login.backend for login in logins if login.user == "alice"} == {before}
         session.command("NOOP")
     until(director.ready)
 
@@ -111,10 +111,10 @@ def test_a_crash_of_the_replaced_program_finds_the_sockets_of_the_manager_again(
     director, ports = managed.director, managed.ports
     until(director.ready)
     process = director.pids[-1]
-    del director.heard[:]
+    del director.messages[:]
     assert director.command("reload", "--exec").returncode == 0
-    told = [message.split("\n")[0] for message in director.heard]
-    assert [word for word in told if word in ("RELOADING=1", "READY=1")] == ["RELOADING=1", "READY=1"]
+    words = [message.split("\n")[0] for message in director.messages]
+    assert [word for word in words if word in ("RELOADING=1", "READY=1")] == ["RELOADING=1", "READY=1"]
     assert director.pids[-1] == process, "systemd would have noticed"
     crash(director)
     assert failures(login_many(["alice", "bob"] * 5, [PROXY], ports.imap)) == []
@@ -129,14 +129,14 @@ def test_the_fifo_has_a_reader_at_every_moment_of_a_crash_and_a_replacement(mana
     fifo = managed.cluster.proxies[0].run / "login/director/proxy-notify"
     over, failed = threading.Event(), []
 
-    def look() -> None:
+    def check_fifo() -> None:
         while not over.wait(0.002):
             try:
                 os.close(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
             except OSError as exc:
                 failed.append(exc)
 
-    looking = threading.Thread(target=look)
+    looking = threading.Thread(target=check_fifo)
     looking.start()
     try:
         times = len(director.pids)

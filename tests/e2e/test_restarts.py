@@ -44,7 +44,7 @@ def host_table(cluster: Cluster, number: int) -> list[tuple[Any, ...]]:
     return [(host["address"], host["tag"], host["weight"], host["up"]) for host in hosts]
 
 
-def everybody(cluster: Cluster, number: int) -> dict[str, str]:
+def all_users(cluster: Cluster, number: int) -> dict[str, str]:
     return {user["key"]: user["host"] for user in cluster.directors[number].ask("map")}
 
 
@@ -60,24 +60,24 @@ def test_a_restart_of_all_directors_moves_no_user_and_keeps_weights_and_states(r
     users = [f"user{number}" for number in range(20_000)]
     first, second, third = addresses(BACKENDS, 3)
     assert restarting.directors[0].command("update", first, "30").returncode == 0
-    asked: dict[str, str] = {}
+    assigned: dict[str, str] = {}
     for number, proxy in enumerate(restarting.proxies):
-        asked |= hosts_of(proxy.run / "director-userdb", users[number::3])
+        assigned |= hosts_of(proxy.run / "director-userdb", users[number::3])
     assert restarting.directors[1].command("update", second, "250").returncode == 0
     assert restarting.directors[2].command("down", third).returncode == 0
     wait_until_all_know(restarting, len(users))
-    before = [(host_table(restarting, number), everybody(restarting, number)) for number in range(3)]
+    before = [(host_table(restarting, number), all_users(restarting, number)) for number in range(3)]
 
     restarting.stop_directors()
     restarting.start_directors()
 
-    after = [(host_table(restarting, number), everybody(restarting, number)) for number in range(3)]
+    after = [(host_table(restarting, number), all_users(restarting, number)) for number in range(3)]
     again: dict[str, str] = {}
     for number, proxy in enumerate(restarting.proxies):
         again |= hosts_of(proxy.run / "director-userdb", users[(number + 1) % 3 :: 3])
-    assert [user for user in users if asked[user] != again[user]] == []
+    assert [user for user in users if assigned[user] != again[user]] == []
     assert [table for table, _ in after] == [table for table, _ in before]
-    assert [len(known) for _, known in after] == [20_000] * 3
+    assert [len(users_there) for _, users_there in after] == [20_000] * 3
     assert all(was == now for (_, was), (_, now) in zip(before, after, strict=True))
 
 

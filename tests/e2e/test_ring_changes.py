@@ -160,8 +160,8 @@ def test_a_pinned_user_keeps_the_host_over_expiry_and_a_restart_of_all_until_unp
         ring.wait_whole()
         hashed = log_in(ring[0], ["pinned", "moved"])
         target = {user: next(h for h, *_ in ring[0].hosts() if h != host) for user, host in hashed.items()}
-        said = output_of(ring[1], "pin", "pinned", target["pinned"])
-        assert said == f"pinned: {hashed['pinned']} -> {target['pinned']}, pinned, 0 sessions ended\n"
+        output = output_of(ring[1], "pin", "pinned", target["pinned"])
+        assert output == f"pinned: {hashed['pinned']} -> {target['pinned']}, pinned, 0 sessions ended\n"
         output_of(ring[1], "move", "moved", target["moved"])
         begun = time.monotonic()
         for director in ring.all:

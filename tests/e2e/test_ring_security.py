@@ -50,7 +50,7 @@ def test_a_greeting_and_its_proof_are_accepted_once(ring: Directors) -> None:
 def kinds(ring: Directors, member: str) -> list[str]:
     """Return the kinds of the links between the first director and `member`."""
     shown = ring[0].get("/v1/ring")["members"]
-    return [one["kind"] for one in shown if f"{one['address']}:{one['port']}" == member and one["kind"]]
+    return [link["kind"] for link in shown if f"{link['address']}:{link['port']}" == member and link["kind"]]
 
 
 @pytest.mark.parametrize(
@@ -63,8 +63,8 @@ def test_a_peer_with_the_secret_at_a_wrong_address_is_refused(
 ) -> None:
     with Stranger(ring[0].member, source=source) as stranger:
         stranger.greet(ring[2].member)
-        told = stranger.good_bye()
-    assert reason in told
+        reasons = stranger.good_bye()
+    assert reason in reasons
     until(partial(ring[0].logged, "ring_link_closed", reason), what=ring[0].log)
     assert members(ring) == [[ring[0].member, ring[1].member]] * 2
 
@@ -74,7 +74,7 @@ def test_a_frame_over_the_limit_ends_its_link_alone(ring: Directors) -> None:
         with Stranger(ring[0].member, source=TAKEN) as neighbour:
             neighbour.greet(ring[2].member)
             neighbour.send((LIMIT + 1).to_bytes(4) + b"x" * 100_000)
-            told = neighbour.good_bye()
+            reasons = neighbour.good_bye()
         until(partial(ring[0].logged, "ring_link_closed", f"frame of {LIMIT + 1} bytes"), what=ring[0].log)
         until(
             lambda: members(ring) == [[ring[0].member, ring[1].member]] * 2,
@@ -82,7 +82,7 @@ def test_a_frame_over_the_limit_ends_its_link_alone(ring: Directors) -> None:
         )
         seen = len(load.logins)
         until(lambda: len(load.logins) > seen + 100, what="logins go on")
-    assert f"frame of {LIMIT + 1} bytes, at most {LIMIT} are accepted" in told
+    assert f"frame of {LIMIT + 1} bytes, at most {LIMIT} are accepted" in reasons
     assert load.failures == []
     assert load.on_two_hosts() == {}
 

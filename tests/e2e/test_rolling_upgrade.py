@@ -66,7 +66,10 @@ def restarted(ring: Directors, number: int, program: tuple[str, ...]) -> None:
 def under_way(logins: list[Login], at: str) -> int:
     """Return how many of these logins waited for an answer at a time."""
     changes = [
-        (moment, step) for one in logins if one.at == at for moment, step in ((one.began, 1), (one.ended, -1))
+        (moment, step)
+        for login in logins
+        if login.at == at
+        for moment, step in ((login.began, 1), (login.ended, -1))
     ]
     return max(accumulate(step for _, step in sorted(changes)))
 
@@ -91,9 +94,9 @@ async def test_a_rolling_upgrade_moves_no_user_and_splits_buckets_after_the_last
                 assert (schema(server), server.command("KEYS", "dd:{u??}????")) == (1, b"*0\r\n")
                 await to_thread(restarted, ring, number, NEW)
                 if number < 2:
-                    held = await to_thread(ring[number].wait_logged, "store_schema_held")
-                    assert len(held) == 1
-                    assert ring[2].member in held[0]
+                    lines = await to_thread(ring[number].wait_logged, "store_schema_held")
+                    assert len(lines) == 1
+                    assert ring[2].member in lines[0]
                     shown = await to_thread(ring[number].command, "state", "info")
                     assert "this program knows 2, these directors do not:" in shown.stdout
                     refused = await to_thread(ring[number].command, "migrate")
@@ -123,14 +126,14 @@ async def test_a_rolling_upgrade_moves_no_user_and_splits_buckets_after_the_last
         await soon(
             lambda: len({director.users() for director in ring.all}) == 1 and ring[0].users() in possible
         )
-        known = ring[0].users()
+        counted = ring[0].users()
         await to_thread(ring.stop)
         verified = await to_thread(ring[0].command, "state", "verify")
         assert (verified.returncode, verified.stderr) == (0, "")
         ring.start()
         await to_thread(ring.wait_whole)
         for number, director in enumerate(ring.all):
-            assert director.users() == known
+            assert director.users() == counted
             assert await to_thread(hosts_of, ring, list(before), number) == before
             assert await to_thread(director.all_logged, "internal_error") == []
 

@@ -148,27 +148,27 @@ def with_tls(pems: Pems) -> dict[str, Any]:
 def test_the_authority_of_the_ring_is_changed_with_reloads_and_no_login_fails(
     folder: Path, authority: Authority, other_authority: Authority
 ) -> None:
-    own: list[Pems] = []
+    files_of: list[Pems] = []
     for number in (1, 2, 3):
         pems = authority.pems(f"127.0.56.3{number}")
-        own.append(Pems(*(folder / f"{number}.{part}" for part in ("crt", "key", "ca"))))
-        for file, source in zip(own[-1], pems, strict=True):
+        files_of.append(Pems(*(folder / f"{number}.{part}" for part in ("crt", "key", "ca"))))
+        for file, source in zip(files_of[-1], pems, strict=True):
             file.touch(0o600)
             file.write_bytes(source.read_bytes())
     with Directors(
-        folder, first="127.0.56.31", state="memory:", each=[with_tls(pems) for pems in own]
+        folder, first="127.0.56.31", state="memory:", each=[with_tls(pems) for pems in files_of]
     ) as ring:
         ring.wait_whole()
         with Load(ring.logins, USERS) as load:
-            for files, director in zip(own, ring.all, strict=True):
+            for files, director in zip(files_of, ring.all, strict=True):
                 files.ca.write_bytes(authority.ca.read_bytes() + other_authority.ca.read_bytes())
                 reload(director)
-            for number, (files, director) in enumerate(zip(own, ring.all, strict=True), 1):
+            for number, (files, director) in enumerate(zip(files_of, ring.all, strict=True), 1):
                 pems = other_authority.pems(f"127.0.56.3{number}")
                 files.cert.write_bytes(pems.cert.read_bytes())
                 files.key.write_bytes(pems.key.read_bytes())
                 reload(director)
-            for files, director in zip(own, ring.all, strict=True):
+            for files, director in zip(files_of, ring.all, strict=True):
                 files.ca.write_bytes(other_authority.ca.read_bytes())
                 reload(director)
                 assert len(director.wait_logged("configuration_reloaded", "ring.tls", times=3)) == 3
@@ -178,9 +178,9 @@ def test_the_authority_of_the_ring_is_changed_with_reloads_and_no_login_fails(
         ring[1].kill()
         ring[1].start()
         ring.wait_whole()
-        own[0].cert.write_text("no certificate")
+        files_of[0].cert.write_text("no certificate")
         assert ring[0].command("reload").returncode != 0
-        assert shown_by(ring[0], own[1]) == ssl.PEM_cert_to_DER_cert(
+        assert shown_by(ring[0], files_of[1]) == ssl.PEM_cert_to_DER_cert(
             other_authority.pems("127.0.56.31").cert.read_text()
         )
 
@@ -189,10 +189,10 @@ def test_a_reload_refuses_a_certificate_that_the_others_would_refuse_and_keeps_t
     folder: Path, authority: Authority, other_authority: Authority
 ) -> None:
     first, second = ("127.0.56.41", "127.0.56.42")
-    own = Pems(*(folder / f"own.{part}" for part in ("crt", "key", "ca")))
+    files_of = Pems(*(folder / f"own.{part}" for part in ("crt", "key", "ca")))
 
     def install(pems: Pems) -> None:
-        for file, source in zip(own, pems, strict=True):
+        for file, source in zip(files_of, pems, strict=True):
             file.touch(0o600)
             file.write_bytes(source.read_bytes())
 
@@ -200,7 +200,7 @@ def test_a_reload_refuses_a_certificate_that_the_others_would_refuse_and_keeps_t
         return {alarm["kind"] for alarm in ring[0].get("/v1/status")["alarms"]} - {"certificate"}
 
     install(authority.pems(first))
-    each = [with_tls(own), with_tls(authority.pems(second))]
+    each = [with_tls(files_of), with_tls(authority.pems(second))]
     with Directors(folder, first=first, count=2, state="memory:", each=each) as ring:
         ring.wait_whole()
         shown = shown_by(ring[0], authority.pems(second), second)

@@ -13,6 +13,6 @@ def test_of_two_operators_at_once_one_wins_and_both_get_true_answers() -> None:
     with mail() as cluster:
         rounds = [move_all_twice(cluster, random.Random(seed)) for seed in range(2)]
     assert [round_.differences for round_ in rounds] == [[], []]
-    assert [sum(told.won for of_one in round_.told for told in of_one) for round_ in rounds] == [
+    assert [sum(answer.won for of_one in round_.answers for answer in of_one) for round_ in rounds] == [
         len(USERS)
     ] * 2

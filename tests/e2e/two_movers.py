@@ -33,7 +33,7 @@ COLUMNS = ("time", "won by the first", "by the second", "superseded", "refused",
 ANSWER_WITHIN = 40.0
 
 
-class Told(NamedTuple):
+class Answer(NamedTuple):
     """The host that an operator wanted for a user, and the answer."""
 
     user: str
@@ -58,7 +58,7 @@ class Told(NamedTuple):
 class Round(NamedTuple):
     """The result of moving all users once by each operator."""
 
-    told: list[list[Told]]
+    answers: list[list[Answer]]
     """The answers to each operator, in the order of the users."""
     seconds: float
     differences: list[str]
@@ -87,34 +87,36 @@ def move_all_twice(cluster: Cluster, chance: random.Random) -> Round:
         hosts = [backend.address for backend in cluster.backends]
         wanted = {user: chance.sample([host for host in hosts if host != before[user]], 2) for user in USERS}
         began = time.monotonic()
-        told = asyncio.run(ask_both([cluster.directors[n].api_path for n in MOVERS], wanted))
+        answers_by_operator = asyncio.run(ask_both([cluster.directors[n].api_path for n in MOVERS], wanted))
         seconds = time.monotonic() - began
-        left = set(sessions.of(*USERS)) - set(sessions.ended())
+        still_open = set(sessions.of(*USERS)) - set(sessions.ended())
     where = [mapped(cluster, number) for number in range(3)]
-    differences = [f"{session.user}: a session through {session.proxy} is still open" for session in left]
+    differences = [
+        f"{session.user}: a session through {session.proxy} is still open" for session in still_open
+    ]
     for number, user in enumerate(USERS):
-        answers = [of_one[number] for of_one in told]
+        answers = [of_one[number] for of_one in answers_by_operator]
         differences += [f"{user}: {text}" for text in untrue(answers, [hosts[user] for hosts in where])]
-    return Round(told, seconds, differences)
+    return Round(answers_by_operator, seconds, differences)
 
 
-def untrue(answers: Sequence[Told], where: Sequence[str]) -> Iterator[str]:
+def untrue(answers: Sequence[Answer], where: Sequence[str]) -> Iterator[str]:
     """Yield what is wrong with the answers about one user. `where`: the user's host on each director."""
     if len(set(where)) != 1:
         yield f"the directors do not agree: {', '.join(where)}"
         return
     host = where[0]
-    if sum(told.won for told in answers) != 1:
-        yield f"{sum(told.won for told in answers)} operators have won, the user is on {host}"
-    for told in answers:
-        if told.won:
-            if host != told.wanted:
-                yield f"moved to {told.wanted} by the answer, but the user is on {host}"
-        elif told.superseded:
-            if host == told.wanted or told.answer["host"] != host:
-                yield f"superseded by {told.answer['host']} by the answer, but the user is on {host}"
-        elif not told.refused:
-            yield f"answered {told.status}: {told.answer}"
+    if sum(answer.won for answer in answers) != 1:
+        yield f"{sum(answer.won for answer in answers)} operators have won, the user is on {host}"
+    for answer in answers:
+        if answer.won:
+            if host != answer.wanted:
+                yield f"moved to {answer.wanted} by the answer, but the user is on {host}"
+        elif answer.superseded:
+            if host == answer.wanted or answer.answer["host"] != host:
+                yield f"superseded by {answer.answer['host']} by the answer, but the user is on {host}"
+        elif not answer.refused:
+            yield f"answered {answer.status}: {answer.answer}"
 
 
 def mapped(cluster: Cluster, number: int) -> dict[str, str]:
@@ -123,7 +125,7 @@ def mapped(cluster: Cluster, number: int) -> dict[str, str]:
     return {user: listed.get(user, "nowhere") for user in USERS}
 
 
-async def ask_both(apis: Sequence[Path], wanted: dict[str, list[str]]) -> list[list[Told]]:
+async def ask_both(apis: Sequence[Path], wanted: dict[str, list[str]]) -> list[list[Answer]]:
     """Ask one director for the first host of each user and another for the second, all at the same time."""
     start = asyncio.Event()
     pairs = [
@@ -135,7 +137,7 @@ async def ask_both(apis: Sequence[Path], wanted: dict[str, list[str]]) -> list[l
     return [list(await asyncio.gather(*of_one)) for of_one in zip(*pairs, strict=True)]
 
 
-async def move(api: Path, user: str, host: str, start: asyncio.Event) -> Told:
+async def move(api: Path, user: str, host: str, start: asyncio.Event) -> Answer:
     reader, writer = await asyncio.open_unix_connection(str(api))
     await start.wait()
     body = json.dumps({"user": user, "host": host}).encode()
@@ -146,15 +148,15 @@ async def move(api: Path, user: str, host: str, start: asyncio.Event) -> Told:
     answer = await asyncio.wait_for(reader.read(), ANSWER_WITHIN)
     writer.close()
     head, _, document = answer.partition(b"\r\n\r\n")
-    return Told(user, host, int(head.split()[1]), json.loads(document))
+    return Answer(user, host, int(head.split()[1]), json.loads(document))
 
 
 def row(number: int, round_: Round) -> tuple[object, ...]:
-    first, second = (sum(told.won for told in of_one) for of_one in round_.told)
+    first, second = (sum(answer.won for answer in of_one) for of_one in round_.answers)
     count = Counter(
-        "superseded" if told.superseded else "refused" if told.refused else "other"
-        for of_one in round_.told
-        for told in of_one
+        "superseded" if answer.superseded else "refused" if answer.refused else "other"
+        for of_one in round_.answers
+        for answer in of_one
     )
     seconds = f"{round_.seconds:.1f}"
     return number, first, second, count["superseded"], count["refused"], seconds, len(round_.differences)
