@@ -1,7 +1,7 @@
 """A director whose ring links can be cut silently: `python -m tests.e2e.cuttable CUTS serve -c FILE`.
 
-While the file CUTS lists addresses, nothing is sent to them or received from them over the ring, and no end
-is told, as when a cable is pulled. The store and everything else works.
+While the file CUTS lists addresses, nothing is sent to them or received from them over the ring, and no link
+is closed, as when a cable is pulled. The store and everything else works.
 """
 
 from __future__ import annotations

@@ -312,7 +312,7 @@ class Lmtp(Session):
         return self.command(f"RCPT TO:<{user}>")
 
     def data(self) -> str:
-        """Send a mail. Returns the server's reply about the one recipient."""
+        """Send a mail. Returns the server's reply about the recipient."""
         self.command("DATA")
         return self.command("Subject: Hello\r\n\r\nHello.\r\n.")
 

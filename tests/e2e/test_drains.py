@@ -72,7 +72,7 @@ def test_drains_of_a_host_at_two_directors_end_when_the_host_has_no_users(
     assert all(end.stdout.endswith(f"drain {HOST}: done, no user left\n") for end in ends)
     assert f"drain {HOST}: already running since " in ends[1].stderr
     assert moved(ends[0]) == moved(ends[1])
-    assert moved(ends[0]) + moved(ends[2]) >= users  # a user whom both drains began to move is counted twice
+    assert moved(ends[0]) + moved(ends[2]) >= users  # a user that both drains began to move is counted twice
     assert [on_the_move(director) for director in ring.all] == [0, 0, 0]
 
 

@@ -497,7 +497,7 @@ def test_garbage_at_the_ring_port_is_refused_with_a_reason_and_disturbs_no_link(
     ring: Directors, name: str
 ) -> None:
     data, reason = GARBAGE[name]
-    target = ring[list(GARBAGE).index(name) % 3]  # the log entries that one client causes are limited
+    target = ring[list(GARBAGE).index(name) % 3]  # entries about each client are limited
     with Load(ring.logins, USERS) as load:
         with Stranger(target.member, source="127.0.2.13") as stranger:
             stranger.send(data)
@@ -625,9 +625,8 @@ def test_a_suspended_director_compares_records_before_it_answers(ring: Directors
         client.socket.sendall(auth_line(1, "asked while suspended"))
         time.sleep(2)  # the suspension itself
         ring[0].send(signal.SIGCONT)
-        assert (
-            host_in(client.stream.readline()) == other.ask(["asked while suspended"])["asked while suspended"]
-        )
+        (host,) = other.ask(["asked while suspended"]).values()
+        assert host_in(client.stream.readline()) == host
         assert client.ask(USERS) == before
     assert ring[0].wait_logged("frozen")
     ring[0].wait_whole(3)
@@ -640,9 +639,8 @@ def test_a_director_that_was_suspended_does_not_report_its_neighbours_clocks_as_
     before = len(ring[0].complete_log())
     ring[0].send(signal.SIGSTOP)
     try:
-        time.sleep(
-            8
-        )  # the suspension itself: longer than ring.ping_timeout, so that others dial it meanwhile
+        # The suspension itself: longer than ring.ping_timeout, so that others dial it meanwhile.
+        time.sleep(8)
     finally:
         ring[0].send(signal.SIGCONT)
     ring[0].wait_whole(3)

@@ -122,7 +122,7 @@ def both() -> Iterator[dict[str, LongSessions]]:
             until(
                 lambda each=each: each.user(IDLE)["current"] is None,
                 within=60,
-                what="the assignment of the idle user expires",
+                what="the idle assignment expires",
             )
         time.sleep(max(0.0, begun + EXPIRE + 1 - time.monotonic()))
         yield sessions

@@ -2,7 +2,7 @@
 `python -m tests.e2e.two_movers --times 20`.
 
 Three directors with a Dovecot proxy each, real sessions. Afterwards all directors must name one host for each
-user, no old session may be left, and each operator must have been told the truth. Ends with code 1 otherwise.
+user, no old session may be left, and each operator must have got a true answer. Ends with code 1 otherwise.
 """
 
 from __future__ import annotations

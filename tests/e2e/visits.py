@@ -92,7 +92,7 @@ class Delivery:
         return bool(self.backend)
 
     def _accepted(self) -> mail.Lmtp:
-        # An idle lmtp of 2.3 notices only at its next request that auth or director have gone, and refuses
+        # An idle lmtp of 2.3 notices only at its next request that auth or director have ended, and refuses
         # this mail temporarily.
         for _ in self._entrance.proxy.processes("lmtp"):
             with suppress(Refused):
