@@ -145,7 +145,7 @@ def test_a_session_longer_than_expire_keeps_its_assignment(sessions: LongSession
 def test_garbage_in_the_fifo_and_its_removal_are_logged(sessions: LongSessions) -> None:
     for event in ("notify_line_too_long", "notify_fifo_replaced"):
         until(lambda event=event: f"event={event}" in sessions.director.log, what=event)
-    assert "event=bug" not in sessions.director.log
+    assert "event=internal_error" not in sessions.director.log
     assert stat.S_ISFIFO(sessions.fifo.stat().st_mode)
 
 
