@@ -24,8 +24,10 @@ from director.core.logins.pending import Pending
 from director.core.moves import nearexpiry
 from director.core.moves.kickrounds import KickRounds
 from director.core.moves.kicks import Kicks
+from director.core.moves.leaderwatch import LeaderWatch
 from director.core.moves.moves import Moves
 from director.core.moves.movestate import Stage
+from director.core.moves.movingusers import MovingUsers
 from director.core.moves.sessions import SessionReview
 from director.core.placement import users
 from director.core.placement.assign import Assigner
@@ -106,8 +108,9 @@ def _hint_answered() -> Any:
 
 
 def _no_kick_wait() -> Any:
-    return patch.multiple(
-        Moves, _kicking=lambda self, key: False, _advance=_skipping(Moves._advance), _after_round=_no_delay
+    return (
+        patch.object(MovingUsers, "is_kicking", lambda self, key: False),
+        patch.multiple(Moves, _advance=_skipping(Moves._advance), _after_round=_no_delay),
     )
 
 
@@ -148,10 +151,13 @@ def _settled_without_round() -> Any:
 
 
 def _abandoned_left() -> Any:
-    return patch.multiple(
-        Moves,
-        _take_over=lambda self, now, view: self._watch.some(len(self.moving)),
-        _time_out=lambda self, now: self._begun.clear() or [],
+    def abandoned(self: LeaderWatch, *args: Any) -> list[Any]:
+        self._at = None
+        return []
+
+    return (
+        patch.object(LeaderWatch, "abandoned", abandoned),
+        patch.object(MovingUsers, "timed_out", lambda self, now: self._begun.clear() or []),
     )
 
 

@@ -539,7 +539,7 @@ class Watch:
         for node in self.world.ups():
             for user, key in self._keys:
                 record = node.users.get(key)
-                if record is None or not record.flags & MOVING or key in node.core.moves.moving:
+                if record is None or not record.flags & MOVING or key in node.core.moves.moving.by_key:
                     continue
                 if node.core.next_deadline() != 0.0:  # else the work is left for the next turn
                     raise Violation("nobody ends it", f"{user} is being moved, says {node.member}, by nobody")

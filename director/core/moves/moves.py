@@ -15,22 +15,23 @@ repeated. After MOVE_TIMEOUT every director releases the user by itself.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Sequence
+from itertools import count
 
 from director.core.logins.pending import Pending
+from director.core.moves.flushruns import FlushRuns
+from director.core.moves.heldtokens import HeldTokens
 from director.core.moves.kicks import KICK_TIMEOUT, Kicks
+from director.core.moves.leaderwatch import LeaderWatch
 from director.core.moves.movestate import (
     ROUND,
     SUBJECT,
     TRANSITIONS,
-    HeldToken,
     LedMove,
-    MovingUser,
     Stage,
     UserJob,
     subjects,
 )
+from director.core.moves.movingusers import MOVE_TIMEOUT, MovingUsers
 from director.core.moves.walk import Walk
 from director.core.placement.assign import Assigner
 from director.core.placement.users import (
@@ -44,8 +45,7 @@ from director.core.placement.users import (
     User,
 )
 from director.core.protocol.counters import Counters
-from director.core.protocol.effects import Effect, Level, LogEvent, Persist, RunFlush, Send, StopFlush
-from director.core.protocol.kicktypes import MOST_COUNTED
+from director.core.protocol.effects import Effect, Level, LogEvent, Persist, Send
 from director.core.protocol.messages import MoveRound
 from director.core.protocol.ringtimings import NO_NEIGHBOUR, ROUND_AGAIN, STORE_WAIT
 from director.core.protocol.transitions import check
@@ -53,23 +53,14 @@ from director.core.protocol.view import RingView
 from director.core.tables.hosts import HostTable
 from director.types import HostId, MemberId, Now, Stamp, UserKey
 
-MOVE_TIMEOUT = 30.0
-"""Seconds after which a user is released, whatever has become of the move."""
 SHOWN = 10
 """Users that a log line about many users names."""
-WATCHED_EVERY = 1.0
-"""Seconds between two checks whether the director that leads a move is gone."""
 SLICE = 150
-"""Moves looked at in one turn of the loop."""
-STARTED = 3
-"""Flush programs that start in one turn of the loop. Each takes the operating system a millisecond."""
+"""Moves of this director looked at in one turn of the loop."""
 STORING_KEPT = 1000
 """Writes to the store that are waited for. If there are more, the moves of the oldest write wait for
 `STORE_WAIT` instead."""
 MOMENT = 0.001
-ABANDONED = KICK_TIMEOUT + 2.0
-"""Seconds without a token after which the director that leads a move counts as gone, even if it is in the
-ring."""
 
 
 class Moves:
@@ -96,8 +87,8 @@ class Moves:
             kick_delay: seconds, as `users.kick_delay`.
             flush_program: whether there is a flush program.
         """
-        self.moving: dict[UserKey, MovingUser] = {}
-        self._me, self._serial = me, first_serial
+        self.moving = MovingUsers(assigner.users)
+        self._me, self._serials = me, count(first_serial + 1)
         self._hosts, self._assigner, self._users = hosts, assigner, assigner.users
         self._kicks, self._pending, self._counters = kicks, pending, counters
         self.kick_delay, self._flush_program = kick_delay, flush_program
@@ -105,20 +96,11 @@ class Moves:
         self._led_walk = Walk(self._led)
         self._looked: list[LedMove] = []
         """The moves that this turn of the loop looks at."""
-        self._watch = Walk(self.moving)
-        """Walks through the moves to find those whose leading director is gone."""
-        self._watch_at: float | None = None
-        self._ring: Sequence[MemberId] = ()
-        """The ring at the last walk of `_watch`."""
-        self._begun: deque[MovingUser] = deque()
-        """All moves that began in the last `MOVE_TIMEOUT` seconds, the oldest first."""
-        self._overdue = False
-        """Whether more moves have timed out than one turn of the loop may end."""
+        self._leader_watch = LeaderWatch(me, self.moving)
         self._timed_out: dict[str, list[int]] = {}
         """Hashes of users whose moves have timed out, by stage, for the log."""
-        self._held_tokens: dict[tuple[str, bytes], HeldToken] = {}
-        self._flushes: dict[int, LedMove] = {}
-        self._to_flush: list[LedMove] = []
+        self._held_tokens = HeldTokens(me, self.moving)
+        self._flush_runs = FlushRuns(self._serials, hosts, counters)
         self._to_store: list[LedMove] = []
         self._storing: dict[int, list[LedMove]] = {}
         self._login = UserJob(None)
@@ -127,7 +109,7 @@ class Moves:
 
     def __len__(self) -> int:
         """Return how many users are being moved by any director."""
-        return len(self.moving)
+        return len(self.moving.by_key)
 
     @property
     def in_hand(self) -> int:
@@ -137,7 +119,7 @@ class Moves:
     def is_moving(self, key: UserKey) -> bool:
         """Whether a user is being moved, even if the merge that began it has not been handled yet."""
         user = self._users.get(key)
-        return key in self.moving or (user is not None and bool(user.flags & MOVING))
+        return key in self.moving.by_key or (user is not None and bool(user.flags & MOVING))
 
     # ---- events
 
@@ -158,7 +140,7 @@ class Moves:
         job = job or self._login
         old = self._users.get(key) or User(key, HostId(0), Stamp(0), 0, 0)
         flags = BY_HAND | (PINNED if pin else 0)
-        known = self.moving.get(key)
+        known = self.moving.by_key.get(key)
         before = known.old if known is not None and old.flags & MOVING else old
         row = self._hosts.row(before.host)
         led = LedMove(
@@ -189,21 +171,9 @@ class Moves:
         new = self._users.get(old.key)
         if new is None:
             return
-        run = self._kicks.elsewhere(old, new, now)
-        known = self.moving.get(new.key)
-        if not new.flags & MOVING:
-            self.moving.pop(new.key, None)
-        elif known is None or (known.decided, known.host) != (new.decided, new.host):
-            before = known.old if known is not None else old
-            kicks = known.kicks if known is not None else ()
-            if known is not None and known.decided != new.decided:
-                # kicks that have ended were reported and counted with the former move
-                kicks = tuple(kick for kick in kicks if not kick.over)
-            kicks += (run,) if run is not None else ()
-            moving = MovingUser(new.key, new.host, new.decided, now.mono, RECORD.pack(*before), kicks)
-            self.moving[new.key] = moving
-            self._begun.append(moving)
-            self._watch_soon(now.mono + ROUND_AGAIN)
+        kick = self._kicks.elsewhere(old, new, now)
+        if self.moving.changed(old, new, kick, now):
+            self._leader_watch.began(now)
         self._soon(now.mono)
 
     def token(self, token: MoveRound, now: Now, view: RingView) -> None:
@@ -214,15 +184,8 @@ class Moves:
             return
         if self._me in token.passed:
             return
-        for key, _ in subjects(token.moves):
-            moving = self.moving.get(key)
-            if moving is not None:
-                moving.origin, moving.progress = MemberId(token.origin), now.mono
-        held_token = self._held_tokens.get((token.origin, token.moves))
-        if held_token is not None:
-            held_token.token = token
-        else:
-            self._held_tokens[token.origin, token.moves] = HeldToken(token, now.mono + KICK_TIMEOUT)
+        self.moving.heard(token, now)
+        self._held_tokens.hold(token, now)
 
     def stored(self, number: int, now: Now) -> None:
         """Continue the moves whose records are in the store now, as `Persist` asked."""
@@ -238,20 +201,17 @@ class Moves:
             number: of the run of the program.
             ok: whether the program says that nothing of the user is left on the old host.
         """
-        led = self._flushes.pop(number, None)
-        if led is None or led.stage is not Stage.FLUSHING:
+        led = self._flush_runs.ended(number, ok=ok)
+        if led is None:
             return
-        if ok:
-            self._counters.programs_done += 1
-        else:
-            self._counters.programs_failed += 1
+        if not ok:
             led.job.counts.not_flushed += 1
         self._enter(led, Stage.DELAY, now.mono if ok else now.mono + self.kick_delay)
         self._soon(now.mono)
 
     def wake(self, now: Now) -> None:
         """Look at the moves soon: a kick has ended, or a host has changed."""
-        if self.moving or self._held_tokens:
+        if self.moving.by_key or self._held_tokens:
             self._soon(now.mono)
 
     # ---- time
@@ -259,10 +219,15 @@ class Moves:
     @property
     def has_work(self) -> bool:
         """Whether something is left for the next turn of the loop."""
-        return bool(self._overdue or self._to_flush or self._led_walk.under_way or self._watch.under_way)
+        return (
+            self.moving.has_overdue
+            or self._flush_runs.has_work
+            or self._led_walk.under_way
+            or self._leader_watch.has_work
+        )
 
     def next_deadline(self) -> float | None:
-        deadlines = [self._at, self._watch_at, self._begun[0].since + MOVE_TIMEOUT if self._begun else None]
+        deadlines = [self._at, self._leader_watch.next_deadline(), self.moving.next_deadline()]
         return min((at for at in deadlines if at is not None), default=None)
 
     def turn(self, now: Now, view: RingView) -> list[Effect]:
@@ -273,11 +238,7 @@ class Moves:
             sent.
         """
         effects = self._time_out(now)
-        if view.ring != self._ring or (self._watch_at is not None and now.mono >= self._watch_at):
-            self._ring, self._watch_at = view.ring, None
-            self._watch.begin()
-        if self._watch.under_way:
-            self._take_over(now, view)
+        self._take_over(now, view)
         due = self._at is not None and now.mono >= self._at
         if due:
             self._at = None
@@ -285,7 +246,7 @@ class Moves:
         if due or self._led_walk.under_way:
             effects += self._go_on(now)
             effects += self._rounds(now, view)
-            effects += self._pass_on(now, view)
+            effects += self._held_tokens.pass_on(now, view)
             self._plan(now)
         return effects
 
@@ -322,15 +283,15 @@ class Moves:
         """Ask for the records that began in this turn to be stored, before their rounds begin."""
         if not self._to_store:
             return []
-        self._serial += 1
+        number = next(self._serials)
         for led in self._to_store:
-            led.number = self._serial
+            led.number = number
         buckets = {led.key >> BUCKET_SHIFT for led in self._to_store}
-        self._storing[self._serial] = self._to_store
+        self._storing[number] = self._to_store
         if len(self._storing) > STORING_KEPT:
             del self._storing[next(iter(self._storing))]
         self._to_store = []
-        return [Persist(self._serial, tuple(sorted(buckets)))]
+        return [Persist(number, tuple(sorted(buckets)))]
 
     def _in_force(self, led: LedMove) -> bool:
         """Whether the user's record is still the one of this move, and the target still takes the user."""
@@ -369,14 +330,14 @@ class Moves:
         return self._begin_again(led, now)
 
     def _begin_again(self, led: LedMove, now: Now) -> list[Effect]:
-        effects = self._stop_flush(led)
+        effects = self._flush_runs.stop(led)
         self._decide(led, now)
         return effects + self._persist()
 
     def _advance(self, led: LedMove, now: Now) -> list[Effect]:
         if led.stage is Stage.STORING and now.mono >= led.until:
             self._enter(led, Stage.KICKING, now.mono + KICK_TIMEOUT)
-        if led.stage is Stage.KICKING and not self._kicking(led.key):
+        if led.stage is Stage.KICKING and not self.moving.is_kicking(led.key):
             self._enter(led, Stage.ROUND, now.mono)
         if led.stage is Stage.DELAY and now.mono >= led.until:
             self._settle(led.key)
@@ -392,10 +353,10 @@ class Moves:
                 due.setdefault(id(led.job), []).append(led)
         effects: list[Effect] = []
         for batch in (led[at : at + ROUND] for led in due.values() for at in range(0, len(led), ROUND)):
-            self._serial += 1
             moves = b"".join(SUBJECT.pack(led.key, led.decided) for led in batch)
-            late, kicked, parted = self._of_kicks(moves)
-            token = MoveRound(self._me, self._serial, moves, [self._me], late, kicked, parted)
+            is_late, kicked, parted = self.moving.kicks_of(moves)
+            late: list[str] = [self._me] if is_late else []
+            token = MoveRound(self._me, next(self._serials), moves, [self._me], late, kicked, parted)
             if view.right is not None:
                 effects.append(Send(view.right, [token]))
             elif view.alone:
@@ -428,7 +389,7 @@ class Moves:
     def _after_round(self, led: LedMove, now: Now, *, parted: bool) -> None:
         if self._flush_program and led.target and led.old.host not in (0, led.target):
             self._enter(led, Stage.FLUSHING, led.began + MOVE_TIMEOUT)
-            self._to_flush.append(led)
+            self._flush_runs.add(led)
         else:
             waits = parted or led.old.host not in (0, led.target)
             pause = self.kick_delay if waits and not led.job.at_once else 0.0
@@ -437,37 +398,16 @@ class Moves:
 
     def start_programs(self) -> list[Effect]:
         """Return the flush programs to start for users whose rounds have ended."""
-        effects: list[Effect] = []
-        to_flush, self._to_flush = self._to_flush[:STARTED], self._to_flush[STARTED:]
-        for led in to_flush:
-            if led.stage is Stage.FLUSHING and led.number not in self._flushes:
-                self._serial += 1
-                led.number = self._serial
-                self._flushes[led.number] = led
-                new = self._hosts.row(led.target)
-                effects.append(RunFlush(led.number, led.key >> 32, led.old_row, new))
-        return effects
+        return self._flush_runs.start()
 
     def _take_over(self, now: Now, view: RingView) -> None:
-        """Take over moves whose leading director is gone, in buckets of which this director is the usual
-        writer (docs/ring.md, rule 26).
+        """Take over moves whose leading director is gone (docs/ring.md, rule 26).
 
-        This director waits for its own kick first, as it does for its own moves. A move without its record is
-        forgotten.
+        This director waits for its own kick first, as it does for its own moves.
         """
-        for key in self._watch.some(SLICE):
-            moving = self.moving[key]
-            record = self._users.get(key)
-            if record is None or not record.flags & MOVING or record.decided != moving.decided:
-                del self.moving[key]
-                continue
-            abandoned_at = self._abandoned_at(moving, view)
-            waits = key in self._led or now.mono < abandoned_at or not view.ring
-            if waits or view.writers.of(key >> BUCKET_SHIFT, view.ring) != self._me:
-                self._watch_soon(max(abandoned_at, now.mono + WATCHED_EVERY))
-                continue
+        for moving, record in self._leader_watch.abandoned(now, view, self._led):
             led = LedMove(
-                key=key,
+                key=moving.key,
                 target=record.host,
                 flags=record.flags & ~MOVING,
                 decided=record.decided,
@@ -479,29 +419,14 @@ class Moves:
                 stage=Stage.KICKING,
                 until=now.mono + KICK_TIMEOUT,
             )
-            self._led[key] = led
+            self._led[led.key] = led
             self._soon(now.mono)
-
-    @staticmethod
-    def _abandoned_at(moving: MovingUser, view: RingView) -> float:
-        if moving.origin is not None and moving.origin in view.ring:
-            return moving.progress + ABANDONED
-        return max(moving.since, moving.progress) + ROUND_AGAIN
 
     def _time_out(self, now: Now) -> list[Effect]:
         """Release the users whose moves have timed out. Every director does so by itself."""
         effects: list[Effect] = []
-        for _ in range(SLICE):
-            if not self._begun or not self._has_ended(self._begun[0], now):
-                break
-            moving = self._begun.popleft()
+        for moving in self.moving.timed_out(now):
             key = moving.key
-            if self.moving.get(key) is not moving:
-                continue
-            record = self._users.get(key)
-            if record is None or record.decided != moving.decided or not record.flags & MOVING:
-                del self.moving[key]
-                continue
             led = self._led.get(key)
             stage = led.stage.value if led is not None else "moving"
             self._settle(key)
@@ -513,11 +438,7 @@ class Moves:
                 if led.stage is Stage.FLUSHING:
                     led.job.counts.not_flushed += 1
                 effects += self._done(led)
-        self._overdue = bool(self._begun) and self._has_ended(self._begun[0], now)
-        return effects if self._overdue else effects + self._log_timed_out()
-
-    def _has_ended(self, moving: MovingUser, now: Now) -> bool:
-        return now.mono >= moving.since + MOVE_TIMEOUT or self.moving.get(moving.key) is not moving
+        return effects if self.moving.has_overdue else effects + self._log_timed_out()
 
     def _log_timed_out(self) -> list[Effect]:
         """Return one log event for each stage, about all moves that timed out in successive turns."""
@@ -530,59 +451,6 @@ class Moves:
             effects.append(LogEvent(Level.ERROR, "move_timed_out", fields))
         return effects
 
-    def _pass_on(self, now: Now, view: RingView) -> list[Effect]:
-        """Pass on the tokens of other directors whose users have no session left here."""
-        effects: list[Effect] = []
-        for name, held_token in list(self._held_tokens.items()):
-            if now.mono < held_token.until and self._waits(held_token):
-                continue
-            del self._held_tokens[name]
-            token = held_token.token
-            late, kicked, parted = self._of_kicks(token.moves)
-            if view.right is not None:
-                onward = MoveRound(
-                    token.origin,
-                    token.serial,
-                    token.moves,
-                    [*token.passed, self._me],
-                    [*token.late, *late],
-                    min(token.kicked + kicked, MOST_COUNTED),
-                    token.parted or parted,
-                )
-                effects.append(Send(view.right, [onward]))
-        return effects
-
-    def _waits(self, held_token: HeldToken) -> bool:
-        """Whether a kick of one of the token's users has not ended yet."""
-        moves = held_token.token.moves
-        while held_token.passed * SUBJECT.size < len(moves):
-            key, _ = SUBJECT.unpack_from(moves, held_token.passed * SUBJECT.size)
-            if self._kicking(UserKey(key)):
-                return True
-            held_token.passed += 1
-        return False
-
-    def _kicking(self, key: UserKey) -> bool:
-        moving = self.moving.get(key)
-        return moving is not None and not all(kick.over for kick in moving.kicks)
-
-    def _of_kicks(self, moves: bytes) -> tuple[list[str], int, bool]:
-        """Return what this director reports about the kicks of these users.
-
-        Returns:
-            This director's name if a kick was not confirmed, else nothing; the sessions ended; whether there
-            was a kick at all. A login that has only just been answered has no session yet, but may have one
-            soon.
-        """
-        late, kicked, parted = False, 0, False
-        for key, decided in subjects(moves):
-            moving = self.moving.get(key)
-            for kick in moving.kicks if moving is not None and moving.decided == decided else ():
-                kicked += kick.sessions
-                late = late or not kick.over or bool(kick.problem)
-                parted = True
-        return [self._me] if late else [], kicked, parted
-
     # ---- results
 
     def _settle(self, key: UserKey) -> None:
@@ -590,7 +458,7 @@ class Moves:
         self._pending.wake_users([key])
         if record is not None and record.flags & MOVING:
             self._users.put(record._replace(flags=record.flags & ~MOVING))
-        self.moving.pop(key, None)
+        self.moving.released(key)
 
     def _done(self, led: LedMove) -> list[Effect]:
         if led.lost:
@@ -609,18 +477,12 @@ class Moves:
     def _over(self, led: LedMove) -> list[Effect]:
         self._led.pop(led.key, None)
         self._end(led)
-        return self._stop_flush(led)
+        return self._flush_runs.stop(led)
 
     def _end(self, led: LedMove) -> None:
         led.stage = Stage.OVER
         led.job.under_way.discard(led.key)
         led.job.unconfirmed.discard(led.key)
-
-    def _stop_flush(self, led: LedMove) -> list[Effect]:
-        if self._flushes.pop(led.number, None) is None:
-            return []
-        self._counters.programs_stopped += 1
-        return [StopFlush(led.number)]
 
     def _enter(self, led: LedMove, stage: Stage, until: float) -> None:
         if led.stage is not stage:
@@ -630,15 +492,13 @@ class Moves:
     def _soon(self, at: float) -> None:
         self._at = at if self._at is None else min(self._at, at)
 
-    def _watch_soon(self, at: float) -> None:
-        self._watch_at = at if self._watch_at is None else min(self._watch_at, at)
-
     def _plan(self, now: Now) -> None:
         """Set the time at which the next turn has something to do."""
         for led in self._looked:
             if led.stage in (Stage.STORING, Stage.ROUND, Stage.DELAY):
                 self._soon(max(led.until, now.mono + (0.05 if led.stage is Stage.ROUND else 0.0)))
-        for held_token in self._held_tokens.values():
-            self._soon(held_token.until)
+        until = self._held_tokens.next_deadline()
+        if until is not None:
+            self._soon(until)
         if self._at is not None:
             self._at = max(self._at, now.mono + MOMENT)  # the rest of this turn's work is for the next turn

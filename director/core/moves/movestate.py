@@ -1,4 +1,4 @@
-"""The state of the moves under way: their stages, their jobs, the tokens that wait.
+"""The moves that this director leads, their stages and their jobs.
 
 `moves.py` takes them from stage to stage.
 """
@@ -11,11 +11,10 @@ from struct import Struct
 
 import msgspec
 
-from director.core.moves.kicks import KickRun
 from director.core.placement.users import RECORD, User
-from director.core.protocol.messages import HostRow, MoveRound
+from director.core.protocol.messages import HostRow
 from director.records import MoveCounts
-from director.types import HostId, MemberId, Stamp, UserKey
+from director.types import HostId, Stamp, UserKey
 
 ROUND = 800
 """Most users of one round: every other director handles all of them in one turn of the loop."""
@@ -62,26 +61,6 @@ class UserJob(msgspec.Struct, eq=False):
         return self.complete and not (self.unconfirmed if self.early else self.under_way)
 
 
-class MovingUser(msgspec.Struct, gc=False):
-    """A user who is being moved, by any director."""
-
-    key: UserKey
-    host: HostId
-    decided: Stamp
-    since: float
-    before: bytes
-    """The user's packed record from before the move; host 0: there was none."""
-    kicks: tuple[KickRun, ...]
-    """The kicks of this move, and of the moves that it has superseded."""
-    origin: MemberId | None = None
-    progress: float = 0.0
-    """Monotonic time at which a token of the move last came."""
-
-    @property
-    def old(self) -> User:
-        return User(*RECORD.unpack(self.before))
-
-
 class LedMove(msgspec.Struct, kw_only=True, gc=False):
     """A move that this director leads."""
 
@@ -107,15 +86,6 @@ class LedMove(msgspec.Struct, kw_only=True, gc=False):
     @property
     def old(self) -> User:
         return User(*RECORD.unpack(self.before))
-
-
-class HeldToken(msgspec.Struct, gc=False):
-    """Another director's token that waits for the kicks of this director."""
-
-    token: MoveRound
-    until: float
-    passed: int = 0
-    """How many of its users, from the first, have no kick under way."""
 
 
 def subjects(moves: bytes) -> Iterable[tuple[UserKey, Stamp]]:

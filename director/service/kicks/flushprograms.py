@@ -7,7 +7,7 @@ from collections.abc import Callable
 import anyio
 import anyio.abc
 
-from director.core.moves.moves import MOVE_TIMEOUT
+from director.core.moves.movingusers import MOVE_TIMEOUT
 from director.core.protocol.effects import RunFlush
 from director.core.protocol.events import Event, FlushEnded
 from director.net.flushprogram import run_flush

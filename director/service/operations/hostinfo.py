@@ -55,7 +55,7 @@ class HostInfos:
 
     async def _leaving(self) -> dict[HostId, int]:
         """Return the number of moving users by the host that they leave, counted in slices."""
-        moving, leaving = list(self._director.moves.moving.values()), dict[HostId, int]()
+        moving, leaving = list(self._director.moves.moving.by_key.values()), dict[HostId, int]()
         for number, user in enumerate(moving, 1):
             old = user.old.host
             if old != user.host:

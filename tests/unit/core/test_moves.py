@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from director.core.moves.moves import ABANDONED, MOVE_TIMEOUT
+from director.core.moves.leaderwatch import ABANDONED
 from director.core.moves.movestate import SUBJECT, TRANSITIONS, Stage
+from director.core.moves.movingusers import MOVE_TIMEOUT
 from director.core.placement.addresses import host_id
 from director.core.placement.users import BUCKET_SHIFT, BY_HAND, MOVING, PINNED, User, pack, unpack
 from director.core.protocol.effects import (

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from director.core.admission import DUE, WAITING
-from director.core.moves.moves import MOVE_TIMEOUT
+from director.core.moves.movingusers import MOVE_TIMEOUT
 from director.core.ownclock import BACK, DOUBTED, SLICE
 from director.core.placement.users import LATEST, MOVING, RECORD, User, pack, unpack
 from director.core.protocol.effects import Effect, LogEvent

@@ -58,7 +58,7 @@ async def test_a_second_flush_that_waits_is_told_the_counts_of_the_first(node: N
 async def test_a_second_flush_while_users_of_the_first_are_on_the_move_joins_it(node: Node) -> None:
     """Nobody is assigned to the host any more, which a flush of its own would take for done."""
     first = await node.operations.users.flush(HOSTS[0], reason="", follow=True)
-    await until(lambda: node.director.moves.moving)
+    await until(lambda: node.director.moves.moving.by_key)
     assert (await node.operations.users.flush(HOSTS[0], reason="", follow=True)).id == first.id
 
 
@@ -97,7 +97,7 @@ async def test_a_second_change_to_the_same_tag_joins_the_first(node: Node) -> No
 
 async def test_users_who_are_moved_away_from_a_host_are_shown_there_until_they_have_gone(node: Node) -> None:
     first = await node.operations.users.flush(HOSTS[0], reason="", follow=True)
-    await until(lambda: len(node.director.moves.moving) == len(USERS))
+    await until(lambda: len(node.director.moves.moving.by_key) == len(USERS))
     host = (await node.operations.queries.hosts())[0]
     assert (host.address, host.users, host.leaving) == (HOSTS[0], 0, len(USERS))
     await ended(node, first)
