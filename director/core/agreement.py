@@ -23,6 +23,7 @@ from director.core.protocol.messages import ROWS, HostRow, Hosts, MemberRow, Mem
 from director.core.ring.barrier import Barrier
 from director.core.ring.link import Neighbour
 from director.core.ring.ring import Ring
+from director.core.run import Run
 from director.core.tables.hosts import HostTable
 from director.core.tables.members import MOST_ROWS, MemberTable, about
 from director.core.tables.movedhosts import MovedHosts
@@ -52,14 +53,13 @@ class Agreement:
         moved_hosts: MovedHosts,
         admission: Admission,
         counters: Counters,
+        run: Run,
     ) -> None:
-        self.started = False
-        """Whether changes are agreed on and logged. Before the start they are only merged."""
         self.digest = b""
         self._hosts, self._members, self._ring, self._barrier = hosts, members, ring, barrier
         self._assigner, self._pending, self._logins = assigner, pending, logins
         self._kicks, self._moved_hosts, self._counters = kicks, moved_hosts, counters
-        self._admission = admission
+        self._admission, self._run = admission, run
         self._present: dict[str, int] = {}
         """The stamp of the appearance of each host that is present."""
         self._store_was_read = False
@@ -84,7 +84,7 @@ class Agreement:
                 configuration are made one by one later (`service.operations.fileapplier`).
         """
         rows, effects = self._admission.hosts(rows, source, now)
-        if self._store_was_read or (applied and self.started):
+        if self._store_was_read or (applied and self._run.started):
             changed = self._hosts.merge(rows)
         elif applied:
             changed = self._hosts.adopt_stored(rows)
@@ -165,14 +165,14 @@ class Agreement:
         effects.append(StoreHosts())
         for row in rows:
             since = self._present.get(row.address)
-            if self.started and since is not None and (not row.present or _came_back(row, since, now)):
+            if self._run.started and since is not None and (not row.present or _came_back(row, since, now)):
                 self._kicks.host(row.address, now)  # the host was removed, so its users are assigned anew
-        effects += [self._log_row(row) for row in rows] if self.started else []
+        effects += [self._log_row(row) for row in rows] if self._run.started else []
         before = self.digest
         self._reconfigure()
         self._moved_hosts.hosts_changed(now)
-        effects += self.pools_changed() if self.started else []
-        if self.started and self.digest != before:
+        effects += self.pools_changed() if self._run.started else []
+        if self._run.started and self.digest != before:
             self._barrier.wait(now, at_once=source is None)
         return effects
 
@@ -224,7 +224,7 @@ class Agreement:
                     LogEvent(Level.ERROR, "removed_from_ring", {"me": self._ring.me, "note": note})
                 )
         self._reconfigure()
-        if self.started:
+        if self._run.started:
             self._barrier.wait(now, at_once=at_once)
         return effects
 

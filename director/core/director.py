@@ -10,22 +10,22 @@ Each event takes these steps. Their order is what keeps the promises of docs/rin
 
 1. `announce`: the users that the hot path has written to the user table since the last event go to all
    neighbours. This comes first, so that no message of this event overtakes the record of an earlier login.
-2. This director checks itself: how late the event is (`_late`), and what time it is (`OwnClock`,
-   `ClockWatch`). A director that was suspended or has a wrong clock must doubt itself before it judges its
-   neighbours, so this comes before the event.
+2. This director checks itself: how late the event is (`Interruptions`), and what time it is (`OwnClock`). A
+   director that was suspended or has a wrong clock must doubt itself before it judges its neighbours, so this
+   comes before the event.
 3. The event goes to the part that it concerns: `Logins`, `Reception` for neighbours, `Ring` for links,
    `Dispatcher` for operators, the tables for what the store holds.
 4. `_settle`: everything else is brought in line with what has happened.
 
    a. The rest of what neighbours have sent, then one turn's share of long work: exchanges, housekeeping.
-   b. Links: which directors are neighbours now, which are dialled. Before the gate, because a lost
-      neighbour closes it.
+   b. Links: which directors are neighbours now, which are dialled (`Neighbours`). Before the gate, because a
+      lost neighbour closes it.
    c. The partition: whether this director is on the majority side and may assign users
       (`Gatekeeper.judge_partition`). Only if it may, operators' changes begin or are confirmed; after each
       change the partition is judged again.
    d. The token of the barrier, if one is due. It carries the digest of the tables after c.
    e. The gate: whether all users, assigned users or none are answered. Then waiting logins are tried again.
-   f. Rounds and moves (`_go_round`): they may use what e has assigned, and see the tables as c has left them.
+   f. Rounds and moves (`Rounds`): they may use what e has assigned, and see the tables as c has left them.
    g. The departure, once the ring continues without this director.
 
 5. The effects leave in this order: records and tables, tokens, answers to logins (rule 5). So a record is on
@@ -38,10 +38,7 @@ bounded share in a turn, says in `has_work` that something is left, and is liste
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-
-import msgspec
 
 from director.core.admission import Admission
 from director.core.agreement import Agreement
@@ -49,6 +46,7 @@ from director.core.dispatcher import STOPS, Dispatcher
 from director.core.gatekeeper import Gatekeeper
 from director.core.housekeeping import Housekeeping
 from director.core.intake import Intake
+from director.core.interruptions import Interruptions
 from director.core.logins.logins import Logins
 from director.core.logins.pending import Pending
 from director.core.logins.startup import Startup
@@ -58,19 +56,13 @@ from director.core.moves.kicks import Kicks
 from director.core.moves.moves import Moves
 from director.core.moves.nearexpiry import NearExpiry
 from director.core.moves.sessions import SessionReview
+from director.core.neighbours import Neighbours
 from director.core.ownclock import OwnClock
-from director.core.placement.assign import Assigner, Gate
+from director.core.placement.assign import Assigner
 from director.core.placement.names import NameTable
 from director.core.placement.users import UserTable
-from director.core.protocol.clock import ClockWatch
 from director.core.protocol.counters import Counters
-from director.core.protocol.effects import (
-    Departed,
-    Effect,
-    Level,
-    LogEvent,
-    Send,
-)
+from director.core.protocol.effects import Effect
 from director.core.protocol.events import (
     STORE,
     BucketsRead,
@@ -103,49 +95,24 @@ from director.core.protocol.events import (
     Thawed,
     TimerFired,
 )
-from director.core.protocol.messages import (
-    HostRow,
-    MemberRow,
-    Names,
-    Users,
-)
+from director.core.protocol.messages import Names, Users
 from director.core.protocol.part import Part
 from director.core.protocol.view import RingView
 from director.core.protocol.writers import Writers
 from director.core.reception import Reception
 from director.core.ring.barrier import Barrier
-from director.core.ring.link import Identity, Neighbour, State, postpone_exchanges
+from director.core.ring.link import Identity, State
 from director.core.ring.partition import Partition, Standing
-from director.core.ring.ring import Ring, log_neighbours
+from director.core.ring.ring import Ring
 from director.core.ring.trust import Trust
+from director.core.rounds import Rounds
+from director.core.run import Run
+from director.core.settings import Settings
 from director.core.tables.changes import Changes
 from director.core.tables.hosts import HostTable
 from director.core.tables.members import MemberTable
 from director.core.tables.movedhosts import MovedHosts
-from director.types import HostId, MemberId, Now, UserKey
-
-FROZEN = 1.0
-"""Seconds by which an event may come after the requested deadline. If it comes later, the process was
-suspended."""
-TELL_AGAIN = 2.0
-"""Seconds without agreement after which neighbours get the tables once more."""
-LATE = 0.05
-"""Seconds by which this process must be late before the time-outs of the links are moved."""
-
-
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """Settings of an operator. Times are in seconds."""
-
-    isolation_wait: float = 20.0
-    kick_delay: float = 2.0
-    max_parallel_moves: int = 100
-    max_parallel_kicks: int = 100
-    max_users: int = 0
-    """Records in the table from which on new users get no record; 0: no limit."""
-    flush_program: bool = False
-    """Whether a flush program runs for each user who is moved."""
-    remember_names: bool = False
-    """Whether the names of users are kept with their assignments."""
+from director.types import MemberId, Now, UserKey
 
 
 class Director:
@@ -180,6 +147,7 @@ class Director:
         self.names = names
         self.members = MemberTable(servers, member_names)
         self.counters = Counters()
+        self._run = Run()
         self.ring = Ring(identity, self.members.listed(), self.counters)
         first_serial = (identity.incarnation & 0xFFFFFFFF) << 24
         self.barrier = Barrier(identity.member, first_serial)
@@ -215,11 +183,11 @@ class Director:
             moves=self.moves,
             admission=self._admission,
             counters=self.counters,
+            run=self._run,
         )
         self._moved_hosts = MovedHosts(hosts, self.users)
         self._logins = Logins(assigner, hosts, self.pending, self._moved_hosts, self.counters)
         self._partition = Partition(self.ring.counted, settings.isolation_wait)
-        self._dispatcher = Dispatcher(self.ring, self._partition, self._startup, self.changes, self.jobs)
         self._trust = Trust()
         self._gatekeeper = Gatekeeper(
             ring=self.ring,
@@ -230,6 +198,7 @@ class Director:
             logins=self._logins,
             pending=self.pending,
             counters=self.counters,
+            run=self._run,
         )
         self._housekeeping = Housekeeping(assigner, names, self.counters)
         self._agreement = Agreement(
@@ -244,6 +213,17 @@ class Director:
             moved_hosts=self._moved_hosts,
             admission=self._admission,
             counters=self.counters,
+            run=self._run,
+        )
+        self._dispatcher = Dispatcher(
+            ring=self.ring,
+            barrier=self.barrier,
+            partition=self._partition,
+            gatekeeper=self._gatekeeper,
+            agreement=self._agreement,
+            startup=self._startup,
+            changes=self.changes,
+            jobs=self.jobs,
         )
         self.clock = OwnClock(
             admission=self._admission,
@@ -267,6 +247,40 @@ class Director:
             counters=self.counters,
             view=self._view,
         )
+        self._interruptions = Interruptions(
+            run=self._run,
+            clock=self.clock,
+            ring=self.ring,
+            barrier=self.barrier,
+            partition=self._partition,
+            trust=self._trust,
+            gatekeeper=self._gatekeeper,
+            housekeeping=self._housekeeping,
+            kicks=self.kicks,
+            users=self.users,
+        )
+        self._neighbours = Neighbours(
+            ring=self.ring,
+            barrier=self.barrier,
+            trust=self._trust,
+            agreement=self._agreement,
+            users=self.users,
+            names=names,
+        )
+        self._rounds = Rounds(
+            assigner=assigner,
+            agreement=self._agreement,
+            intake=self._intake,
+            logins=self._logins,
+            startup=self._startup,
+            sessions=self._sessions,
+            kicks=self.kicks,
+            moves=self.moves,
+            near=self.near,
+            kick_rounds=self.kick_rounds,
+            jobs=self.jobs,
+            view=self._view,
+        )
         self._parts: tuple[Part, ...] = (
             self._logins,
             self.kicks,
@@ -282,16 +296,7 @@ class Director:
         )
         """All parts that may have work left or wait for a time."""
         self._writers = Writers()
-        self._tables_told_at = float("-inf")
-        self._clock_watch = ClockWatch()
-        self._seen_by_moves = self._agreement.digest
-        self._started = self._announced_departure = False
-        self._expected: float | None = None
-        """Monotonic time at which the next event was due at the latest; None: no event was due."""
         self._now = 0.0
-        self._thawed_at = float("-inf")
-        self._lease_until = math.inf
-        """As in the last `Leases`."""
         self.settled = True
         """Whether the last event may have changed `next_deadline()`."""
 
@@ -341,11 +346,7 @@ class Director:
         self._now = now.mono
         self.settled = True
         effects = self.announce()
-        effects += self._late(now)
-        effects += self.clock.check(now)
-        step = self._clock_watch.step(now)
-        if step:
-            effects += self._clock_stepped(step, now)
+        effects += self._interruptions.check(now)
         match event:
             case TableChanged():
                 return effects
@@ -356,7 +357,7 @@ class Director:
                 self.pending.drop(requests)
                 return effects
             case Claimed(key, records):
-                effects += self._merge_users(records, STORE, now)
+                effects += self._intake.merge(records, STORE, now)
                 waiting = self.pending.of(key)
                 answers = self._logins.claimed(key, now)
                 if answers:
@@ -375,26 +376,10 @@ class Director:
                 effects += self._reception.read_rest(link, now)
                 effects += self.ring.closed(link, reason, now)
             case KicksEnded(ends):
-                effects += self.kicks.ended(ends, now)
-                self.moves.wake(now)
-                self.kick_rounds.kicked(now)
+                effects += self._rounds.kicks_ended(ends, now)
             case _:
                 effects += self._happened(event, now)
         return [*effects, *self.announce(), *self._settle(now)]
-
-    def _clock_stepped(self, seconds: float, now: Now) -> list[Effect]:
-        """React to a step of the clock, after which the last logins of users have wrong times.
-
-        Expired records are kept for a while, and the sessions of this machine are listed to refresh their
-        users.
-        """
-        self._housekeeping.wait(now.mono + self.users.expire)
-        self.kicks.clock_stepped(now)
-        if seconds > 0:
-            self.ring.suspended(seconds, now)
-        self._gatekeeper.review_sessions()
-        note = "users count as seen earlier, or later, by that; sessions are listed again"
-        return [LogEvent(Level.WARNING, "clock_stepped", {"seconds": round(seconds, 1), "note": note})]
 
     def clock_is_sure(self, mono: float) -> bool:
         """Whether the clock may decide that a record has long expired.
@@ -402,23 +387,13 @@ class Director:
         It may if it has not stepped recently, and no director outside the ring, whose clock may be the right
         one, holds a lease.
         """
-        return not self.partial and mono >= self._clock_watch.stepped_at + self.users.expire
-
-    def _late(self, now: Now) -> list[Effect]:
-        """React to a late event: this process was late, and no other director is blamed for it."""
-        late = 0.0 if self._expected is None else now.mono - self._expected
-        self._expected = None
-        if late > FROZEN:
-            return self._thawed(late, now)
-        if late > LATE:
-            self.ring.forgive(late, now)
-        return []
+        return not self.partial and self._interruptions.clock_was_steady(mono)
 
     def _happened(self, event: Event, now: Now) -> list[Effect]:
         """Handle the less frequent events."""
         match event:
             case Started():
-                self._started = self._agreement.started = self._reception.started = True
+                self._run.started = True
                 self.barrier.wait(now, at_once=True)
                 self.ring.start()
                 self._housekeeping.start(now)
@@ -433,7 +408,7 @@ class Director:
             case BucketsRead(buckets):
                 self._startup.have_read(buckets)
             case StoredUsers(records, source):
-                return self._merge_users(records, source, now)
+                return self._intake.merge(records, source, now)
             case StoredHosts(rows, applied, source):
                 return self._agreement.stored_hosts(rows, source, now, applied=applied)
             case StoredMembers():
@@ -448,12 +423,11 @@ class Director:
                 self._logins.claim_failed(key, now)
             case Leases(alive, until):
                 self._partition.leases = alive
-                self._lease_until = until
+                self._interruptions.lease_until = until
                 if alive is None or until > now.mono:
                     self._trust.caught_up()
             case Thawed(gap):
-                if now.mono >= self._thawed_at + FROZEN:
-                    return self._thawed(gap, now)
+                return self._interruptions.thawed(gap, now)
             case Persisted(number):
                 self.moves.stored(number, now)
                 self.jobs.stored(number, now)
@@ -482,12 +456,13 @@ class Director:
         deadlines += [
             self.ring.next_deadline(),
             self.barrier.next_deadline() if self.ring.right else None,
-            self.changes.next_deadline(without_sync=self._removes_without_sync),
+            self._dispatcher.next_deadline(),
             self._partition.next_deadline(self.barrier),
             self._trust.next_deadline(),
         ]
-        self._expected = min((d for d in deadlines if d is not None), default=None)
-        return self._expected
+        deadline = min((d for d in deadlines if d is not None), default=None)
+        self._interruptions.expected = deadline
+        return deadline
 
     def _has_work(self) -> bool:
         if self.pending.awake or any(part.has_work for part in self._parts):
@@ -542,10 +517,6 @@ class Director:
         """
         return self._intake.announce()
 
-    def _merge_users(self, records: bytes, source: Neighbour | str, now: Now) -> list[Effect]:
-        """Merge user records from a neighbour or another source, and pass on what was new."""
-        return self._intake.merge(records, source, now, started=self._started)
-
     # ---- the ring
 
     def _only_users(self, event: Received) -> bool:
@@ -558,77 +529,26 @@ class Director:
             return False
         return all(isinstance(m, Users | Names) for m in event.messages)
 
-    def _thawed(self, gap: float, now: Now) -> list[Effect]:
-        """React to a suspension of this process: compare memory with the neighbours before any login is
-        answered."""
-        fields = {"seconds": round(gap, 1), "note": "comparing with the neighbours first"}
-        self._thawed_at = now.mono
-        if self._partition.leases is not None and now.mono >= self._lease_until:
-            self._trust.lapsed(now)
-        self._partition.doubt_leases()
-        self.ring.thawed(now)
-        self.ring.suspended(gap + FROZEN, now)
-        effects = [LogEvent(Level.WARNING, "frozen", fields), *self._trust.thawed(self.ring, now)]
-        if self._started and self.unverified:
-            self.barrier.wait(now, at_once=True)
-        return effects + self._gatekeeper.review(now, started=self._started)
-
     # ---- after every event
 
     def _settle(self, now: Now) -> list[Effect]:
         """Bring neighbours, barrier, standing, gate and everything that waits in line with what has
         happened."""
         effects = self._reception.turn(now)
-        effects += self._tick(now)
-        if self.ring.unmet:
-            self.ring.named = self.barrier.ring
-            effects += self._agreement.meet()  # before links that were made only for this are closed
-        effects += self._review_links(now)
-        if self._started:
+        effects += self._neighbours.turn(now, loading=self.loading or self.clock.walking)
+        effects += self._housekeeping.turn(now, self._agreement.digest)
+        self._moved_hosts.turn(now)
+        effects += self.clock.turn(now)
+        effects += self._neighbours.review(now)
+        if self._run.started:
             self._gatekeeper.judge_partition(now, self._agreement.digest)
-        effects += self._change_tables(now)
-        tokens = self._send_token(now)
-        effects += self._gatekeeper.review(now, started=self._started)
+        effects += self._dispatcher.turn(now)
+        tokens = self._neighbours.send_token(now)
+        effects += self._gatekeeper.review(now)
         answers = self._logins.turn(now)
-        tokens += self._go_round(now)
-        effects += self._leave(now)
+        tokens += self._rounds.turn(now)
+        effects += self._neighbours.leave(now)
         return [*effects, *self.announce(), *tokens, *answers]
-
-    def _go_round(self, now: Now) -> list[Effect]:
-        """Continue everything that the whole ring has to confirm, and the kicks that belong to it."""
-        overdue: list[Effect] = self.kicks.overdue(now)
-        if overdue:  # moves and rounds that wait for these kicks continue immediately
-            self.moves.wake(now)
-            self.kick_rounds.kicked(now)
-        wanted = self._startup.want(self._logins.unread)
-        self._logins.unread = []
-        listing = self._sessions.turn(now)
-        self._ask_for_logins(now)
-        if not self._intake.has_work:  # else users may be moving although their moves are not known yet
-            self.jobs.turn(now)
-        view = self._view()
-        if self._agreement.digest != self._seen_by_moves:
-            self._seen_by_moves = self._agreement.digest
-            self.moves.wake(now)  # the hosts of the moves may have been removed
-        effects = [*overdue, *wanted, *listing, *self.near.turn(now, view)]
-        effects += self.moves.turn(now, view)
-        effects += self.moves.start_programs()
-        effects += self.kick_rounds.turn(now, view)
-        return effects + self.kicks.turn(now) + self.jobs.ends()
-
-    def _ask_for_logins(self, now: Now) -> None:
-        """Ask the ring about users near expiry, and move users whose host has another tag: their logins wait
-        for it."""
-        near, self._logins.near = self._logins.near, {}
-        for key, tag in near.items():
-            self.near.ask(key, tag, now)
-        retagged, self._logins.retagged = self._logins.retagged, {}
-        if self.assigner.gate is not Gate.OPEN and not self._logins.claiming:
-            return  # their logins are tried again when the gate opens
-        for key, tag in retagged.items():
-            if not self.moves.is_moving(key):
-                backend = self.assigner.place(key >> 32, tag)
-                self.moves.begin(key, backend.id if backend else HostId(0), None, now)
 
     def _view(self) -> RingView:
         right = self.ring.right
@@ -640,84 +560,3 @@ class Director:
             held_until=self.barrier.held_until,
             writers=self._writers,
         )
-
-    def _leave(self, now: Now) -> list[Effect]:
-        """Announce the departure once the ring continues without this director."""
-        if self._announced_departure or not self.ring.has_left(now):
-            return []
-        self._announced_departure = True
-        return [*self.ring.stop("the director stops"), Departed()]
-
-    def _tick(self, now: Now) -> list[Effect]:
-        """Handle the time-outs of links, and do one turn's share of long work."""
-        effects: list[Effect] = []
-        busy = self.loading or self.clock.walking
-        postpone_exchanges(
-            self.ring.links.values(), len(self.users), now, joining=self.unverified, loading=busy
-        )
-        for neighbour in list(self.ring.links.values()):
-            was_live = neighbour.live
-            effects += neighbour.tick(now)
-            if was_live and not neighbour.live and neighbour.silent:
-                self.barrier.hold(now.mono + self.identity.ping_timeout + 1)
-            if neighbour.exchange_has_work:
-                effects += neighbour.exchange.work(self.users, self.names, not self.unverified, now)
-            neighbour.finish_exchange()
-        effects += self._housekeeping.turn(now, self._agreement.digest)
-        self._moved_hosts.turn(now)
-        return effects + self.clock.turn(now)
-
-    def _review_links(self, now: Now) -> list[Effect]:
-        had_right, had_left = self.ring.right, self.ring.left
-        lost = any(n is not None and n.state is State.CLOSED for n in (had_right, had_left))
-        effects = self.ring.review(now)
-        right_is_new = self.ring.right is not None and self.ring.right is not had_right
-        if right_is_new or self.ring.left is not had_left or self.ring.right is not had_right:
-            effects.append(log_neighbours(self.ring))
-        if lost and self.ring.unlinked:
-            self._trust.lost_everybody(now)
-        if lost or (right_is_new and not self.barrier.synced):
-            self.barrier.wait(now, at_once=True)
-        elif right_is_new:
-            self.barrier.probe(now)
-        return effects + self.ring.dials(now)
-
-    def _change_tables(self, now: Now) -> list[Effect]:
-        # A director that has removed itself is in no ring that could agree. It has told the others.
-        effects = self.changes.confirm() if self.barrier.synced or self.ring.removed else []
-        while self.barrier.synced and self.changes.can_begin and self.standing is not Standing.WAIT:
-            effects += self._carried_out(*self.changes.begin(now), now)
-        if self._removes_without_sync:
-            effects += self._carried_out(*self.changes.begin_removal(now), now)
-        return effects + self.changes.overdue(now)
-
-    @property
-    def _removes_without_sync(self) -> bool:
-        """Whether a director may be removed although the ring is not in sync."""
-        return not self.barrier.synced and self.standing is not Standing.WAIT
-
-    def _carried_out(self, done: list[Effect], rows: Sequence[HostRow | MemberRow], now: Now) -> list[Effect]:
-        """Handle the rows that an operator's change has changed."""
-        if not rows:
-            return done
-        effects = done + self._agreement.changed_here(rows, now)
-        self._gatekeeper.judge_partition(now, self._agreement.digest)
-        return effects + (self.changes.confirm() if self.barrier.synced else [])
-
-    def _send_token(self, now: Now) -> list[Effect]:
-        if self.ring.right is None:
-            return []
-        self.barrier.right = self.ring.right.peer
-        token = self.barrier.due(now, self._agreement.digest)
-        if token is None:
-            return []
-        return [*self._tell_tables_again(now), Send(self.ring.right.link, [token])]
-
-    def _tell_tables_again(self, now: Now) -> list[Effect]:
-        """Send all rows to the neighbours if tokens do not return: a director may lack a row although it is
-        linked with another that has it."""
-        since = self.barrier.waiting_since
-        if since is None or now.mono < max(since, self._tables_told_at) + TELL_AGAIN:
-            return []
-        self._tables_told_at = now.mono
-        return [Send(neighbour.link, self._agreement.all_rows()) for neighbour in self.ring.live_links()]

@@ -11,6 +11,7 @@ from director.core.ring.barrier import Barrier
 from director.core.ring.partition import MAY_HASH, Partition, Standing
 from director.core.ring.ring import Ring
 from director.core.ring.trust import Trust
+from director.core.run import Run
 from director.types import MemberId, Now
 
 
@@ -26,10 +27,11 @@ class Gatekeeper:
         logins: Logins,
         pending: Pending,
         counters: Counters,
+        run: Run,
     ) -> None:
         self._ring, self._barrier, self._partition, self._trust = ring, barrier, partition, trust
         self._assigner, self._logins, self._pending = assigner, logins, pending
-        self._counters = counters
+        self._counters, self._run = counters, run
         self._departed: set[MemberId] = set()
         """Directors that have announced their departure and have left the ring since."""
         self._sessions_due = True
@@ -68,7 +70,7 @@ class Gatekeeper:
         missing = not departed >= set(ring.counted).difference(barrier.ring)
         barrier.look_for(now, missing=missing)
 
-    def review(self, now: Now, *, started: bool) -> list[Effect]:
+    def review(self, now: Now) -> list[Effect]:
         """Open or close the gate. Waiting logins are woken when it opens further."""
         effects: list[Effect] = []
         was_unverified = self._trust.unverified
@@ -77,7 +79,8 @@ class Gatekeeper:
         trusted = self._trust.review(self._ring, now, alone=self.known_alone, settled=settled)
         if was_unverified and not self._trust.unverified:
             effects.append(LogEvent(Level.INFO, "memory_checked", {"users": len(self._assigner.users)}))
-        if self._sessions_due and started and not self._trust.unverified and not self._assigner.unread:
+        may_list = self._run.started and not self._trust.unverified and not self._assigner.unread
+        if self._sessions_due and may_list:
             self._sessions_due = False
             effects.append(ListSessions())
         may_hash = barrier.synced and standing in MAY_HASH

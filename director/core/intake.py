@@ -17,6 +17,7 @@ from director.core.protocol.effects import Effect, Level, LogEvent, Send
 from director.core.protocol.messages import Names, RingMessage, Users
 from director.core.ring.link import Neighbour
 from director.core.ring.ring import Ring
+from director.core.run import Run
 from director.core.tables.hosts import HostTable
 from director.types import HostId, Now, UserKey
 
@@ -42,10 +43,11 @@ class Intake:
         moves: Moves,
         admission: Admission,
         counters: Counters,
+        run: Run,
     ) -> None:
         self._assigner, self._users, self._names = assigner, assigner.users, names
         self._hosts, self._ring, self._pending, self._moves = hosts, ring, pending, moves
-        self._admission, self._counters = admission, counters
+        self._admission, self._counters, self._run = admission, counters, run
         self._recalled = b""
         self._room = self._room_for_displaced = 0
         self._displaced: deque[memoryview] = deque()
@@ -80,11 +82,11 @@ class Intake:
     def next_deadline(self) -> float | None:
         return None  # the intake never waits for a time
 
-    def turn(self, now: Now, *, started: bool) -> list[Effect]:
+    def turn(self, now: Now) -> list[Effect]:
         """Do this turn's share of what is left."""
-        effects = self._displace(now, started=started)
+        effects = self._displace(now)
         while self._left_behind and self._room > 0 and not self._displaced:
-            effects += self.merge(self._left_behind.popleft(), RING, now, started=started)
+            effects += self.merge(self._left_behind.popleft(), RING, now)
         return effects
 
     def seen(self, names: Iterable[bytes]) -> None:
@@ -138,20 +140,20 @@ class Intake:
                 effects.append(Send(neighbour.link, batch))
         return effects
 
-    def merge(self, records: bytes, source: Neighbour | str, now: Now, *, started: bool) -> list[Effect]:
+    def merge(self, records: bytes, source: Neighbour | str, now: Now) -> list[Effect]:
         """Merge records of users, and pass on what is new.
 
         Args:
             records: packed.
             source: a neighbour, or the name of another source.
-            started: whether the director has started.
+            now: the time.
         """
         self._room -= len(records) // RECORD.size
         records, effects = self._admission.users(records, source, now)
         changed = self._users.merge(records)
         if self._users.has_displaced:
             self._displaced.append(memoryview(self._users.take_displaced()))
-        effects += self._displace(now, started=started)
+        effects += self._displace(now)
         if not changed:
             return effects
         if self._pending:
@@ -161,10 +163,11 @@ class Intake:
             effects.append(Send(source.link, [Users(better)]))
         return effects
 
-    def _displace(self, now: Now, *, started: bool) -> list[Effect]:
+    def _displace(self, now: Now) -> list[Effect]:
         """Handle users whose hosts or moves have changed: some in each turn of the loop, all at once before
         the start."""
         on_two_hosts: list[User] = []
+        started = self._run.started
         while self._displaced and (self._room_for_displaced > 0 or not started):
             records = self._displaced.popleft()
             most = self._room_for_displaced * RECORD.size if started else len(records)

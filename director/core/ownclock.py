@@ -109,13 +109,13 @@ class OwnClock:
         deadlines = (self._admission.next_deadline(), self._until if self.doubted else self._restore_at)
         return min((at for at in deadlines if at is not None), default=None)
 
-    def doubt(self, now: Now, *, started: bool = False) -> None:
+    def doubt(self, now: Now, *, before_start: bool = False) -> None:
         """Doubt the clock: it is earlier than a moment that has certainly passed.
 
         Args:
-            started: whether that moment was before the start of this director.
+            before_start: whether that moment was before the start of this director.
         """
-        self._admission.doubted, self._admission.began_in_doubt = True, started
+        self._admission.doubted, self._admission.began_in_doubt = True, before_start
         self._doubted_at, self._until = now.mono, now.mono + DOUBTED
 
     def check(self, now: Now) -> list[Effect]:
@@ -200,7 +200,7 @@ class OwnClock:
                 case MemberRow():
                     effects += self._agreement.merge_members([what], MEMORY, now)
                 case _:
-                    effects += self._intake.merge(what, MEMORY, now, started=True)
+                    effects += self._intake.merge(what, MEMORY, now)
         return effects + self._walk(now) if self.walking else effects
 
     def _walk(self, now: Now) -> list[Effect]:

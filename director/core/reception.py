@@ -73,8 +73,6 @@ class Reception:
         self._ring, self._barrier, self._agreement, self._intake = ring, barrier, agreement, intake
         self._moves, self._near, self._kick_rounds = moves, near, kick_rounds
         self._clock, self._counters, self._view = clock, counters, view
-        self.started = False
-        """Whether the director has started."""
 
     def received(self, event: Received, now: Now) -> list[Effect]:
         neighbour = self._ring.links.get(event.link)
@@ -156,7 +154,7 @@ class Reception:
     def turn(self, now: Now) -> list[Effect]:
         """Handle what was left of the neighbours' messages, beginning with the neighbour that has waited
         longest."""
-        effects = self._intake.turn(now, started=self.started)
+        effects = self._intake.turn(now)
         for neighbour in sorted(self._ring.links.values(), key=lambda link: link.read_at):
             if neighbour.inbox:
                 neighbour.heard = now.mono  # meanwhile nothing more is read from it, so it is not silent
@@ -173,7 +171,7 @@ class Reception:
             return []  # tokens come from the left: a token that is sent back has not been everywhere
         match message:
             case Users(records):
-                return self._intake.merge(records, neighbour, now, started=self.started)
+                return self._intake.merge(records, neighbour, now)
             case Hosts(rows):
                 return self._agreement.merge_hosts(rows, neighbour, now)
             case Members(member_rows):

@@ -311,7 +311,7 @@ class App:
         doubted = self._inherited is not None and self._inherited.handover.clock_doubted
         now = Now(time.monotonic(), unix_time())
         if clock_is_behind(self.config, now.unix, self.log) or doubted:
-            self.director.clock.doubt(now, started=self._inherited is None)
+            self.director.clock.doubt(now, before_start=self._inherited is None)
         if self._inherited is None:
             await self.persistence.open()
         else:

@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 import anyio
 import msgspec
 
-from director.core.director import Settings
 from director.core.placement.addresses import host_id
 from director.core.placement.users import User
+from director.core.settings import Settings
 from director.records import HostInfo, RingInfo
 from director.types import Address, MemberId, Stamp, UserKey
 from tests.conformance.recording import Recording

@@ -308,8 +308,8 @@ def _logins_never_refused() -> Any:
 def _gate_ignored() -> Any:
     right = Gatekeeper.review
 
-    def wrong(self: Gatekeeper, now: Now, *, started: bool) -> list[Effect]:
-        effects = right(self, now, started=started)
+    def wrong(self: Gatekeeper, now: Now) -> list[Effect]:
+        effects = right(self, now)
         if self._assigner.gate == 1:
             self._assigner.gate = type(self._assigner.gate).OPEN
         return effects

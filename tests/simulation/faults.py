@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from director.core.director import Settings
 from director.core.protocol.effects import Send
 from director.core.protocol.kicktypes import ByField, ByName, HashOnHosts, KickWhat, OnHost
 from director.core.protocol.messages import HostRow
+from director.core.settings import Settings
 from director.core.tables.hosts import BackendSetting
 from director.stored.pace import FLUSH_WITHIN
 from director.types import Address

@@ -18,12 +18,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from director.core.director import Settings
 from director.core.moves.kicks import AGAIN_AFTER, KICK_TIMEOUT
 from director.core.placement.assign import Gate
 from director.core.placement.users import MOVING, ONE_LOGIN, User, is_alive, is_gone, unpack
 from director.core.protocol.messages import HostRow
 from director.core.ring.partition import Standing
+from director.core.settings import Settings
 from director.core.tables.hosts import decode_rows
 from director.types import Address, UserKey
 from tests.simulation.parts import EXPIRE, Outcome, Reply, Session

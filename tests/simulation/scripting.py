@@ -12,13 +12,13 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from director.core.director import Settings
 from director.core.moves.movestate import SUBJECT
 from director.core.placement.addresses import host_id
 from director.core.placement.users import BY_HAND, MOVING, PINNED, User, pack
 from director.core.protocol.events import Received
 from director.core.protocol.kicktypes import ByName
 from director.core.protocol.messages import HostRow, Hosts, Leaving, MoveRound, RingMessage, Token, Users
+from director.core.settings import Settings
 from director.types import Address, HostId, Stamp, UserKey
 from tests.simulation.parts import Outcome, Reply
 from tests.simulation.world import HASH, Node, World

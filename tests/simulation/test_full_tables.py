@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from director.core.director import Settings
 from director.core.placement.users import BUCKETS, BY_HAND, ONE_LOGIN
+from director.core.settings import Settings
 from tests.simulation.parts import EARLIEST_DROP
 from tests.simulation.world import HASH, Node, World
 

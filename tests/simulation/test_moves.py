@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from director.core.director import Settings
 from director.core.moves.moves import Moves
 from director.core.moves.movestate import TRANSITIONS, Stage
 from director.core.protocol.kicktypes import ByField, ByName, HashOnHosts, OnHost
+from director.core.settings import Settings
 from tests.simulation.parts import EXPIRE
 from tests.simulation.scripting import recorded
 from tests.simulation.world import HASH, World

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from director.core.director import Director, Settings
+from director.core.director import Director
 from director.core.moves.kicks import AGAIN_AFTER, KICK_TIMEOUT
 from director.core.placement.assign import Gate
 from director.core.placement.hashing import UserHash
@@ -92,6 +92,7 @@ from director.core.protocol.order import join_member, split_member
 from director.core.protocol.stamps import AHEAD
 from director.core.ring.link import Identity
 from director.core.ring.presence import next_incarnation
+from director.core.settings import Settings
 from director.core.tables.hosts import BackendSetting, HostTable
 from director.stored.storeevents import ClaimAsked, HostsChanged, MembersChanged, PersistAsked, ReadAsked
 from director.types import Address, LinkId, MemberId, Now, RequestId, UserKey
@@ -203,7 +204,7 @@ class Node:
         )
         world.log(self, "started", {})
         if self.unix + AHEAD < self.written:
-            self.core.clock.doubt(Now(world.now, self.unix), started=True)
+            self.core.clock.doubt(Now(world.now, self.unix), before_start=True)
         self.persistence = Persistence(self, LEASE_TTL)
         for event in memory:
             self.handle(event)

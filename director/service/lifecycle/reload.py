@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from director.core.director import Settings
+from director.core.settings import Settings
 from director.errors import TlsFileError
 from director.net.tls import RingTls
 from director.service.configuration.config import Config, TlsConfig, load

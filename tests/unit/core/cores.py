@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar, TypeVar
 
-from director.core.director import Director, Settings
+from director.core.director import Director
 from director.core.placement.addresses import host_id
 from director.core.placement.assign import Assigner, Gate
 from director.core.placement.hashing import UserHash
@@ -16,6 +16,7 @@ from director.core.protocol.events import Event, LinkOpened, Received, SessionsL
 from director.core.protocol.messages import Digests, ExchangeDone, Ping, RingMessage, Summaries, Token
 from director.core.protocol.order import split_member
 from director.core.ring.link import Identity, Neighbour, State
+from director.core.settings import Settings
 from director.core.tables.hosts import BackendSetting, HostTable
 from director.types import Address, LinkId, MemberId, Now, Stamp
 from director.wire import ring_native

@@ -14,13 +14,14 @@ from typing import Any
 import anyio
 import msgspec
 
-from director.core.director import Director, Settings
+from director.core.director import Director
 from director.core.placement.addresses import host_id
 from director.core.placement.hashing import UserHash
 from director.core.placement.users import BUCKET_SHIFT, User, pack, unpack
 from director.core.protocol.events import Event, SessionsListed, Started
 from director.core.protocol.kicktypes import ByField, ByName, HashOnHosts, KickWhat
 from director.core.ring.link import Identity
+from director.core.settings import Settings
 from director.core.tables.hosts import BackendSetting, HostTable
 from director.net.tls import RingTls
 from director.records import HostInfo, ReloadInfo

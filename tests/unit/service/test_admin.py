@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator
 import anyio
 import pytest
 
-from director.core.director import Settings
 from director.core.protocol.events import HostChange
 from director.core.protocol.kicktypes import ByField, ByName
+from director.core.settings import Settings
 from director.errors import TryAgain
 from director.service.endpoints.admin import AdminHandler
 from director.service.log import Log

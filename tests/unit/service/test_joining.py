@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import anyio
 import pytest
 
-from director.core.director import Settings
+from director.core.settings import Settings
 from director.records import MoveInfo, UsersChange
 from tests.unit.service.parts import HOSTS, Node, running
 from tests.waiting import until

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from director.core.director import Director, Settings
+from director.core.director import Director
 from director.core.placement.addresses import host_id
 from director.core.placement.hashing import UserHash
 from director.core.placement.names import entry as name_entry
@@ -24,6 +24,7 @@ from director.core.protocol.events import (
 )
 from director.core.protocol.transitions import WrongTransition
 from director.core.ring.link import Identity
+from director.core.settings import Settings
 from director.core.tables.hosts import BackendSetting, HostTable
 from director.stored.bucketwriter import NAMES_AT_ONCE
 from director.stored.connection import TRANSITIONS, Connection, State

@@ -13,9 +13,9 @@ import msgspec
 from anyio.abc import TaskStatus
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-from director.core.director import Settings
 from director.core.placement.names import entry
 from director.core.placement.users import PINNED
+from director.core.settings import Settings
 from director.records import HostInfo, UserInfo, UserStatus
 from director.service.operations.operations import Operations
 from director.types import Address, MemberId
