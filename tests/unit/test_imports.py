@@ -70,7 +70,6 @@ FLOORS = {
             "mailbox.py",
             "metrics.py",
             "secret.py",
-            "turns.py",
         },
         {"configuration"},
         {"resolution"},
