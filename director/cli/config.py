@@ -74,9 +74,10 @@ def show(target: Target, as_json: bool) -> None:
     """Print the configuration in force, defaults included, secrets hidden."""
     import tomllib
 
-    from director.service.configuration import config as configuration
+    from director.service.configuration.config import show as shown
+    from director.service.configuration.configfile import load
 
-    toml = configuration.show(configuration.load(target.config_path, os.environ))
+    toml = shown(load(target.config_path, os.environ))
     if as_json:
         say_json(msgspec.json.encode(tomllib.loads(toml)))
         return

@@ -51,7 +51,7 @@ def doctor(
     from director.doctor import configuration, daemon, sockets, units
     from director.doctor.findings import FAULT, worst
     from director.doctor.gatherer import asked, gather_facts, read_doveconf, run_doveconf
-    from director.service.configuration.config import load
+    from director.service.configuration.configfile import load
 
     config = load(target.config_path, os.environ)
     status, problem, metrics = _status(target)

@@ -24,7 +24,7 @@ def plan(target: Target, as_json: bool) -> None:
     The running director compares the file with the configuration that it last applied, and with the changes
     made at run time since then. Nothing is changed.
     """
-    from director.service.configuration.config import load
+    from director.service.configuration.configfile import load
 
     config = load(target.config_path, os.environ)
     for text in config.unresolved:

@@ -42,7 +42,7 @@ def keep(target: Target) -> None:
     director's user. Elsewhere a director starts a keeper by itself, or systemd holds
     the sockets.
     """
-    from director.service.configuration.config import load_for_keeper
+    from director.service.configuration.configfile import load_for_keeper
     from director.service.lifecycle.keeper import keep as run_keeper
 
     run_keeper(load_for_keeper(target.config_path, os.environ), complain)

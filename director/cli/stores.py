@@ -48,7 +48,8 @@ class Chosen:
         Raises:
             ConfigErrors: the configuration file is wrong.
         """
-        from director.service.configuration.config import Config, load_for_tools
+        from director.service.configuration.config import Config
+        from director.service.configuration.configfile import load_for_tools
 
         if store is None or target.config is not None:
             config = load_for_tools(target.config_path, os.environ)

@@ -17,7 +17,8 @@ from director import web
 from director.core.protocol.clock import cannot_start, doubt
 from director.errors import EX_CONFIG, EX_UNAVAILABLE, DirectorError, ListenError
 from director.service.app import App
-from director.service.configuration.config import Config, load
+from director.service.configuration.config import Config
+from director.service.configuration.configfile import load
 from director.service.lifecycle import descriptors, reexec
 from director.service.lifecycle.handover import Inherited, cannot_read
 from director.service.lifecycle.keeper import KeeperClient

@@ -23,7 +23,7 @@ from director.dovecot import doveconf
 from director.dovecot.takeover import take_over
 from director.errors import ConfigErrors, DoveconfError, ExportError, ListenError
 from director.net.login import Connection
-from director.service.configuration.config import load
+from director.service.configuration.configfile import load
 from director.service.configuration.units import parse_duration
 from director.service.lifecycle.handover import (
     HandedListener,

@@ -9,7 +9,7 @@ import msgspec
 
 from director.errors import ConfigErrors
 from director.service.configuration.accounts import Account, run_as
-from director.service.configuration.config import load
+from director.service.configuration.configfile import load
 from director.service.configuration.tomlfile import LET_DIRECTOR_READ, LET_READ
 
 DENIED = "Permission denied"

@@ -48,6 +48,10 @@ class Endpoint(NamedTuple):
         return join_member(self.address, self.port)
 
 
+def is_loopback(endpoint: Endpoint) -> bool:
+    return ipaddress.ip_address(endpoint.address).is_loopback
+
+
 def is_local(address: Address) -> bool:
     """Return whether `address` belongs to this machine, that is, whether a socket can be bound to it.
 

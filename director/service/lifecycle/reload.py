@@ -12,7 +12,8 @@ import msgspec
 from director.core.settings import Settings
 from director.errors import TlsFileError
 from director.net.tls import RingTls
-from director.service.configuration.config import Config, TlsConfig, load
+from director.service.configuration.config import Config, TlsConfig
+from director.service.configuration.configfile import load
 
 LIVE = frozenset(
     {

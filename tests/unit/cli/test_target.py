@@ -8,7 +8,7 @@ import pytest
 
 from director.cli.target import DEFAULT_SOCKET, api_socket
 from director.errors import ConfigError
-from director.service.configuration.config import load
+from director.service.configuration.configfile import load
 
 VALID = '[backends]\nmail_servers = ["127.0.1.1"]\n'
 

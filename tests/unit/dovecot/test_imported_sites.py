@@ -18,7 +18,7 @@ import pytest
 from director.demo.dovecot import Programs
 from director.dovecot.doveconf import Block, decoded, read
 from director.dovecot.takeover import TakenOver
-from director.service.configuration.config import load
+from director.service.configuration.configfile import load
 from tests.needs import cannot_run, needs
 from tests.unit.dovecot.imports import taken, values
 

@@ -14,7 +14,8 @@ import pytest
 from director.core.placement.hashing import UserHash
 from director.dovecot.doveconf import read
 from director.errors import DoveconfError
-from director.service.configuration.config import load, show
+from director.service.configuration.config import show
+from director.service.configuration.configfile import load
 from tests.unit.dovecot.imports import minimal, taken, values
 
 DATA = Path(__file__).parents[2] / "data/doveconf"

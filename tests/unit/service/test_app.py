@@ -21,7 +21,8 @@ from director.errors import ListenError
 from director.service import app as app_module
 from director.service import bugs
 from director.service.app import App
-from director.service.configuration.config import LimitsConfig, load
+from director.service.configuration.config import LimitsConfig
+from director.service.configuration.configfile import load
 from director.service.lifecycle.sockets import Sockets
 from director.service.log import REPEATED, REPEATED_EVERY, Log
 from director.service.logwriter import LogWriter

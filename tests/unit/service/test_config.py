@@ -27,10 +27,9 @@ from director.service.configuration.config import (
     RingConfig,
     SocketmapListenerConfig,
     UsersConfig,
-    load,
-    load_for_keeper,
     show,
 )
+from director.service.configuration.configfile import load, load_for_keeper
 from director.service.configuration.servers import Endpoint
 from director.types import Address
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from director.net.tls import RingTls
-from director.service.configuration.config import Config, load
+from director.service.configuration.config import Config
+from director.service.configuration.configfile import load
 from director.service.lifecycle.credentials import DAY, EVENTS, Credentials, FileFindings, look_at
 from director.service.log import Log
 from tests.certificates import Authority

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from director.service.configuration.config import Config, load
+from director.service.configuration.config import Config
+from director.service.configuration.configfile import load
 from director.service.lifecycle.reload import LIVE, compare, limits, live
 
 GOOD = """
