@@ -83,7 +83,7 @@ class Admission:
 
     def bound_by(self, now: Now) -> Bound:
         """Return the bound by this clock, whether the clock is right or not."""
-        return bound_at(now.unix, self._users.expire, self._skew)
+        return bound_at(int(now.unix), self._users.expire, self._skew)
 
     def hosts(
         self, rows: Sequence[HostRow], source: Neighbour | str, now: Now

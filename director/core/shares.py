@@ -48,6 +48,8 @@ kick."""
 def cost(message: RingMessage) -> int:
     """Return the share of a turn that a message takes, without the records in it."""
     match message:
+        case Users() | Names():
+            return MESSAGE  # first, because nearly every message is of these kinds
         case Hosts(rows):
             return max(TABLE + ROW * len(rows), sum(row.weight for row in rows) * MERGED // WEIGHT)
         case Members(rows):
@@ -69,6 +71,8 @@ def cost(message: RingMessage) -> int:
 def head(message: RingMessage) -> tuple[RingMessage, RingMessage | None]:
     """Return the part of a message for one turn, and the rest; None: there is no rest."""
     match message:
+        case Users():
+            return message, None  # first, because most messages are of this kind
         case Names(entries, hops):
             at = _end_of_names(entries, ENTRIES)
             if at < len(entries):

@@ -10,6 +10,7 @@ rule 45; `admission.py`).
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import NamedTuple
 
 import msgspec
@@ -49,15 +50,16 @@ class Bound(NamedTuple):
         return self._replace(latest=max(self.latest - AHEAD, 0), hosts=max(self.hosts - AHEAD, 0))
 
 
-def bound_at(unix: float, expire: int, max_clock_skew: float) -> Bound:
+@lru_cache(maxsize=2)
+def bound_at(unix: int, expire: int, max_clock_skew: float) -> Bound:
     """Return the bound at a time.
 
     Args:
-        unix: the own clock, in Unix seconds.
+        unix: the own clock, in whole Unix seconds, so that all records of a second share one bound.
         expire: as `users.expire`, in seconds.
         max_clock_skew: seconds by which the clocks of other directors may differ.
     """
-    latest = min(max(int(unix), 0) + AHEAD, LATEST)
+    latest = min(max(unix, 0) + AHEAD, LATEST)
     decided = min(latest + AT_ONCE + allowance(max_clock_skew), LATEST)
     hosts = max(latest - allowance(max_clock_skew), 0)
     return Bound(latest, hosts, decided, min(decided + expire // 3, LATEST))

@@ -224,7 +224,7 @@ class Neighbour:
     @property
     def live(self) -> bool:
         """Whether changes flow over the link."""
-        return self.state in (State.EXCHANGING, State.FULL)
+        return self.state is State.FULL or self.state is State.EXCHANGING
 
     @property
     def exchange_has_work(self) -> bool:
