@@ -268,8 +268,8 @@ class _Import:
         for passdb in self.root.all("passdb"):
             if any("proxy_maybe" in value for value in passdb.settings.values()):
                 self.notes.general.append(
-                    "a passdb returns proxy_maybe: if a server is proxy and backend host in one, the passdb must"
-                    " also return lip= with the server's address"
+                    "a passdb returns proxy_maybe: if a server is proxy and backend host in one, the passdb"
+                    " must also return lip= with the server's address"
                     " (docs/dovecot.md, Proxy and backend in one)"
                 )
 
