@@ -29,12 +29,12 @@ from director.net.listen import Fifo, open_fifo
 from director.net.login import Relay
 from director.net.notify import NotifyReader, read_fifo
 from director.net.tls import RingTls
-from director.service.bugs import Bugs
 from director.service.clock import unix_time
 from director.service.configuration.config import Config
 from director.service.configuration.servers import Endpoint
 from director.service.driver import Driver
 from director.service.endpoints.lookups import Lookups
+from director.service.internalerrors import InternalErrors
 from director.service.kicks.flushprograms import FlushPrograms
 from director.service.kicks.kicker import Kicker
 from director.service.lifecycle import garbage, reexec
@@ -215,8 +215,8 @@ class App:
         self.notifier = Notifier(os.environ)
         self.replacement = Replacement(self, log, self.notifier, inherited)
         self.credentials = Credentials(lambda: self.config, log, tls=lambda: self.ring.tls)
-        self.bugs = Bugs(log)
-        self.listeners = Listeners(sockets, self.director, mailbox, self.bugs, log, config.limits)
+        self.internal_errors = InternalErrors(log)
+        self.listeners = Listeners(sockets, self.director, mailbox, self.internal_errors, log, config.limits)
         # Operators, and changes of the configuration file, which are made like an operator's.
         self.operations = Operations(
             self.director,
@@ -226,7 +226,7 @@ class App:
             user_hash,
             lookups=counts,
             watch=self.watch,
-            bugs=self.bugs,
+            internal_errors=self.internal_errors,
             reloads=self.replacement,
             resolver=resolver,
             started=self.started,
@@ -254,7 +254,7 @@ class App:
             self.lookups,
             self.operations,
             self.pending_operations,
-            bugs=self.bugs,
+            internal_errors=self.internal_errors,
             log=log,
         )
         self._ended = anyio.Event()
@@ -517,7 +517,7 @@ class App:
         if isinstance(exc, OSError):
             self.log.warning("connection_failed", reason=exc.strerror or str(exc), note=context["message"])
             return
-        self.bugs.met(context["message"], exc)
+        self.internal_errors.record(context["message"], exc)
 
     async def _hear_signals(
         self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED

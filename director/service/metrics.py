@@ -139,7 +139,7 @@ class MetricsSample(msgspec.Struct, kw_only=True):
     """source -> rows and users whose times were more than an hour ahead of the own clock."""
     clock_skew: dict[str, float] = msgspec.field(default_factory=dict)
     """member -> seconds by which its clock is ahead of the own clock."""
-    bugs: int = 0
+    internal_errors: int = 0
     """Contained errors in callbacks and in handlers of clients; must stay 0."""
     log_dropped: int = 0
     """Log lines dropped because the log was not read in time."""
@@ -162,7 +162,7 @@ NUMBERS = (
     "sessions_kicked",
     "near_expiry_rounds",
     "claims",
-    "bugs",
+    "internal_errors",
     "log_dropped",
 )
 NAMED = (
@@ -245,20 +245,40 @@ class _Page:
     def _users_and_hosts(self) -> Iterator[Metric]:
         now, hosts = self.snapshot, self.snapshot.hosts
         keys = [(sample.host, sample.tag) for sample in hosts]
-        yield _counter("lookups", "Answers by result and socket", now.lookups.items(), "result", "protocol")
+        yield _counter(
+            "lookups",
+            "Answers to logins and look-ups, by result and protocol",
+            now.lookups.items(),
+            "result",
+            "protocol",
+        )
         refused = [((), now.waiting_refused)]
-        yield _counter("waiting_refused", "Logins refused at once, because too many waited", refused)
+        yield _counter(
+            "waiting_refused", "Logins that failed at once because too many logins waited", refused
+        )
         over = [((), now.not_remembered)]
-        yield _counter("users_not_remembered", "Unknown users answered by the hash: the table was full", over)
+        yield _counter(
+            "users_not_remembered",
+            "Unassigned users who got the host of the hash and no assignment: table full",
+            over,
+        )
         early = [((), now.dropped_early)]
-        yield _counter("users_dropped_early", "Users of one login dropped because the table was full", early)
+        yield _counter(
+            "users_dropped_early",
+            "Assignments of users with one login, dropped because the table was full",
+            early,
+        )
         limit = [((), now.users_limit)]
-        yield _gauge("users_limit", "The lowest users.max of the ring", limit)
+        yield _gauge("users_limit", "The lowest users.max of the directors in the ring", limit)
         yield _gauge("users", "Assignments that have not expired", _by_one(now.users), "tag")
         columns: list[tuple[str, str, list[float]]] = [
-            ("host_users", "Assignments of a host", [sample.users for sample in hosts]),
-            ("host_up", "1 while a host takes new users", [sample.up for sample in hosts]),
-            ("host_weight", "Vhosts of a host", [sample.weight for sample in hosts]),
+            ("host_users", "Assignments to a host that have not expired", [sample.users for sample in hosts]),
+            (
+                "host_up",
+                "1 while a host gets new users: it is up and has a weight over 0",
+                [sample.up for sample in hosts],
+            ),
+            ("host_weight", "Weight of a host (vhosts)", [sample.weight for sample in hosts]),
         ]
         for name, text, column in columns:
             yield _gauge(name, text, zip(keys, column, strict=True), "host", "tag")
@@ -267,89 +287,139 @@ class _Page:
     def _alarms(self) -> Iterator[Metric]:
         now = self.snapshot
         ends = _by_one(now.certificate_ends)
-        yield _gauge("certificate_end_seconds", "When the first certificate in a file ends", ends, "file")
+        yield _gauge(
+            "certificate_end_seconds", "Unix time when the first certificate in a file expires", ends, "file"
+        )
         readable = [((), now.secrets_readable)]
         yield _gauge("secrets_readable", "Files with secrets that every user can read", readable)
         unusable = [((), now.files_unusable)]
-        yield _gauge("files_unusable", "Files that would harm a restart", unusable)
+        yield _gauge("files_unusable", "Files with which a restart would fail or leave the ring", unusable)
         differ = _by_one(now.differences)
-        yield _gauge("directors_differ", "Directors that differ from this one", differ, "what")
+        yield _gauge(
+            "directors_differ",
+            "Directors that differ from this director, by setting or version",
+            differ,
+            "what",
+        )
         unstored = [((), now.unstored)]
         yield _gauge("unstored_changes", "Operators' changes that the store does not hold yet", unstored)
 
     def _moves_and_kicks(self) -> Iterator[Metric]:
         now = self.snapshot
-        yield _counter("moves", "Users moved, by what came of it", _by_one(now.moves), "result")
-        yield _gauge("moves_in_progress", "Users being moved", [((), now.moves_in_progress)])
+        yield _counter("moves", "Moves of users, by result", _by_one(now.moves), "result")
+        yield _gauge("moves_in_progress", "Users that are being moved now", [((), now.moves_in_progress)])
         programs = _by_one(now.flush_programs)
-        yield _counter("flush_programs", "Flush programs run, by what came of them", programs, "result")
+        yield _counter("flush_programs", "Flush programs, by result", programs, "result")
         yield _counter(
-            "kicks", "Requests to end sessions, by what came of them", _by_one(now.kicks), "result"
+            "kicks", "Requests to end sessions on this machine, by result", _by_one(now.kicks), "result"
         )
-        yield _counter("sessions_kicked", "Sessions ended", [((), now.sessions_kicked)])
+        yield _counter("sessions_kicked", "Sessions ended on this machine", [((), now.sessions_kicked)])
         took = now.kick_durations
-        yield _histogram("kick_duration_seconds", "Until a request to end sessions was answered", took)
+        yield _histogram(
+            "kick_duration_seconds", "Time until Dovecot answered a request to end sessions", took
+        )
         asked = [((), now.near_expiry_rounds)]
-        yield _counter("near_expiry_rounds", "Users near expiry whom the ring was asked about", asked)
+        yield _counter("near_expiry_rounds", "Questions to the ring about users near expiry", asked)
 
-        settled = [((), now.claims)]
-        yield _counter("claims", "New users of a partial ring, settled in the shared store", settled)
+        claims = [((), now.claims)]
+        yield _counter("claims", "New users claimed through the shared store", claims)
 
     def _ring(self) -> Iterator[Metric]:
         now = self.snapshot
-        yield _gauge("ring_members", "Listed directors by state", _by_one(now.ring_members), "state")
+        yield _gauge("ring_members", "Ring members, by state", _by_one(now.ring_members), "state")
         departures = [((), now.false_departures)]
-        yield _counter("ring_false_departures", "Departures told of directors that are there", departures)
-        yield _gauge("ring_synced", "1 while all members agree on the hosts", [((), now.ring_synced)])
-        yield _histogram("ring_sync_duration_seconds", "How long a sync of the ring took", now.ring_syncs)
+        yield _counter(
+            "ring_false_departures",
+            "Reported departures of directors that were reachable; must stay 0",
+            departures,
+        )
+        yield _gauge(
+            "ring_synced",
+            "1 while all directors in the ring have the same table of hosts",
+            [((), now.ring_synced)],
+        )
+        yield _histogram(
+            "ring_sync_duration_seconds", "Time until the ring was in sync again", now.ring_syncs
+        )
         messages = now.ring_messages.items()
-        yield _counter("ring_messages", "Messages with other directors", messages, "type", "direction")
+        yield _counter(
+            "ring_messages", "Messages exchanged with other directors", messages, "type", "direction"
+        )
         forged = _by_one(now.ring_forged)
-        yield _counter("ring_forged", "Frames and proofs refused: not another director's", forged, "what")
+        yield _counter(
+            "ring_forged", "Frames and proofs that no other director sent; must stay 0", forged, "what"
+        )
         skew = _by_one(now.clock_skew)
-        yield _gauge("clock_skew_seconds", "How far the clock of a member is ahead", skew, "member")
+        yield _gauge(
+            "clock_skew_seconds", "Seconds by which the clock of another director is ahead", skew, "member"
+        )
         clipped = _by_one(now.stamps_clipped)
-        text = "Rows and users whose times were more than an hour ahead, by where they came from"
+        text = "Rows and users whose times were more than an hour ahead, by source"
         yield _counter("stamps_clipped", text, clipped, "source")
 
     def _store(self) -> Iterator[Metric]:
         now = self.snapshot
-        yield _gauge("store_up", "1 while the state store answers", [((), now.store_up)])
-        yield _gauge("store_queue_entries", "Buckets changed and not yet stored", [((), now.store_queue)])
+        yield _gauge("store_up", "1 while the store is reachable", [((), now.store_up)])
+        yield _gauge(
+            "store_queue_entries", "Changed buckets that are not stored yet", [((), now.store_queue)]
+        )
         lag = [((), now.store_lag)]
         yield _gauge("store_lag_seconds", "Age of the oldest change of a user that is not stored yet", lag)
         failed = _by_one(now.store_errors)
-        yield _counter("store_errors", "Failed operations of the state store", failed, "operation")
+        yield _counter("store_errors", "Failed operations of the store", failed, "operation")
         swept = _by_one(now.store_swept)
-        yield _counter("store_swept", "Records swept out of the store by this director", swept, "space")
-        yield _gauge("store_sweeper", "1 at the director that sweeps the store", [((), now.store_sweeper)])
+        yield _counter(
+            "store_swept", "Expired records that this director deleted from the store", swept, "space"
+        )
+        yield _gauge(
+            "store_sweeper",
+            "1 at the director that deletes expired records from the store",
+            [((), now.store_sweeper)],
+        )
         if now.snapshot_up is not None:
-            yield _gauge(
-                "snapshot_up", "1 while the copy on this machine is written", [((), now.snapshot_up)]
-            )
+            yield _gauge("snapshot_up", "1 while the snapshot can be written", [((), now.snapshot_up)])
             written = [((), now.snapshot_written or 0)]
-            yield _gauge("snapshot_written_timestamp_seconds", "When it was written, Unix time", written)
+            yield _gauge(
+                "snapshot_written_timestamp_seconds", "Unix time of the last write of the snapshot", written
+            )
 
     def _process(self) -> Iterator[Metric]:
         now = self.snapshot
         warm, lag = [((), now.warm_start_seconds)], [((), now.loop_lag)]
-        yield _gauge("warm_start_duration_seconds", "From the start to the first answer", warm)
-        yield _gauge("warm_start_users", "Assignments read at the start", [((), now.warm_start_users)])
-        yield _gauge("warm_start_ratio", "How much of the store has been read", [((), now.warm_start_part)])
+        yield _gauge("warm_start_duration_seconds", "Time from the start until logins were answered", warm)
+        yield _gauge(
+            "warm_start_users", "Assignments read from the store at the start", [((), now.warm_start_users)]
+        )
+        yield _gauge(
+            "warm_start_ratio", "Part of the store that is read, 0 to 1", [((), now.warm_start_part)]
+        )
         kept = [((), now.sockets_kept)]
-        yield _gauge("sockets_kept", "1 while the sockets to Dovecot would outlive this process", kept)
-        yield _gauge("event_loop_lag_seconds", "Longest delay of a timer since the last scrape", lag)
-        yield _counter("bugs", "Errors in the program that were logged; must stay 0", [((), now.bugs)])
-        yield _counter("log_dropped", "Log lines that nobody read in time", [((), now.log_dropped)])
+        yield _gauge("sockets_kept", "1 while the sockets to Dovecot stay open when this process ends", kept)
+        yield _gauge("event_loop_lag_seconds", "Longest delay of the event loop since the last scrape", lag)
+        yield _counter(
+            "internal_errors", "Errors in the program itself; must stay 0", [((), now.internal_errors)]
+        )
+        yield _counter(
+            "log_dropped", "Log lines dropped because the log was not read in time", [((), now.log_dropped)]
+        )
         yield _gauge("connections", "Open connections", _by_one(now.connections), "listener")
         refused = now.connections_refused.items()
         yield _counter(
             "connections_refused", "Connections closed because of a limit", refused, "listener", "limit"
         )
         pauses = _by_one(now.accept_pauses)
-        yield _counter("accept_pauses", "Pauses of 0.1 s for want of descriptors", pauses, "listener")
+        yield _counter(
+            "accept_pauses", "Pauses of 0.1 s because descriptors or memory had run out", pauses, "listener"
+        )
         build = (now.version, now.python, "yes" if now.compiled else "no")
-        yield _gauge("build_info", "What is running", [(build, 1)], "version", "python", "compiled")
+        yield _gauge(
+            "build_info",
+            "Release, Python version, and whether the compiled hot path is in use",
+            [(build, 1)],
+            "version",
+            "python",
+            "compiled",
+        )
 
 
 Values = Iterable[tuple[tuple[str, ...], float]]

@@ -14,11 +14,11 @@ from director.net.accept import Acceptor
 from director.net.admin import AdminClients
 from director.net.authreply import AuthreplySocket
 from director.net.socketmap import serve_client as serve_socketmap_client
-from director.service.bugs import Bugs
 from director.service.configuration.config import Config
 from director.service.endpoints.admin import AdminHandler
 from director.service.endpoints.lookups import Lookups
 from director.service.endpoints.socketmap import Socketmap
+from director.service.internalerrors import InternalErrors
 from director.service.lifecycle.listeners import Listeners
 from director.service.lifecycle.sockets import ADMIN_TCP, SOCKETMAP_TCP
 from director.service.log import Log
@@ -44,12 +44,12 @@ class OperatorEndpoints:
         operations: Operations,
         pending_operations: PendingOperations,
         *,
-        bugs: Bugs,
+        internal_errors: InternalErrors,
         log: Log,
     ) -> None:
         """config: returns the configuration in force."""
         self._config, self._listeners, self._log = config, listeners, log
-        self._lookups, self._operations, self._bugs = lookups, operations, bugs
+        self._lookups, self._operations, self._internal_errors = lookups, operations, internal_errors
         self._pending_operations = pending_operations
         self._authreply = AuthreplySocket(logins)
         self._admin = AdminClients(AdminHandler(operations, log), log)
@@ -71,7 +71,7 @@ class OperatorEndpoints:
         lookups = self._config().lookups
         ports = {"imap": lookups.ports.imap, "pop3": lookups.ports.pop3, "smtp": lookups.ports.smtp}
         offer = web.Offer(self._lookups, http=lookups.http, nginx=lookups.nginx, ports=ports)
-        run_api = partial(web.run_api, self._operations, offer=offer, bug=self._bugs.met)
+        run_api = partial(web.run_api, self._operations, offer=offer, bug=self._internal_errors.record)
         api, http = self._listeners.acceptor("api"), self._listeners.acceptor("http")
         if api is not None:
             self._to_serve.append(partial(run_api, api, token=lambda: None, trusted=True))

@@ -69,4 +69,4 @@ def test_clients_that_hang_up_within_a_request_leave_no_traceback(attacked: Targ
                 sock.sendall(said)
     assert attacked.get("http", "/livez") == 200
     assert "Traceback" not in attacked.director.complete_log()
-    assert attacked.metric("director_bugs_total") == 0
+    assert attacked.metric("director_internal_errors_total") == 0

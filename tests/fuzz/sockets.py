@@ -145,7 +145,9 @@ class Live:
     def bugs(self) -> float:
         page = self.director.request("GET", "/metrics")[1].decode()
         return next(
-            float(line.split()[1]) for line in page.splitlines() if line.startswith("director_bugs_total")
+            float(line.split()[1])
+            for line in page.splitlines()
+            if line.startswith("director_internal_errors_total")
         )
 
 

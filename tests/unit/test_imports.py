@@ -62,8 +62,8 @@ FLOORS = {
     ],
     "service": [
         {
-            "bugs.py",
             "clock.py",
+            "internalerrors.py",
             "log.py",
             "logwriter.py",
             "loopwatch.py",

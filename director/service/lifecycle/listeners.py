@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from director.core.director import Director
 from director.net.accept import ADDRESS, Acceptor, Limits, Report, Room
-from director.service.bugs import Bugs
 from director.service.configuration.config import LimitsConfig
+from director.service.internalerrors import InternalErrors
 from director.service.lifecycle.sockets import ADMIN_TCP, SOCKETMAP_TCP, Sockets
 from director.service.log import LimitedLog, Log
 from director.service.mailbox import Mailbox
@@ -30,7 +30,7 @@ class Listeners(Report):
         sockets: Sockets,
         director: Director,
         mailbox: Mailbox,
-        bugs: Bugs,
+        internal_errors: InternalErrors,
         log: Log,
         config: LimitsConfig,
     ) -> None:
@@ -41,7 +41,12 @@ class Listeners(Report):
         """(listener, limit) -> number of connections closed because of the limit."""
         self.counted_elsewhere: dict[str, Callable[[], int]] = {}
         """Counters of the listeners that also have connections of a predecessor."""
-        self._sockets, self._director, self._mailbox, self._bugs = sockets, director, mailbox, bugs
+        self._sockets, self._director, self._mailbox, self._internal_errors = (
+            sockets,
+            director,
+            mailbox,
+            internal_errors,
+        )
         self._limited = LimitedLog(log, burst=1, every=MINUTE)
         self._room = Room(self)
         self._limits = Limits(0)
@@ -114,7 +119,9 @@ class Listeners(Report):
         )
 
     def client_failed(self, listener: str, error: Exception) -> None:
-        self._bugs.met("serving a client failed; its connection is closed", error, listener=listener)
+        self._internal_errors.record(
+            "serving a client failed; its connection is closed", error, listener=listener
+        )
 
     def is_fatal(self, error: Exception) -> bool:
         return error is self._mailbox.failure

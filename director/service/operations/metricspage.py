@@ -9,7 +9,7 @@ import anyio.to_thread
 
 from director.core.director import Director
 from director.records import HostInfo
-from director.service.bugs import Bugs
+from director.service.internalerrors import InternalErrors
 from director.service.lifecycle.credentials import Credentials
 from director.service.lifecycle.listeners import Listeners
 from director.service.logwriter import LogWriter
@@ -44,7 +44,7 @@ class MetricsPage:
         ring_infos: RingInfos,
         lookups: LookupCounts,
         watch: LoopWatch,
-        bugs: Bugs,
+        internal_errors: InternalErrors,
         credentials: Credentials | None = None,
         listeners: Listeners | None = None,
         sockets_kept_by: Callable[[], str],
@@ -59,7 +59,7 @@ class MetricsPage:
         """
         self._director, self._ring, self._persistence = director, ring, persistence
         self._infos, self._ring_infos = infos, ring_infos
-        self._lookups, self._watch, self._bugs = lookups, watch, bugs
+        self._lookups, self._watch, self._internal_errors = lookups, watch, internal_errors
         self._credentials, self._listeners = credentials, listeners
         self._sockets_kept_by, self._warm_seconds = sockets_kept_by, warm_seconds
         self._before = before or Counted()
@@ -150,7 +150,7 @@ class MetricsPage:
             accept_pauses=dict(listeners.pauses) if listeners else {},
             connections_refused=dict(listeners.refused) if listeners else {},
             connections=listeners.connections() if listeners else {},
-            bugs=self._bugs.count,
+            internal_errors=self._internal_errors.count,
             log_dropped=self._log_writer.dropped - self._log_dropped_before if self._log_writer else 0,
             loop_lag=self._watch.take_lag(),
         )

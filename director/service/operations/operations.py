@@ -10,7 +10,7 @@ from collections.abc import Callable
 from director.core.director import Director
 from director.core.placement.hashing import UserHash
 from director.records import ReloadInfo
-from director.service.bugs import Bugs
+from director.service.internalerrors import InternalErrors
 from director.service.lifecycle.credentials import Credentials
 from director.service.lifecycle.listeners import Listeners
 from director.service.lifecycle.replacement import Replacement
@@ -45,7 +45,7 @@ class Operations:
         *,
         lookups: LookupCounts,
         watch: LoopWatch,
-        bugs: Bugs,
+        internal_errors: InternalErrors,
         reloads: Replacement,
         resolver: Resolver,
         started: float,
@@ -96,7 +96,7 @@ class Operations:
             ring_infos=ring_infos,
             lookups=lookups,
             watch=watch,
-            bugs=bugs,
+            internal_errors=internal_errors,
             credentials=credentials,
             listeners=listeners,
             sockets_kept_by=sockets_kept_by,

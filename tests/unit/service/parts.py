@@ -25,9 +25,9 @@ from director.core.settings import Settings
 from director.core.tables.hosts import BackendSetting, HostTable
 from director.net.tls import RingTls
 from director.records import HostInfo, ReloadInfo
-from director.service.bugs import Bugs
 from director.service.driver import Driver
 from director.service.endpoints.lookups import Lookups
+from director.service.internalerrors import InternalErrors
 from director.service.kicks.flushprograms import FlushPrograms
 from director.service.kicks.kickends import KickEnds
 from director.service.log import Log
@@ -116,7 +116,7 @@ class Node:
         self.mailbox = mailbox = Mailbox()
         self.ring = RingSockets(self.director, mailbox.handle, self.log, tls, lambda: None)
         self.watch = LoopWatch(assigner, mailbox.handle)
-        self.counts, self.bugs = LookupCounts(), Bugs(self.log)
+        self.counts, self.internal_errors = LookupCounts(), InternalErrors(self.log)
         self.logins = LoginRelay(self.director, mailbox, self.watch, self.ring, self.counts, self.log)
         self.lookups = Lookups(
             self.director, mailbox, self.watch, self.counts, self.log, timeout=lookup_timeout
@@ -162,7 +162,7 @@ class Node:
             HASH,
             lookups=self.counts,
             watch=self.watch,
-            bugs=self.bugs,
+            internal_errors=self.internal_errors,
             reloads=self.reloads,
             resolver=Resolver(),
             started=0.0,

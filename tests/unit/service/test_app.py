@@ -19,7 +19,7 @@ from director.core.protocol.effects import Effect
 from director.core.protocol.events import Event, HostChange
 from director.errors import ListenError
 from director.service import app as app_module
-from director.service import bugs
+from director.service import internalerrors
 from director.service.app import App
 from director.service.configuration.config import LimitsConfig
 from director.service.configuration.configfile import load
@@ -177,8 +177,8 @@ async def test_a_bug_in_a_callback_is_logged_with_its_place_and_counted_and_all_
         loop = asyncio.get_running_loop()
         for _ in range(20):
             loop.call_soon(broken)
-        await until(lambda: program.app.bugs.count == 20)
-        assert len(program.logged("internal_error")) == bugs.LOGGED
+        await until(lambda: program.app.internal_errors.count == 20)
+        assert len(program.logged("internal_error")) == internalerrors.LOGGED
         assert "ZeroDivisionError: a bug" in program.logged("internal_error")[0]
         assert "in broken" in program.logged("internal_error")[0]
 
@@ -199,7 +199,7 @@ async def test_a_bug_in_a_connections_callback_ends_that_connection_alone(folder
             await loop.sock_sendall(client, b"VERSION\t1\t2\n")
             assert await loop.sock_recv(client, 10) == b""
             await until(lambda: len(relay.clients) == 1)
-        assert program.app.bugs.count == 1
+        assert program.app.internal_errors.count == 1
         assert program.app.listeners.connections()["login"] == 1
 
 
@@ -217,7 +217,7 @@ async def test_a_bug_in_a_handler_of_admin_clients_is_counted_and_ends_no_more_t
             while await loop.sock_recv(client, 100):
                 pass
         await until(lambda: program.logged("internal_error"))
-        assert program.app.bugs.count == 1
+        assert program.app.internal_errors.count == 1
         assert "listener=admin" in program.logged("internal_error")[0]
         assert "ZeroDivisionError" in program.logged("internal_error")[0]
 
@@ -290,7 +290,7 @@ async def test_trouble_of_the_network_is_no_bug(folder: Path) -> None:
     async with serving(folder) as program:
         context = {"message": "Fatal error on transport", "exception": OSError(113, "No route to host")}
         asyncio.get_running_loop().call_exception_handler(context)
-        assert program.app.bugs.count == 0
+        assert program.app.internal_errors.count == 0
         assert "No route to host" in program.logged("connection_failed")[0]
 
 

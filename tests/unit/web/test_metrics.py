@@ -53,7 +53,7 @@ NAMES = {
     "director_warm_start_users": "gauge",
     "director_clock_skew_seconds": "gauge",
     "director_stamps_clipped": "counter",
-    "director_bugs": "counter",
+    "director_internal_errors": "counter",
     "director_log_dropped": "counter",
     "director_connections": "gauge",
     "director_connections_refused": "counter",

@@ -12,14 +12,14 @@ LOGGED, EVERY = 5, 10.0
 """At most `LOGGED` errors are logged in `EVERY` seconds."""
 
 
-class Bugs:
+class InternalErrors:
     def __init__(self, log: Log) -> None:
         self.count = 0
         """Number of exceptions in callbacks of the loop and in handlers of clients."""
         self._log = log
         self._logged: deque[float] = deque(maxlen=LOGGED)
 
-    def met(self, text: str, error: BaseException | None, **fields: object) -> None:
+    def record(self, text: str, error: BaseException | None, **fields: object) -> None:
         """Count an error, and log it. text: the work that failed."""
         self.count += 1
         now = time.monotonic()
@@ -27,4 +27,4 @@ class Bugs:
             return
         self._logged.append(now)
         trace = None if error is None else "".join(traceback.format_exception(error))
-        self._log.error("internal_error", text=text, **fields, bugs=self.count, error=trace)
+        self._log.error("internal_error", text=text, **fields, count=self.count, error=trace)
