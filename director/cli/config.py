@@ -33,7 +33,7 @@ def config() -> None:
 @click.option(
     "--user",
     metavar="NAME[:GROUP]",
-    help="Check as this user, such as User= of the director's unit; only root can.",
+    help="Check as this user, such as User= of the director's unit; needs root.",
 )
 @json_option
 @config_option
@@ -71,7 +71,10 @@ def check(target: Target, user: str | None, as_json: bool) -> int:
 @config_option
 @click.pass_obj
 def show(target: Target, as_json: bool) -> None:
-    """Print the configuration in force, defaults included, secrets hidden."""
+    """Print the configuration in force, without secrets.
+
+    Defaults are included.
+    """
     import tomllib
 
     from director.service.configuration.config import show as shown
@@ -91,12 +94,12 @@ def show(target: Target, as_json: bool) -> None:
     "--dovecot",
     type=click.Choice(["2.3", "2.4"]),
     default="2.3",
-    help="Write the snippet for this Dovecot; 2.3 if not given.",
+    help="Write the settings of Dovecot for this release; default: 2.3.",
 )
 @click.option("--write", metavar="FOLDER", help="Write director.toml and director-dovecot.conf into FOLDER.")
 @json_option
 def import_(file: str | None, dovecot: str, write: str | None, as_json: bool) -> None:
-    """Make a director.toml from the configuration of Dovecot 2.3's director.
+    """Make a director.toml from Dovecot 2.3's director settings.
 
     FILE is the output of `doveconf -n`, or a dovecot.conf without includes; `-` reads standard input.
     Without FILE, `doveconf -n` is run here. Prints a director.toml, the settings that were not carried over,

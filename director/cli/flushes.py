@@ -65,8 +65,9 @@ def flush(
 ) -> int:
     """Move the users of HOST to the hosts that the hash selects now.
 
-    Users who are on that host already stay, and pinned users stay. To move all users away, use `drain`. After
-    Ctrl-C moves that have begun are finished, and no other is started.
+    `all` means the users of all hosts. Users who are on that host stay, and so do pinned users. To
+    move all users away, use `drain`. After Ctrl-C moves that have begun are finished, and no other is
+    started.
 
     With -F the users lose their assignments and pins, and their sessions end. Their next login is assigned
     again, without the kick delay. Use it for a HOST that is dead.
@@ -158,10 +159,10 @@ def drain(target: Target, host: str, force: bool, as_json: bool, dry_run: bool, 
 def rebalance(
     target: Target, tag: str | None, max_parallel: int, as_json: bool, dry_run: bool, reason: str
 ) -> int:
-    """Move users back to the hosts that the hash selects, a few at a time.
+    """Move users back to the hosts that the hash selects.
 
-    Use it after a host has come up again, or after weights have changed. Pinned users stay. Each move ends
-    the sessions of one user. After Ctrl-C no other move is started.
+    A few users are moved at a time. Use it after a host has come up again, or after weights have changed.
+    Pinned users stay. Each move ends the sessions of one user. After Ctrl-C no other move is started.
     """
     outcomes = Outcomes(as_json)
     body = NewFlush(

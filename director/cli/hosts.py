@@ -32,7 +32,8 @@ HOST_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 def add(target: Target, host: str, weight: int | None, tag: str | None, dry_run: bool, reason: str) -> int:
     """Add HOST, or set the WEIGHT of a HOST that exists.
 
-    WEIGHT is the number of vhosts, 0 to 1000. Without it a new host gets the configured weight.
+    WEIGHT is the number of vhosts, 0 to 1000: the share of new users. Without it a new host gets the
+    configured weight.
     """
     name, at, suffix = host.partition("@")
     if at and tag is not None and tag != suffix:
@@ -53,9 +54,10 @@ def add(target: Target, host: str, weight: int | None, tag: str | None, dry_run:
 @change_options
 @click.pass_obj
 def update(target: Target, host: str, weight: int, force: bool, dry_run: bool, reason: str) -> int:
-    """Set the WEIGHT of HOST: the number of vhosts, 0 to 1000.
+    """Set the WEIGHT of HOST, 0 to 1000.
 
-    A host of weight 0 keeps its users and gets no new users.
+    WEIGHT is the number of vhosts: the share of new users. A host of weight 0 keeps its users and gets no
+    new users.
     """
     return _patch(target, host, HostPatch(weight=weight, reason=reason, dry_run=dry_run, force=force))
 
@@ -74,7 +76,10 @@ def up(target: Target, host: str, dry_run: bool, reason: str) -> int:
 @change_options
 @click.pass_obj
 def down(target: Target, host: str, dry_run: bool, reason: str) -> int:
-    """Stop assigning new users to HOST."""
+    """Stop assigning new users to HOST.
+
+    Assigned users stay: `flush` moves them to other hosts.
+    """
     return _patch(target, host, HostPatch(up=False, reason=reason, dry_run=dry_run))
 
 
@@ -84,10 +89,10 @@ def down(target: Target, host: str, dry_run: bool, reason: str) -> int:
 @change_options
 @click.pass_obj
 def remove(target: Target, host: str, force: bool, dry_run: bool, reason: str) -> int:
-    """Remove HOST and the assignments of its users, and end their sessions.
+    """Remove HOST, and end the sessions of its users.
 
-    Pins on HOST are removed too; their number is printed. The next login of each user is assigned to another
-    host.
+    The assignments of these users are removed. Pins on HOST are removed too; their number is printed. The
+    next login of each user is assigned to another host.
     """
     query = {"reason": reason, "dry_run": str(dry_run).lower()} | ({"force": "true"} if force else {})
 

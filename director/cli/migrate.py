@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 @store_options
 @click.pass_obj
 def migrate(target: Target, store: str | None, dry_run: bool, reason: str, as_json: bool) -> None:
-    """Bring the layout of the store up to date, and split buckets that are too large.
+    """Bring the layout of the store up to date.
 
-    A director does the same when it starts and when it writes. If this command is interrupted, run it again.
+    Also splits buckets that are too large. A director does both, when it starts and when it writes. If
+    this command is interrupted, run it again.
     """
     from director.statetools.places import layout_of, migrated, problems, readable, store_at
     from director.statetools.splits import SplitResult, split_large

@@ -24,7 +24,7 @@ F = TypeVar("F", bound=Callable[..., object])
 
 def user_options(command: F) -> F:
     """Add the options that say which user is meant."""
-    tag = click.option("-t", "--tag", metavar="TAG", default="", help="The user with this tag.")
+    tag = click.option("-t", "--tag", metavar="TAG", default="", help="USER belongs to the pool TAG.")
     return tag(name_option(command))
 
 
@@ -55,9 +55,9 @@ def move(
     """Move USER to HOST and end the sessions on the old host.
 
     Returns when every director has confirmed the move. USER can log in again after users.kick_delay. USER
-    stays on HOST until the assignment expires, even if USER was pinned; `pin` assigns permanently. A USER of
-    digits only is the hash of a user. Exit code 68: USER is not assigned. 75: another move of USER is in
-    progress, or has won.
+    stays on HOST until the assignment expires, even if USER was pinned; `pin` assigns permanently. A USER
+    of digits only is the hash of a user. Exit code 68: USER is not assigned. 75: another move of USER is
+    in progress, or another operator's move has replaced this one.
     """
     wanted = NewMove(
         user=user, host="", tag=tag, numeric=numeric(is_name), new=new, reason=reason, dry_run=dry_run
@@ -84,9 +84,10 @@ def pin(
     dry_run: bool,
     reason: str,
 ) -> int:
-    """Assign USER to HOST permanently: expiry, flush and drain do not apply.
+    """Assign USER to HOST permanently.
 
-    A USER on another host is moved first, as by `move`. `unpin` ends the pin.
+    The assignment does not expire, and flush, drain and rebalance leave it. A USER on another host is
+    moved first, as by `move`. `unpin` ends the pin.
     """
     wanted = NewMove(
         user=user,
@@ -110,9 +111,10 @@ def pin(
 def unpin(
     target: Target, user: str, tag: str, is_name: bool, as_json: bool, dry_run: bool, reason: str
 ) -> None:
-    """End the pin of USER: expiry, flush and drain apply again.
+    """End the pin of USER.
 
-    USER stays on the host until then, and no session ends. Exit code 68: USER is not pinned.
+    USER stays on the host until the assignment expires, or until a flush, drain or rebalance moves USER. No
+    session ends. Exit code 68: USER is not pinned.
     """
     query = {"tag": tag, "numeric": numeric(is_name), "reason": reason, "dry_run": str(dry_run).lower()}
     client = target.client()

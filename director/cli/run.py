@@ -24,7 +24,11 @@ def say_version() -> None:
 @config_option
 @click.pass_obj
 def serve(target: Target, check: bool, can_take_over: int | None) -> int:
-    """Run the director."""
+    """Run the director in the foreground.
+
+    The log goes to stderr. SIGTERM stops the director; SIGHUP does what `reload` does, SIGUSR2 what `reload
+    --exec` does.
+    """
     from director.service import serve as process
 
     if can_take_over is not None:  # a director asks this before it runs this program in its place
@@ -51,7 +55,11 @@ def keep(target: Target) -> None:
 @RUN.command()
 @click.option("--once", is_flag=True, help="End after the check; fail if anything differs.")
 def demo(once: bool) -> int:
-    """Run three directors with real Dovecot on loopback addresses."""
+    """Run three directors with real Dovecot on loopback addresses.
+
+    300 users log in, all directors restart, and the users log in again: every user must have the same host as
+    before. Then the cluster runs until Ctrl-C, which removes it.
+    """
     from director.demo.demo import run
 
     return run(once)

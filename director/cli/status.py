@@ -9,6 +9,7 @@ import click
 from director.cli.client import Client
 from director.cli.hosts import is_host
 from director.cli.output import Column, complain, moment, or_dash, say, say_json, say_table
+from director.cli.progress import counted
 from director.cli.ring import ring_lines
 from director.cli.sections import SHOW
 from director.cli.target import Target, json_option, target_options
@@ -30,7 +31,7 @@ HOST_COLUMNS = (
 
 @SHOW.command()
 @click.argument("user", required=False)
-@click.option("-t", "--tag", metavar="TAG", default="", help="The user with this tag.")
+@click.option("-t", "--tag", metavar="TAG", default="", help="USER belongs to the pool TAG.")
 @name_option
 @json_option
 @target_options
@@ -38,7 +39,9 @@ HOST_COLUMNS = (
 def status(target: Target, user: str | None, tag: str, is_name: bool, as_json: bool) -> int:
     """Show the hosts, or the host of USER.
 
-    A USER of digits only is the hash of a user. Exit code 68: USER is a backend host.
+    For a USER: Current is the host of the assignment, Hashed the host that the hash selects now, Initial
+    config the host that the hash would select with the configuration file alone. A USER of digits only is
+    the hash of a user. Exit code 68: USER is a backend host.
     """
     if user is None and (tag or is_name):
         raise click.UsageError("-t and --name need a USER")
@@ -100,7 +103,7 @@ def head(info: StatusInfo) -> list[str]:
     ring, store = info.ring, info.store
     first, *problems = ring_lines(ring)
     reached = f"store {store.url.partition(':')[0]} {'up' if store.up else 'UNREACHABLE'}"
-    lines = [f"{first}, {reached}, {info.users} users", *problems]
+    lines = [f"{first}, {reached}, {counted(info.users, 'user')}", *problems]
     if not store.up:
         why = (store.error or "no answer").removeprefix(f"{store.url}: ")
         lines.append(
