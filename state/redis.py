@@ -8,7 +8,6 @@ gives the same result as one command for each key with the replies joined (`stat
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -20,9 +19,7 @@ import msgspec
 from anyio import to_thread
 from redis.exceptions import RedisClusterException, RedisError
 
-from state.audit import AUDIT_AGE, bounded, bounded_text, oldest_kept
 from state.base import (
-    AUDIT_KEPT,
     EMPTY_VERSION,
     KNOWN_SCHEMA,
     SPLIT_VERSION,
@@ -55,8 +52,11 @@ from state.cluster import ClusterLink
 from state.locks import RedisLock, let_go, take, while_held
 from state.migrate import RedisStep, layout, redis_schema, redis_steps
 from state.migrate_redis import migrate_redis
+from state.redis_audit import RedisAudit
 from state.redis_clients import Client, ClusterAddress, RedisAddress, SentinelAddress
+from state.redis_errors import unreadable
 from state.redis_link import Command, Link, RedisLink
+from state.redis_scripts import MEMBERS, MEMBERS_SHA, RENEW_SHA, SCRIPTS, SWAP_SHA, VERSIONS_SHA
 from state.resolver import Resolver
 from state.sentinel import SentinelLink
 
@@ -69,73 +69,11 @@ LOAD_TAGS = 2
 are 7 MB in a store of ten million users."""
 WRITE_BYTES = 4 << 20
 """Bytes of blobs in one round trip, so that a large flush over a slow link does not exceed the time-out."""
-AUDIT_PAGE = 1000
 HOLD = 10.0
 """Seconds for which a store that was wiped keeps its older schema: the wipe removed the leases that held
 it."""
-AUDIT_LOOK_EVERY = 3600.0
-"""Seconds between two searches for audit entries that are too old."""
-
-# A value is the version and then the blob. A shorter value is no bucket and may be overwritten.
-SWAP = b"""
-local answers = {}
-for i, key in ipairs(KEYS) do
-    local expected, value = ARGV[2 * i - 1], ARGV[2 * i]
-    local stored = redis.call('GETRANGE', key, 0, 8)
-    local version = #stored < 9 and string.rep('\\0', 8) or string.sub(stored, 1, 8)
-    local new = value == '' and string.rep('\\0', 8) or string.sub(value, 1, 8)
-    if version == new then
-        answers[i] = 1
-    elseif version ~= expected then
-        answers[i] = redis.call('GET', key) or ''
-    else
-        if value == '' then redis.call('DEL', key) else redis.call('SET', key, value) end
-        answers[i] = 1
-    end
-end
-return answers
-"""
-VERSIONS = b"""
-local versions = {}
-for i, key in ipairs(KEYS) do
-    local stored = redis.call('GETRANGE', key, 0, 8)
-    versions[i] = #stored < 9 and string.rep('\\0', 8) or string.sub(stored, 1, 8)
-end
-return table.concat(versions)
-"""
-# A lease that ends later than the longest possible lease was written before the server's clock was set back.
-# It is shortened to end in a minute.
-RENEW = b"""
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local latest = now + 60000 + ARGV[2]
-local held = redis.call('HGETALL', KEYS[1])
-local alive = 0
-for i = 1, #held, 2 do
-    if tonumber(string.match(held[i + 1], '^%d+') or '0') <= now then
-        redis.call('HDEL', KEYS[1], held[i])
-    else
-        if held[i] == ARGV[1] then alive = 1 end
-        local until_, rest = string.match(held[i + 1], '^(%d+)( .*)$')
-        if until_ and tonumber(until_) > latest then
-            redis.call('HSET', KEYS[1], held[i], string.format('%.0f', latest) .. rest)
-        end
-    end
-end
-redis.call('HSET', KEYS[1], ARGV[1], string.format('%.0f ', now + ARGV[2]) .. ARGV[3])
-return alive
-"""
-# One script reads both, because TIME has no key: on a Cluster it would give another node's clock.
-MEMBERS = b"""
-return {redis.call('TIME'), redis.call('HGETALL', KEYS[1])}
-"""
-SCRIPTS = (SWAP, VERSIONS, RENEW, MEMBERS)
-SWAP_SHA, VERSIONS_SHA, RENEW_SHA, MEMBERS_SHA = (
-    hashlib.sha1(script, usedforsecurity=False).hexdigest() for script in SCRIPTS
-)
 
 _decode_lease = msgspec.msgpack.Decoder(Lease).decode
-_decode_entry = msgspec.msgpack.Decoder(AuditEntry).decode
 
 
 class RedisStore:
@@ -157,7 +95,7 @@ class RedisStore:
         self._steps = redis_steps() if steps is None else steps
         self._link: Link | None = None
         self._resolver = Resolver()
-        self._audit_looked_at = float("-inf")
+        self._audit = RedisAudit(address.url, address.prefix)
 
     async def layout(self) -> Layout:
         link = link_to(self._address, self._timeout, (MEMBERS,), self._resolver)
@@ -313,7 +251,7 @@ class RedisStore:
                 lease, remaining = _decode_lease(stored), int(deadline) / 1000 - now
             # The member may hold a lease: to skip it could make this director believe it is alone.
             except ValueError as exc:
-                raise self._unreadable("members", f"HDEL {self._prefix}lease {member.decode()}") from exc
+                raise unreadable(self.url, "members", f"HDEL {self._prefix}lease {member.decode()}") from exc
             if remaining > 0:
                 leases.append(msgspec.structs.replace(lease, remaining=remaining))
         return sorted(leases, key=lambda lease: lease.member)
@@ -347,62 +285,10 @@ class RedisStore:
                 await let_go(lock)
 
     async def append_audit(self, entries: Sequence[AuditEntry]) -> None:
-        link = self._required("append_audit")
-        young = await self._young_audit(link)
-        bound = ("~", AUDIT_KEPT) if young is None else ("=", young + len(entries))
-        add = ("XADD", f"{self._prefix}audit", "MAXLEN", *bound, "*", "e")
-        commands = [(*add, msgspec.msgpack.encode(entry)) for entry in bounded(entries)]
-        await link.call("append_audit", commands)
-
-    async def _young_audit(self, link: Link) -> int | None:
-        """Count the entries that are younger than AUDIT_AGE.
-
-        XTRIM MINID would be simpler. It needs Redis 6.2, and a permission that Redis users made for earlier
-        releases lack.
-
-        Returns:
-            The number; None: no entry is older, or the last search was less than AUDIT_LOOK_EVERY ago.
-        """
-        now = time.monotonic()
-        if now < self._audit_looked_at + AUDIT_LOOK_EVERY:
-            return None
-        key = f"{self._prefix}audit"
-        # Use the earlier of both clocks: if this machine's clock is ahead, its time alone would delete young
-        # entries.
-        asked = ("EVALSHA", MEMBERS_SHA, 1, f"{self._prefix}lease")
-        (((seconds, _), _),) = await link.call("append_audit", [asked])
-        oldest = b"%d" % max(0, min(oldest_kept(), int(seconds) - AUDIT_AGE) * 1000)
-        (old,) = await link.call("append_audit", [("XREVRANGE", key, oldest, "-", "COUNT", 1)])
-        self._audit_looked_at = now
-        if not old:
-            return None
-        young, last = 0, b"+"
-        while True:
-            (page,) = await link.call("append_audit", [("XREVRANGE", key, last, oldest, "COUNT", AUDIT_PAGE)])
-            young += len(page)
-            if len(page) < AUDIT_PAGE:
-                return young
-            last = _before(page[-1][0])
+        await self._audit.append(self._required("append_audit"), entries)
 
     async def audit(self, limit: int, *, since: float = 0.0, target: str | None = None) -> list[AuditEntry]:
-        link = self._required("audit")
-        since, target = max(since, oldest_kept()), None if target is None else bounded_text(target)
-        found: list[AuditEntry] = []
-        last = b"+"
-        while len(found) < limit:
-            command = ("XREVRANGE", f"{self._prefix}audit", last, "-", "COUNT", AUDIT_PAGE)
-            (page,) = await link.call("audit", [command])
-            for number, fields in page:
-                try:
-                    entry = _decode_entry(fields[1])
-                except ValueError as exc:
-                    raise self._unreadable("audit", f"XDEL {self._prefix}audit {number.decode()}") from exc
-                if entry.at >= since and target in (None, entry.target):
-                    found.append(entry)
-            if len(page) < AUDIT_PAGE:
-                break
-            last = _before(page[-1][0])
-        return found[:limit]
+        return await self._audit.latest(self._required("audit"), limit, since=since, target=target)
 
     async def health(self) -> Health:
         start = time.monotonic()
@@ -421,10 +307,6 @@ class RedisStore:
         if self._link is None:
             raise StoreUnavailable(self.url, operation, reason="it is not open")
         return self._link
-
-    def _unreadable(self, operation: str, remedy: str) -> StoreRefused:
-        advice = f"something else than a director wrote what is stored; to remove it: {remedy}"
-        return StoreRefused(self.url, operation, "unreadable", advice)
 
     def _key(self, space: Space, number: int) -> str:
         return f"{self._prefix}{{{space[0]}{root_of(number) >> TAG_BITS:02x}}}{number:03x}"
@@ -580,11 +462,3 @@ def _field(info: bytes, name: str) -> str:
     """Return a field of an INFO reply; empty if it is missing."""
     fields: dict[str, Any] = dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)
     return cast(str, fields.get(name, ""))
-
-
-def _before(entry: bytes) -> bytes:
-    """Return the id just before that of a stream entry. (Exclusive ranges need Redis 6.2.)"""
-    ms, _, sequence = entry.partition(b"-")
-    if int(sequence):
-        return b"%d-%d" % (int(ms), int(sequence) - 1)
-    return b"%d" % (int(ms) - 1)

@@ -102,3 +102,15 @@ def code_of(exc: RedisError) -> str:
     code = exc.status_code or str(exc).partition(" ")[0]
     nested = _NESTED.search(str(exc))
     return nested[1] if code == "ERR" and nested else code
+
+
+def unreadable(url: str, operation: str, remedy: str) -> StoreRefused:
+    """Return the error about a stored value that no director has written.
+
+    Args:
+        url: of the store.
+        operation: the operation that has read the value.
+        remedy: the command that removes it.
+    """
+    advice = f"something else than a director wrote what is stored; to remove it: {remedy}"
+    return StoreRefused(url, operation, "unreadable", advice)

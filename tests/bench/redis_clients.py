@@ -26,9 +26,10 @@ import redis.asyncio.sentinel
 from redis.backoff import NoBackoff
 
 from state.cluster import ClusterLink
-from state.redis import SCRIPTS, SWAP_SHA, link_to
+from state.redis import link_to
 from state.redis_clients import ClusterAddress, RedisAddress, SentinelAddress
 from state.redis_link import Command
+from state.redis_scripts import SCRIPTS, SWAP_SHA
 from state.resolver import Resolver
 from tests.groups import LOCAL, ClusterGroup, slot_of
 from tests.lostanswers import CUT, FAILURES, KEY, SILENT, TOPOLOGIES
