@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import socket
 
-from director.net.accept import Acceptor, Limits, Report, Room
+from director.net.accept import Acceptor, Limits, Report
+from director.net.descriptors import Descriptors
 
 
 class Told(Report):
@@ -33,4 +34,4 @@ class Told(Report):
 def acceptor(sock: socket.socket, limits: Limits | None = None, *, told: Told | None = None) -> Acceptor:
     """Return an acceptor for a listening socket, which it closes."""
     sock.setblocking(False)
-    return Acceptor("listener", sock, Room(told or Told()), limits)
+    return Acceptor("listener", sock, Descriptors(), told or Told(), limits)

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import os
-import resource
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -21,6 +19,7 @@ import anyio
 import anyio.lowlevel
 from anyio.abc import SocketStream, UNIXSocketStream
 
+from director.net.descriptors import RESERVE, UNLIMITED, Descriptors
 from director.net.places import Places, StreamPlace
 
 EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -36,10 +35,7 @@ AT_ONCE = 32
 MOST_LEAVING = 8
 """Connections that were closed to make room and still have their descriptors. With so many, no more are
 accepted."""
-RESERVE = 16
-"""Descriptors that login and userdb connections leave to the store, the ring and operators."""
 FEW_LEFT = "few descriptors are left"
-UNLIMITED = 1 << 30
 ALL, ADDRESS = "all", "address"
 """The names of the two limits."""
 
@@ -77,56 +73,6 @@ class Limits:
         self.in_all, self.per_address = in_all, per_address
 
 
-class Room:
-    """The descriptors of the process, which all listeners share, and the spare descriptor."""
-
-    def __init__(self, report: Report, descriptors: int | None = None) -> None:
-        """Open the spare descriptor.
-
-        Args:
-            report: receives the problems of listeners.
-            descriptors: how many the process may have open; None: its soft limit.
-        """
-        self.report = report
-        self.descriptors = soft_limit() if descriptors is None else descriptors
-        self._spare, self._open = -1, True
-        self.restore()
-
-    def restore(self) -> None:
-        """Open the spare descriptor again, if there is a free descriptor."""
-        if self._spare < 0 and self._open:
-            self._spare = _probe()
-
-    def use(self) -> bool:
-        """Close the spare descriptor, so that another connection can be accepted.
-
-        False: it is closed already.
-        """
-        if self._spare < 0:
-            return False
-        os.close(self._spare)
-        self._spare = -1
-        return True
-
-    def left_above(self, descriptor: int) -> int:
-        """Return how many descriptors are left at most after `descriptor`: the kernel gives the lowest
-        free number."""
-        return self.descriptors - 1 - descriptor
-
-    def remaining(self) -> int:
-        """Return how many descriptors are left at most, by opening one."""
-        probe = _probe()
-        if probe < 0:
-            return 0
-        os.close(probe)
-        return self.left_above(probe)
-
-    def close(self) -> None:
-        """Close the spare descriptor permanently."""
-        self._open = False
-        self.use()
-
-
 class Acceptor:
     """A listening socket. Call one of the three `serve_…` methods."""
 
@@ -134,7 +80,8 @@ class Acceptor:
         self,
         name: str,
         sock: socket.socket,
-        room: Room,
+        descriptors: Descriptors,
+        report: Report,
         limits: Limits | None = None,
         *,
         exempt: Callable[[str], bool] = lambda address: False,
@@ -145,7 +92,8 @@ class Acceptor:
         Args:
             name: the name of the listener.
             sock: non-blocking; closed at the end.
-            room: the descriptors of the process.
+            descriptors: the descriptors of the process.
+            report: receives the problems of listeners.
             limits: None: there are no limits, and RESERVE descriptors are left to others.
             exempt: returns whether connections from an address are not counted.
             for_operators: whether the listener may use the spare descriptor.
@@ -153,7 +101,8 @@ class Acceptor:
         self.name = name
         self.connections = 0
         """The number of open connections."""
-        self._sock, self._room, self._limits = sock, room, limits
+        self._sock, self._limits = sock, limits
+        self._descriptors, self._report = descriptors, report
         self._exempt, self._for_operators = exempt, for_operators
         self._counted = 0
         self._by_address: dict[str, int] = {}
@@ -296,13 +245,13 @@ class Acceptor:
                     return
                 if exc.errno not in EXHAUSTED:
                     continue  # an error of this connection, which is lost
-                if self._for_operators and self._room.use():
+                if self._for_operators and self._descriptors.free_spare():
                     continue
                 self._rest(exc.strerror or str(exc))
                 return
             number = sock.fileno()
             self._take(sock, address)
-            if self._limits is None and self._room.left_above(number) < self._kept():
+            if self._limits is None and self._descriptors.left_above(number) < self._kept():
                 self._rest(FEW_LEFT)
                 return
 
@@ -312,15 +261,15 @@ class Acceptor:
 
     def _rest(self, reason: str) -> None:
         """Accept nothing for PAUSE seconds."""
-        self._room.report.accept_paused(self.name, reason)
+        self._report.accept_paused(self.name, reason)
         if self._pause is None:
             asyncio.get_running_loop().remove_reader(self._sock.fileno())
         self._pause = asyncio.get_running_loop().call_later(PAUSE, self._go_on)
 
     def _go_on(self) -> None:
         self._pause = None
-        self._room.restore()
-        if self._limits is None and self._room.remaining() < self._kept():
+        self._descriptors.restore_spare()
+        if self._limits is None and self._descriptors.remaining() < self._kept():
             self._rest(FEW_LEFT)
         else:
             self._listen()
@@ -336,7 +285,7 @@ class Acceptor:
                 self._accepted_late += 1
                 asyncio.get_running_loop().call_soon(self._take_late, sock, address)
                 return
-            self._room.report.connection_refused(self.name, limit, peer)
+            self._report.connection_refused(self.name, limit, peer)
             if not room:
                 sock.close()
                 return
@@ -383,7 +332,7 @@ class Acceptor:
         except OSError:
             sock.close()  # the client has hung up
         if beginning.error is not None:
-            self._room.report.client_failed(self.name, beginning.error)
+            self._report.client_failed(self.name, beginning.error)
 
     async def _serve_stream(
         self, serve: StreamHandler, sock: socket.socket, peer: str, place: StreamPlace
@@ -421,9 +370,9 @@ class Acceptor:
 
         Returns whether it has to end the program.
         """
-        if self._room.report.is_fatal(failure):
+        if self._report.is_fatal(failure):
             return True
-        self._room.report.client_failed(self.name, failure)
+        self._report.client_failed(self.name, failure)
         return False
 
     def given_back(self, counted: str | None) -> None:
@@ -433,7 +382,7 @@ class Acceptor:
         """
         self.connections -= 1
         self._leaving = max(0, self._leaving - 1)
-        self._room.restore()
+        self._descriptors.restore_spare()
         if counted is None:
             return
         self._counted -= 1
@@ -500,17 +449,3 @@ def peer_name(address: tuple[Any, ...]) -> str:
     """Return address and port as text."""
     host, port = address[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def soft_limit() -> int:
-    """Return how many descriptors this process may have open."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return UNLIMITED if soft == resource.RLIM_INFINITY else soft
-
-
-def _probe() -> int:
-    """Return a newly opened descriptor of the null device; -1: there is no free descriptor."""
-    try:
-        return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return -1

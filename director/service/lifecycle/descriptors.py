@@ -6,7 +6,7 @@ import resource
 from contextlib import suppress
 
 from director.errors import TooFewDescriptors
-from director.net.accept import RESERVE, soft_limit
+from director.net.descriptors import RESERVE, soft_limit
 
 NEEDED = 64
 """Descriptors of a director without clients: 35 for loop, listeners, store and log, and some spare."""

@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable
 
 from director.core.director import Director
-from director.net.accept import ADDRESS, Acceptor, Limits, Report, Room
+from director.net.accept import ADDRESS, Acceptor, Limits, Report
+from director.net.descriptors import Descriptors
 from director.service.configuration.config import LimitsConfig
 from director.service.internalerrors import InternalErrors
 from director.service.lifecycle.sockets import ADMIN_TCP, SOCKETMAP_TCP, Sockets
@@ -48,7 +49,7 @@ class Listeners(Report):
             internal_errors,
         )
         self._limited = LimitedLog(log, burst=1, every=MINUTE)
-        self._room = Room(self)
+        self._descriptors = Descriptors()
         self._limits = Limits(0)
         self._ring_limits = Limits(0)
         self._acceptors: list[Acceptor] = []
@@ -56,7 +57,7 @@ class Listeners(Report):
 
     def set_limits(self, config: LimitsConfig) -> None:
         """Set the limits for new connections."""
-        most = max(FEWEST, self._room.descriptors // SHARE)
+        most = max(FEWEST, self._descriptors.most // SHARE)
         self._limits.set(min(config.connections, most), config.connections_per_address)
 
     def acceptor(self, name: str) -> Acceptor | None:
@@ -67,7 +68,8 @@ class Listeners(Report):
         made = Acceptor(
             name,
             sock,
-            self._room,
+            self._descriptors,
+            self,
             self._limits if name in LIMITED else None,
             exempt=self._is_member if name == "ring" else lambda address: False,
             for_operators=name in FOR_OPERATORS,
@@ -80,7 +82,7 @@ class Listeners(Report):
 
     def close(self) -> None:
         """Release the spare descriptor."""
-        self._room.close()
+        self._descriptors.close()
 
     def connections(self) -> dict[str, int]:
         """Return the number of open connections by listener."""
@@ -98,7 +100,7 @@ class Listeners(Report):
             listener,
             listener=listener,
             reason=reason,
-            descriptors=self._room.descriptors,
+            descriptors=self._descriptors.most,
             note="connections wait in the kernel, retrying every 0.1 s; raise LimitNOFILE=",
         )
 

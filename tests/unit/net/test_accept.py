@@ -16,7 +16,8 @@ import anyio.lowlevel
 import pytest
 from anyio.abc import SocketAttribute, SocketStream
 
-from director.net.accept import MOST_LEAVING, PAUSE, RESERVE, Acceptor, Limits, Room
+from director.net.accept import MOST_LEAVING, PAUSE, Acceptor, Limits
+from director.net.descriptors import RESERVE, Descriptors
 from director.net.listen import BACKLOG, tcp_listener, unix_listener
 from director.net.places import StreamPlace
 from tests.descriptors import without_descriptors
@@ -58,9 +59,9 @@ class Place:
         self.acceptor: Acceptor
 
     def make(self, limits: Limits | None = None, descriptors: int | None = None, **options: Any) -> Acceptor:
-        room = Room(self.told, descriptors)
-        self._stack.callback(room.close)
-        self.acceptor = Acceptor("listener", self._sock, room, limits, **options)
+        of_process = Descriptors(descriptors)
+        self._stack.callback(of_process.close)
+        self.acceptor = Acceptor("listener", self._sock, of_process, self.told, limits, **options)
         return self.acceptor
 
     def client(self, source: str = "") -> socket.socket:
@@ -237,7 +238,7 @@ async def test_an_operator_is_served_by_the_spare_descriptor_which_is_kept_again
             os.close(taken.pop())
             clients[1].shutdown(socket.SHUT_RDWR)
             await until(lambda: acceptor.connections == 0)
-            await until(lambda: acceptor._room._spare >= 0)
+            await until(lambda: acceptor._descriptors._spare >= 0)
 
 
 async def test_the_spare_descriptor_is_kept_again_when_its_connection_ends(over_unix: Place) -> None:
@@ -245,10 +246,10 @@ async def test_the_spare_descriptor_is_kept_again_when_its_connection_ends(over_
     with without_descriptors():
         async with serving(acceptor):
             assert await heard(client) == b"+"
-            assert acceptor._room._spare < 0
+            assert acceptor._descriptors._spare < 0
             made.pop().abort()
             await until(lambda: acceptor.connections == 0)
-            assert acceptor._room._spare >= 0
+            assert acceptor._descriptors._spare >= 0
 
 
 @pytest.mark.shows("A-4")
@@ -266,7 +267,7 @@ async def test_a_listener_without_limits_leaves_descriptors_to_others_and_to_its
         assert over_unix.told.pauses[0] == ("listener", "few descriptors are left")
         served = acceptor.connections
         assert served < 3
-        acceptor._room.descriptors += 100
+        acceptor._descriptors.most += 100
         owed = 200
         await anyio.sleep(2 * PAUSE)
         assert acceptor.connections == served
