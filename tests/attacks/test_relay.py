@@ -28,7 +28,7 @@ from director.core.protocol.messages import (
     RingMessage,
     Users,
 )
-from director.core.ring.ring import SHORT_LIVED
+from director.core.ring.dials import SHORT_LIVED
 from director.wire.ring_native import SEAL, encode
 from tests.attacks.relay import PLAIN, Change, Connection, Relay, TlsRelay, Way
 from tests.certificates import Authority

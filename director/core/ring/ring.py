@@ -15,38 +15,23 @@ says of it does not make it count.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import msgspec
 
 from director.core.protocol.counters import Counters
-from director.core.protocol.effects import Close, Dial, Effect, Level, LogEvent, Send
+from director.core.protocol.effects import Close, Effect, Level, LogEvent, Send
 from director.core.protocol.events import LinkOpened
 from director.core.protocol.messages import Linked, Redirect
 from director.core.protocol.order import rightwards, split_member
+from director.core.ring.dials import Dials
 from director.core.ring.link import Identity, Neighbour, State
-from director.core.ring.meetings import next_to_meet
 from director.core.ring.presence import Presence
 from director.types import Address, LinkId, MemberId, Now
 
-RETRY_FIRST = 0.1
-RETRY_UNREACHABLE = 1.0
-"""Longest pause, in seconds, between two dials of a director that cannot be reached."""
-RETRY_UNMET = 30.0
-"""Longest pause, in seconds, between two dials of a director that was never met: it may not exist."""
-RETRY_REFUSED = 5.0
-"""Longest pause, in seconds, between two dials of a director that was reached but refused the link."""
 SUSPENDED_UNTIL = 5.0
 """Seconds after a suspension of this process during which a connection that is new to it may be as old as the
 suspension."""
-SHORT_LIVED = 1.0
-"""Seconds. The other end did not want a link that ends sooner."""
-PATIENCE = 0.3
-"""Seconds that a dial may take before the next director is dialled too, if there is no right neighbour."""
-REDIRECTED_EVERY = 1.0
-"""Seconds between two dials of a director that the right neighbour names."""
-LEFTLESS = 2.0
-"""Seconds without a left neighbour after which this director dials leftwards."""
 UNPROVED = 16
 """Connections from one address that may be in their handshake at the same time."""
 LEAVE_WITHIN = 1.0
@@ -71,13 +56,9 @@ class Ring:
         self.right: Neighbour | None = None
         self.left: Neighbour | None = None
         self.rightwards: list[MemberId] = []
-        self.failed_at: dict[MemberId, float] = {}
-        """Unix time at which a dial or a link last failed, by director."""
         self.refused: dict[MemberId, dict[str, str]] = {}
         """Directors whose links are refused because settings differ, with those settings and their values
         there."""
-        self.tried: set[MemberId] = set()
-        """Directors that could not be reached since a director was last reached."""
         self.presence = Presence(
             self.me, identity.incarnation, self.servers, self.links, counters or Counters()
         )
@@ -87,22 +68,11 @@ class Ring:
         self._removed: frozenset[MemberId] = frozenset()
         """Directors that operators have removed. They are told so, and nothing else."""
         self._addresses: set[Address] = set()
-        self._dialling: dict[tuple[MemberId, bool], float] = {}
-        """Dials under way, as (director, leftwards), with the monotonic times at which they began."""
+        self._dials = Dials(self.links, self.unmet)
         self._suspended, self._suspended_until = 0.0, float("-inf")
-        self._old_dials: set[MemberId] = set()
-        """Directors whose dials began before a suspension of this process."""
-        self._next_try: dict[MemberId, float] = {}
-        self._failures: dict[MemberId, int] = {}
-        self._redirected_at: dict[MemberId, float] = {}
         self._redirected: dict[LinkId, MemberId] = {}
         self._linked: set[LinkId] = set()
         self._running = False
-        self._asked = 0.0
-        self._leftless_since: float | None = None
-        self._left_next_try = 0.0
-        self._left_tried: set[MemberId] = set()
-        """Directors to the left that could not be reached since there was last a left neighbour."""
         self._leaving_until: float | None = None
         self.set_servers(servers)
 
@@ -120,7 +90,9 @@ class Ring:
             unmet: those of `servers` that this director has never met.
         """
         self.servers[:] = servers
-        self.unmet = set(unmet) - {self.me}
+        unmet = set(unmet) - {self.me}
+        self.unmet.clear()
+        self.unmet.update(unmet)
         self.counted[:] = [member for member in servers if member not in self.unmet]
         self.rightwards = rightwards(self.me, servers)
         self._removed = frozenset(removed)
@@ -128,9 +100,7 @@ class Ring:
         self.removed = self.me not in servers
         self.presence.forget_others((*servers, *self._removed))
         self.refused = {member: why for member, why in self.refused.items() if member in servers}
-        for member in self.rightwards:
-            self._next_try.setdefault(member, 0.0)
-            self._failures.setdefault(member, 0)
+        self._dials.expect(self.rightwards)
         effects: list[Effect] = []
         for neighbour in self.links.values():
             if neighbour.peer is not None and neighbour.live and neighbour.peer not in servers:
@@ -208,11 +178,8 @@ class Ring:
         self._suspended, self._suspended_until = seconds, now.mono + SUSPENDED_UNTIL
 
     def thawed(self, now: Now) -> None:
-        """Forget which directors could not be reached: after a suspension that is old."""
-        self.tried.clear()
-        self._old_dials = {member for member, _ in self._dialling}
-        for member in self.rightwards:
-            self._next_try[member] = now.mono
+        """Forget which directors could not be reached or are silent: after a suspension that is old."""
+        self._dials.thawed(self.rightwards, now)
         for neighbour in self.links.values():
             neighbour.heard = now.mono
 
@@ -225,6 +192,11 @@ class Ring:
         for neighbour in self.links.values():
             neighbour.heard = min(now.mono, neighbour.heard + late)
 
+    @property
+    def failed_at(self) -> Mapping[MemberId, float]:
+        """Unix time at which a dial or a link last failed, by director."""
+        return self._dials.failed_at
+
     def live_links(self) -> list[Neighbour]:
         return [n for n in self.links.values() if n.live]
 
@@ -233,7 +205,7 @@ class Ring:
         """Whether no director is linked with this one, and none could be reached."""
         if any(n.live or n.dialled is None for n in self.links.values()):
             return False
-        return self.tried.issuperset(self._counted(self.expected()))
+        return self._dials.tried.issuperset(self._counted(self.expected()))
 
     def _counted(self, members: Iterable[MemberId]) -> list[MemberId]:
         return [member for member in members if member not in self.unmet]
@@ -241,12 +213,6 @@ class Ring:
     def _unmet_last(self, members: Sequence[MemberId]) -> list[MemberId]:
         """Return these directors in their order, but the unmet ones behind all others: they may not exist."""
         return sorted(members, key=self.unmet.__contains__) if self.unmet else list(members)
-
-    def _to_dial(self) -> list[MemberId]:
-        """Return the directors that may become the right neighbour, in the order in which they are
-        dialled."""
-        expected = self.expected()
-        return self._unmet_last(expected) if self.right is None else expected
 
     def expected(self) -> list[MemberId]:
         """Return the directors to the right, the nearest first, that have not announced their departure."""
@@ -265,8 +231,7 @@ class Ring:
         """Begin the handshake on a new TCP connection."""
         link, remote, dialled = event.link, event.remote, event.dialled
         if dialled is not None:
-            self._dialling.pop((dialled, event.leftwards), None)
-            self._old_dials.discard(dialled)
+            self._dials.opened(dialled, leftwards=event.leftwards)
         neighbour = Neighbour(
             link,
             self.identity,
@@ -326,7 +291,7 @@ class Ring:
                 )
             else:
                 effects += former.close(f"{neighbour.peer} has been started anew")
-        self.tried.clear()
+        self._dials.reached()
         self.refused.pop(neighbour.peer, None)
         return effects
 
@@ -340,15 +305,7 @@ class Ring:
         return self.greeted(neighbour, now)
 
     def dial_failed(self, member: MemberId, now: Now, *, leftwards: bool = False) -> None:
-        self._dialling.pop((member, leftwards), None)
-        if leftwards:
-            self._left_tried.add(member)
-            self._left_next_try = now.mono + RETRY_FIRST
-        elif member in self._old_dials:
-            # this process was suspended while the dial timed out, so the time-out says nothing
-            self._old_dials.discard(member)
-        else:
-            self._failed(member, RETRY_UNREACHABLE, now)
+        self._dials.failed(member, now, leftwards=leftwards)
 
     def closed(self, link: LinkId, reason: str, now: Now) -> list[Effect]:
         """Close a link whose socket was closed."""
@@ -365,70 +322,40 @@ class Ring:
         effects += self.presence.turn(now)
         effects += self._review_right()
         effects += self._review_left()
-        if self.left is not None:
-            self._leftless_since = None
-            self._left_tried.clear()
-        elif self._leftless_since is None:
-            self._leftless_since = now.mono
+        self._dials.left_reviewed(now, leftless=self.left is None)
         return effects
 
     def dials(self, now: Now) -> list[Effect]:
         """Dial the directors to the right that are nearer than the right neighbour; dial leftwards if there
         is no left neighbour."""
-        self._asked = now.mono
+        self._dials.asked(now)
         if not self._running or self.removed:
             return []
-        effects: list[Effect] = []
-        for member in self._to_dial():
-            if self.right is not None and member == self.right.peer:
-                break
-            begun = self._begun(member)
-            if begun is None and now.mono >= self._next_try[member]:
-                self._dialling[member, False] = begun = now.mono
-                effects.append(Dial(member))
-            if begun is not None and (self.right is not None or now.mono < begun + PATIENCE):
-                break
-        return effects + self._dials_leftwards(now) + self._dials_to_meet(now)
+        has_right = self.right is not None
+        effects: list[Effect] = [*self._dials.rightwards(self._nearer(), now, has_right=has_right)]
+        if has_right and self._dials.is_leftwards_due(now):
+            effects += self._dials.leftwards(self._unmet_last(self.expected()[::-1]), now)
+        return effects + self._dials.to_meet(self._to_meet(), now)
 
-    def _dials_leftwards(self, now: Now) -> list[Effect]:
-        due = self._leftwards_due()
-        if due is None or now.mono < due:
-            return []
-        nearest = self._unmet_last(self.expected()[::-1])
-        lefts = [member for member in nearest if member not in self._left_tried]
-        if not lefts:
-            self._left_tried.clear()
-            self._left_next_try = now.mono + RETRY_UNREACHABLE
-            return []
-        self._left_next_try = now.mono + RETRY_REFUSED
-        if self._begun(lefts[0], leftwards=True) is not None:
-            return []
-        self._dialling[lefts[0], True] = now.mono
-        return [Dial(lefts[0], leftwards=True)]
+    def _nearer(self) -> list[MemberId]:
+        """Return the directors that are nearer than the right neighbour, in the order in which they are dialled.
 
-    def _dials_to_meet(self, now: Now) -> list[Effect]:
-        due = [member for member in self._to_meet() if now.mono >= self._next_try[member]]
-        for member in due:
-            self._dialling[member, False] = now.mono
-        return [Dial(member) for member in due]
+        Without a right neighbour these are all directors to the right.
+        """
+        expected = self.expected()
+        if self.right is None:
+            return self._unmet_last(expected)
+        return expected[: expected.index(self.right.peer)] if self.right.peer in expected else expected
 
-    def _to_meet(self) -> list[MemberId]:
-        """Return the directors beyond the right neighbour that may be dialled next, only to meet them.
+    def _to_meet(self) -> Collection[MemberId]:
+        """Return the directors beyond the right neighbour that may be dialled only to meet them.
 
         Nearer directors are dialled in any case.
         """
         if not self.unmet or self.right is None or self.right.peer not in self.rightwards:
             return []
         beyond = self.rightwards[self.rightwards.index(self.right.peer) + 1 :]
-        wanted = self.unmet.intersection(self.named, beyond) - self.departed
-        begun = {member for member, leftwards in self._dialling if not leftwards}
-        begun |= {n.dialled for n in self.links.values() if n.dialled is not None}
-        return next_to_meet(wanted, begun, self._next_try)
-
-    def _leftwards_due(self) -> float | None:
-        if self.right is None or self._leftless_since is None or not self._running or self.removed:
-            return None
-        return max(self._leftless_since + LEFTLESS, self._left_next_try)
+        return self.unmet.intersection(self.named, beyond) - self.departed
 
     def next_deadline(self) -> float | None:
         deadlines = [n.next_deadline() for n in self.links.values() if n.state is not State.CLOSED]
@@ -438,41 +365,22 @@ class Ring:
         if announce_at is not None:
             deadlines.append(announce_at)
         if self._running and not self.removed:
-            for member in self._to_dial():
-                if self.right is not None and member == self.right.peer:
-                    break
-                begun = self._begun(member)
-                if begun is None:
-                    deadlines.append(self._next_try[member])
-                elif self.right is not None:
-                    break
-                elif begun + PATIENCE > self._asked:
-                    deadlines.append(begun + PATIENCE)
-                    break
-            deadlines += [self._next_try[member] for member in self._to_meet()[:1]]
-            leftwards = self._leftwards_due()
-            if leftwards is not None:
-                deadlines.append(leftwards if leftwards > self._asked else self._asked + RETRY_UNREACHABLE)
+            has_right = self.right is not None
+            deadlines += self._dials.rightwards_deadlines(self._nearer(), has_right=has_right)
+            deadlines += self._dials.meeting_deadlines(self._to_meet())
+            if has_right:
+                deadlines += self._dials.leftwards_deadlines()
         return min(deadlines, default=None)
 
     def redirected(self, neighbour: Neighbour, member: MemberId, now: Now) -> None:
         """Dial a director soon: the right neighbour says that it stands between the two."""
-        if neighbour is not self.right or member not in self.rightwards or self._begun(member) is not None:
+        if (
+            neighbour is not self.right
+            or member not in self.rightwards
+            or self._dials.begun(member) is not None
+        ):
             return
-        if now.mono >= self._redirected_at.get(member, float("-inf")) + REDIRECTED_EVERY:
-            self._redirected_at[member] = self._next_try[member] = now.mono
-
-    def _begun(self, member: MemberId, *, leftwards: bool = False) -> float | None:
-        """Return when this director began to dial a director, if the dial or the link still stands; None: it
-        does not."""
-        begun = self._dialling.get((member, leftwards))
-        if begun is not None:
-            return begun
-        for neighbour in self.links.values():
-            dialled = neighbour.dialled == member and neighbour.leftwards is leftwards
-            if dialled and neighbour.state is not State.CLOSED:
-                return neighbour.opened.mono
-        return None
+        self._dials.redirected(member, now)
 
     def _forget(self, neighbour: Neighbour, now: Now) -> None:
         del self.links[neighbour.link]
@@ -485,25 +393,7 @@ class Ring:
             self.right = None
         if neighbour is self.left:
             self.left = None
-        if neighbour.dialled is None or neighbour.leftwards:
-            return
-        wanted = neighbour.routine or now.mono >= neighbour.opened.mono + SHORT_LIVED
-        if neighbour.was_live and not neighbour.silent and wanted:
-            self._failures[neighbour.dialled] = 0
-            self._next_try[neighbour.dialled] = now.mono
-            if not neighbour.routine:
-                self.failed_at[neighbour.dialled] = now.unix
-        else:
-            self._failed(neighbour.dialled, RETRY_REFUSED, now)
-
-    def _failed(self, member: MemberId, longest: float, now: Now) -> None:
-        self.failed_at[member] = now.unix
-        self.tried.add(member)
-        self._failures[member] = self._failures.get(member, 0) + 1
-        pause = RETRY_FIRST * 2 ** min(10, self._failures[member] - 1)
-        if member in self.unmet:
-            longest = RETRY_UNMET
-        self._next_try[member] = now.mono + min(longest, pause)
+        self._dials.link_ended(neighbour, now)
 
     def _review_right(self) -> list[Effect]:
         """Take the nearest director that can carry tokens for the right neighbour, and close the links with
@@ -532,7 +422,7 @@ class Ring:
             if neighbour is not None and neighbour.linked:
                 self._take_right(neighbour)
                 return leaving.close(f"{self.me} is linked with {member} now", level=Level.INFO)
-        if self.tried.issuperset(self._counted(expected)):
+        if self._dials.tried.issuperset(self._counted(expected)):
             return leaving.close(f"{self.me} has nobody else to link with", level=Level.INFO)
         return []
 

@@ -7,19 +7,17 @@ import pytest
 from director.core.protocol.effects import Close, Dial, Effect, LogEvent
 from director.core.protocol.events import LinkOpened
 from director.core.protocol.messages import Bye, Leaving, Linked, Present, Redirect
-from director.core.ring.link import Neighbour, State
-from director.core.ring.meetings import AT_ONCE
-from director.core.ring.ring import (
-    LEAVE_WITHIN,
+from director.core.ring.dials import (
     LEFTLESS,
     PATIENCE,
     RETRY_FIRST,
     RETRY_REFUSED,
     RETRY_UNMET,
     RETRY_UNREACHABLE,
-    UNPROVED,
-    Ring,
 )
+from director.core.ring.link import Neighbour, State
+from director.core.ring.meetings import AT_ONCE
+from director.core.ring.ring import LEAVE_WITHIN, UNPROVED, Ring
 from director.types import Address, LinkId, MemberId, Now
 from tests.unit.core.cores import at, identity, messages, of
 
@@ -391,7 +389,7 @@ def test_a_right_neighbour_that_names_a_member_again_and_again_has_it_dialled_on
     for step in range(250):
         now = at(5 + step / 100)
         one.redirected(right, D2, now)
-        if one._next_try[D2] == now.mono:
+        if one._dials._next_try[D2] == now.mono:
             named += 1
     assert named == 3
 

@@ -452,8 +452,8 @@ async def test_with_tls_at_one_end_only_both_ends_say_so_and_try_again_with_paus
         await until(lambda: "uses TLS, this director does not" in str(plain.logged("ring_link_closed")))
         for node in nodes:
             (other,) = node.director.ring.rightwards
-            assert node.director.ring._next_try[other] - time.monotonic() < 5
-            assert node.director.ring._failures[other] < 10
+            assert node.director.ring._dials._next_try[other] - time.monotonic() < 5
+            assert node.director.ring._dials._failures[other] < 10
             assert node.logged("internal_error") == []
 
 
