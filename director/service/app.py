@@ -20,7 +20,6 @@ from director.core.placement.hashing import UserHash
 from director.core.placement.users import BUCKETS
 from director.core.protocol.events import IdentityChanged, Started
 from director.core.protocol.order import split_member
-from director.core.ring.link import Identity
 from director.core.ring.presence import next_incarnation
 from director.core.tables.hosts import HostTable
 from director.errors import DirectorError
@@ -43,6 +42,7 @@ from director.service.lifecycle.filetimes import clock_is_behind
 from director.service.lifecycle.handover import Handover, Inherited, Memory, ReplacementRecord
 from director.service.lifecycle.keeper import KeeperClient
 from director.service.lifecycle.listeners import Listeners
+from director.service.lifecycle.ownidentity import STANDALONE, own_identity, ring_secrets
 from director.service.lifecycle.reload import backends_digest, limits, read_again
 from director.service.lifecycle.replacement import Replacement, load_names, load_users
 from director.service.lifecycle.sockets import Sockets
@@ -52,6 +52,7 @@ from director.service.loginrelay import LoginRelay
 from director.service.logwriter import LogWriter
 from director.service.loopwatch import LoopWatch
 from director.service.mailbox import Mailbox
+from director.service.managerreports import ManagerReports
 from director.service.metrics import LookupCounts
 from director.service.operations.fileapplier import FileApplier
 from director.service.operations.operations import Operations
@@ -62,7 +63,7 @@ from director.service.resolution.backendnames import BackendNames
 from director.service.resolution.namewatch import Answer, NameWatch
 from director.service.resolution.ringnames import RingNames
 from director.service.ringsockets import RingSockets
-from director.types import MemberId, Now
+from director.types import Now
 from director.version import VERSION
 from director.wire import hotpath
 from state.resolver import Resolver
@@ -71,39 +72,10 @@ from state.urls import open_store
 Serve = Callable[[Acceptor], Coroutine[Any, Any, None]]
 """Serves a listener until cancelled."""
 
-STANDALONE = MemberId("127.0.0.1:9090")
-"""The member id of a director without a ring."""
 MOVES_AGAIN = 30.0
 """Seconds between two replacements of the program because the own address has changed, at least."""
 SNAPSHOT_TIMEOUT = 10.0
 """Seconds for one operation of the snapshot. No login waits for it."""
-STATUS_EVERY = 5.0
-"""Seconds between two status lines for the service manager."""
-
-
-def _secrets(config: Config) -> tuple[bytes, bytes]:
-    """Return the ring secret that is offered, and the second that is accepted; empty if not set."""
-    first, second = (*config.ring.secrets, b"", b"")[:2]
-    return first, second
-
-
-def _identity(config: Config, incarnation: int, name: str) -> Identity:
-    """Return what this director shows to its neighbours. name: its name in `ring.servers`, or empty."""
-    secret, second_secret = _secrets(config)
-    return Identity(
-        member=config.ring.listen.member if config.ring.listen else STANDALONE,
-        incarnation=incarnation,
-        username_hash=f"{config.users.username_hash} {config.users.master_user_separator[:1]}".strip(),
-        expire=int(config.users.expire),
-        secret=secret,
-        second_secret=second_secret,
-        release=VERSION,
-        backends=backends_digest(config),
-        ping_interval=config.ring.ping_interval,
-        ping_timeout=config.ring.ping_timeout,
-        max_clock_skew=config.ring.max_clock_skew,
-        name=name,
-    )
 
 
 class App:
@@ -127,8 +99,7 @@ class App:
         self.log_writer, self.keeper = log_writer, keeper
         self.config, self.log, self.sockets, self._inherited = config, log, sockets, inherited
         self.started = time.time()
-        self.begun = time.monotonic()
-        self.warm_seconds = 0.0
+        begun = time.monotonic()
         incarnation = next_incarnation(time.time(), inherited.handover.incarnation if inherited else 0)
         user_hash = UserHash(config.users.username_hash, config.users.master_user_separator)
         assigner = hotpath.Assigner(hotpath.UserTable(int(config.users.expire)), user_hash)
@@ -147,7 +118,7 @@ class App:
         self._moved_at = float("-inf")
         """Monotonic seconds when the own address was last found changed."""
         settings, unresolved = self.backend_names.hosts()
-        identity = _identity(config, incarnation, self.ring_names.own_name or "")
+        identity = own_identity(config, incarnation, self.ring_names.own_name or "")
         self.director = Director(
             identity,
             [server.member for server in config.ring.servers] or [identity.member],
@@ -230,12 +201,21 @@ class App:
             reloads=self.replacement,
             resolver=resolver,
             started=self.started,
-            warm_seconds=lambda: self.warm_seconds,
+            warm_seconds=lambda: self.manager_reports.warm_seconds,
             credentials=self.credentials,
             listeners=self.listeners,
             sockets_kept_by=lambda: keeper.kept_by if keeper is not None else "",
             before=inherited.handover.counted if inherited else None,
             log_writer=log_writer,
+        )
+        self.manager_reports = ManagerReports(
+            self.director,
+            self.persistence,
+            self.operations,
+            self.replacement,
+            self.notifier,
+            log,
+            begun=begun,
         )
         self.file_applier = FileApplier(
             self.director, self.persistence, self.operations.hosts, self.backend_names, log
@@ -355,7 +335,7 @@ class App:
                 tasks.start_soon(load_names, self.director.names, self._inherited.memory, sizes)
             tasks.start_soon(self.file_applier.run)
             tasks.start_soon(self.endpoints.run)
-            tasks.start_soon(self._tell_manager)
+            tasks.start_soon(self.manager_reports.run)
             self.log.info(
                 "started",
                 version=VERSION,
@@ -404,7 +384,7 @@ class App:
         before, self.config = self.config, new
         if new.backends != before.backends:
             self.backend_names.set_config(new.backends)
-        first, second = _secrets(new)
+        first, second = ring_secrets(new)
         self.mailbox.handle(IdentityChanged(first, second, backends_digest(new)))
         if new.ring.secret != before.ring.secret:
             self.persistence.secrets_changed()
@@ -552,36 +532,5 @@ class App:
         if self._ring_acceptor is not None:
             self._ring_acceptor.refuse()
 
-    async def _tell_manager(self) -> None:
-        """Send READY once logins are answered, then a status line and a sign of life every few seconds."""
-        has_told = False
-        while True:
-            ready, reason = self.operations.queries.ready()
-            if ready and not has_told:
-                has_told = True
-                self.warm_seconds = time.monotonic() - self.begun
-                self.log.info(
-                    "ready", seconds=round(self.warm_seconds, 3), users=self.persistence.loaded_users
-                )
-                self.operations.jobs.go_on()
-                self.replacement.served()
-                self.notifier.ready(self.status_line())
-            elif not has_told:
-                self.notifier.status(f"starting: {reason}")
-                await anyio.sleep(0.02)
-                continue
-            else:
-                self.notifier.status(self.status_line())
-            self.notifier.watchdog()
-            self.log.report_left_out()
-            await anyio.sleep(min(STATUS_EVERY, self.notifier.watchdog_interval or STATUS_EVERY))
-
     def status_line(self) -> str:
-        ring = self.director.barrier.ring
-        store = "store reachable" if self.persistence.up else "STORE UNREACHABLE"
-        if self.director.loading:
-            store = f"{100 * self.persistence.loaded_part:.0f} % of the store read"
-        return (
-            f"{len(self.director.users)} users on {len(self.director.hosts.present())} hosts, "
-            f"{len(ring)} of {len(self.director.ring.servers)} directors in the ring, {store}"
-        )
+        return self.manager_reports.status_line()

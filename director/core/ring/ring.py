@@ -338,7 +338,7 @@ class Ring:
         return effects + self._dials.to_meet(self._to_meet(), now)
 
     def _nearer(self) -> list[MemberId]:
-        """Return the directors that are nearer than the right neighbour, in the order in which they are dialled.
+        """Return the directors nearer than the right neighbour, in the order in which they are dialled.
 
         Without a right neighbour these are all directors to the right.
         """

@@ -18,14 +18,14 @@ import pytest
 from director.core.protocol.effects import Effect
 from director.core.protocol.events import Event, HostChange
 from director.errors import ListenError
-from director.service import app as app_module
-from director.service import internalerrors
+from director.service import internalerrors, managerreports
 from director.service.app import App
 from director.service.configuration.config import LimitsConfig
 from director.service.configuration.configfile import load
 from director.service.lifecycle.sockets import Sockets
 from director.service.log import REPEATED, REPEATED_EVERY, Log
 from director.service.logwriter import LogWriter
+from director.service.managerreports import ManagerReports
 from director.service.serve import EX_SOFTWARE, run
 from director.types import Now
 from state.urls import open_store
@@ -143,7 +143,7 @@ async def test_a_notify_line_reaches_the_core_and_what_is_left_is_written_at_the
 async def test_lines_left_out_of_the_log_are_reported_although_nothing_follows(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(app_module, "STATUS_EVERY", 0.01)
+    monkeypatch.setattr(managerreports, "STATUS_EVERY", 0.01)
     async with serving(folder) as program:
         for _ in range(REPEATED + 7):
             program.app.log.warning("connection_failed")
@@ -297,13 +297,13 @@ async def test_trouble_of_the_network_is_no_bug(folder: Path) -> None:
 def test_a_task_that_crashes_ends_the_program_with_a_trace_and_what_was_known_is_written(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    async def broken(app: App) -> None:
-        await until(lambda: app.persistence.loaded)
-        key = app.director.assigner.user_hash.key(b"alice")
-        app.director.assigner.assign(key, b"")
+    async def broken(reports: ManagerReports) -> None:
+        persistence, assigner = reports._persistence, reports._director.assigner
+        await until(lambda: persistence.loaded)
+        assigner.assign(assigner.user_hash.key(b"alice"), b"")
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(App, "_tell_manager", broken)
+    monkeypatch.setattr(ManagerReports, "run", broken)
     assert run(str(folder / "director.toml")) == EX_SOFTWARE
     assert "event=program_crashed" in capfd.readouterr().err
 
