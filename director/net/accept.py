@@ -208,7 +208,7 @@ class Acceptor:
         """Have the kernel refuse new connections, in all processes that have the socket open."""
         self._sock.shutdown(socket.SHUT_RDWR)
 
-    async def settle(self) -> None:
+    async def finish_accepting(self) -> None:
         """Stop accepting, and wait until each accepted connection has its protocol."""
         self._deafen()
         while self._beginnings or self._accepted_late:

@@ -77,13 +77,13 @@ class AdminClients:
 
         await acceptor.serve_sockets(begin, its_places.make_room)
 
-    async def settle(self) -> None:
+    async def finish_commands(self) -> None:
         """Stop accepting, run all lines that have arrived, and close the connections.
 
         Connections that are not accepted yet stay in the kernel, for a successor.
         """
         for acceptor in self._acceptors:
-            await acceptor.settle()
+            await acceptor.finish_accepting()
         for conversation in self._open:
             conversation.wait_no_more()
         while self._open:
@@ -124,7 +124,7 @@ class _Conversation:
         self._changed = anyio.Event()
         """Set when there are new lines to run, or room to read more."""
         self._carrying_out = False
-        self._cut_off = False
+        self._reading_stopped = False
         """Whether this director itself stopped reading lines."""
 
     @property
@@ -133,12 +133,12 @@ class _Conversation:
 
     def wait_no_more(self) -> None:
         """Read no more lines. The lines that have arrived are still run."""
-        self._cut_off = True
+        self._reading_stopped = True
         self._client.wait_no_more()
 
     def _lose_place(self) -> None:
         """Close the connection after running what has arrived: another client gets its place."""
-        self._cut_off = True
+        self._reading_stopped = True
         self._client.give_up()
 
     async def run(self) -> None:
@@ -178,7 +178,7 @@ class _Conversation:
                 return
             while (room := READ_AHEAD - self._waiting - len(buffer.rest)) <= 0:
                 await self._changed.wait()
-        unfinished = buffer.rest and not self._cut_off
+        unfinished = buffer.rest and not self._reading_stopped
         self._end(
             "doveadm hung up in the middle of a line; that line was not carried out" if unfinished else ""
         )

@@ -108,10 +108,10 @@ class Relay:
             client.end()
         self.hang_ups.close()
 
-    async def settle(self) -> None:
+    async def finish_accepting(self) -> None:
         """Stop accepting, and wait until each accepted connection is a client."""
         if self._acceptor is not None:
-            await self._acceptor.settle()
+            await self._acceptor.finish_accepting()
 
     def hand_over(self, held_lines: Callable[[Client], list[bytes]]) -> list[Connection]:
         """Stop accepting, and give away all connections. Nothing more is read from them or written to them.

@@ -349,7 +349,7 @@ class App:
             if self._end:
                 self.log.info("stopping", signal=self._end)
                 self.notifier.stopping()
-                await self.endpoints.settle()
+                await self.endpoints.finish_commands()
                 await self.driver.leave()
                 self._refuse_links()
                 self.driver.stop()
@@ -357,7 +357,7 @@ class App:
                     relay.stop()
             else:
                 for relay in self.relays:
-                    await relay.settle()
+                    await relay.finish_accepting()
                 self.replacement.go()
             tasks.cancel_scope.cancel()
 
@@ -413,9 +413,9 @@ class App:
         """Let operators' commands end, for `within` seconds at most; then accept no more commands."""
         await self.endpoints.close(within)
 
-    async def settle(self, within: float) -> None:
+    async def write_changes(self, within: float) -> None:
         """Write changes to the store, for `within` seconds at most."""
-        await self.persistence.settle(within)
+        await self.persistence.write_changes(within)
 
     async def leave(self) -> None:
         """Leave the ring, unless the director ends anyway."""
@@ -428,7 +428,7 @@ class App:
             self._end = name
             self._ended.set()
 
-    def freeze(self, replacement: ReplacementRecord) -> Inherited:
+    def hand_over(self, replacement: ReplacementRecord) -> Inherited:
         """Stop. Returns the state for a successor; see `_take_over` and `_adopt`."""
         self.driver.stop()
         held_lines = self.logins.held_lines()

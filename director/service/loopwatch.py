@@ -13,7 +13,7 @@ from director.core.protocol.events import Event, Thawed
 
 EVERY = 0.25
 """Seconds between two checks of the clock."""
-FROZEN = 1.0
+STALLED = 1.0
 """Seconds of delay after which the process counts as stalled (docs/ring.md, rule 28)."""
 
 
@@ -34,20 +34,20 @@ class LoopWatch:
         self._beat = time.monotonic()
         while True:
             await anyio.sleep(EVERY)
-            self.look()
+            self.check()
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Measure the delay of the loop, and tell the core if the process was stalled."""
         now = time.monotonic()
         gap, self._beat = now - self._beat - EVERY, now
         self._lag = max(self._lag, gap)
-        if gap > FROZEN:
+        if gap > STALLED:
             self._handle(Thawed(gap))
 
     def be_in_time(self) -> None:
         """Check for a stall and set the assigner's clock. Called before a host is assigned."""
-        if time.monotonic() - self._beat > EVERY + FROZEN:
-            self.look()  # a login came first after the stall: the assignments in memory may be outdated
+        if time.monotonic() - self._beat > EVERY + STALLED:
+            self.check()  # a login came first after the stall: the assignments in memory may be outdated
         unix = int(time.time())
         self._assigner.unix = unix if unix < LATEST else LATEST
 

@@ -26,9 +26,9 @@ from director.service.loginrelay import LoginRelay
 from director.service.operations.operations import Operations
 from director.service.pendingoperations import PendingOperations
 
-SETTLE_WITHIN = 1.0
+COMMANDS_WITHIN = 1.0
 """Seconds for admin commands that have arrived to be carried out."""
-LOOK = 0.02
+CHECK_EVERY = 0.02
 """Seconds between two checks whether operators' commands have ended."""
 
 
@@ -86,10 +86,10 @@ class OperatorEndpoints:
                     tasks.start_soon(serve)
         self._closed.set()
 
-    async def settle(self) -> None:
+    async def finish_commands(self) -> None:
         """Carry out the commands that admin clients have sent so far."""
-        with anyio.move_on_after(SETTLE_WITHIN):
-            await self._admin.settle()
+        with anyio.move_on_after(COMMANDS_WITHIN):
+            await self._admin.finish_commands()
 
     async def close(self, within: float) -> None:
         """Let operators' commands end, for `within` seconds at most; then accept no more commands."""
@@ -97,8 +97,8 @@ class OperatorEndpoints:
         while True:
             if not (self._pending_operations.busy or self._admin.busy) or time.monotonic() > until:
                 break
-            await anyio.sleep(LOOK)
-        await self.settle()
+            await anyio.sleep(CHECK_EVERY)
+        await self.finish_commands()
         self._scope.cancel()
         await self._closed.wait()
 

@@ -293,7 +293,7 @@ async def test_commands_that_have_arrived_are_carried_out_before_the_listeners_c
     place.node.faults.hold = anyio.Event()
     sends.sendall(MONITOR + b"HOST-DO")
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(place.clients.settle)
+        tasks.start_soon(place.clients.finish_commands)
         await settled()
         place.client(GREETING + b"HOST-DOWN\t127.0.1.2\n")
         await settled()

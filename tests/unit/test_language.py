@@ -73,8 +73,9 @@ QUOTED = re.compile(r"`[^`]*`")
 QUOTES = re.compile(r"""^\w{0,2}("{3}|'{3}|"|')|("{3}|'{3}|"|')$""")
 ACCOUNT = re.compile(r"^ *nobody *$")
 """A user of every Unix system."""
-FROZEN = re.compile(r"\bfrozen(?==(?:True|False)\b)")
-"""An option of records that do not change, not a state of the process."""
+FROZEN = re.compile(r"\bfrozen(?==(?:True|False)\b)|(?<=field\(name=\")frozen(?=\"\))")
+"""An option of records that do not change, or a key of a document that older releases write; no state of the
+process."""
 
 
 def forbidden_words(listed: str) -> dict[str, str]:

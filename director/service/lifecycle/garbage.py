@@ -15,7 +15,7 @@ import anyio
 NEVER = 1_000_000_000
 DUE_AFTER = 10
 """Collections of the middle generation after which a full collection is due; Python's own value."""
-LOOK = 0.2
+CHECK_EVERY = 0.2
 """Seconds between two checks."""
 REST = 100
 """A full collection is followed by a pause of this many times its duration."""
@@ -40,4 +40,4 @@ def collect_if_due() -> float:
 
 async def run() -> None:
     while True:  # noqa: ASYNC110 - the collector has no event
-        await anyio.sleep(max(LOOK, REST * collect_if_due()))
+        await anyio.sleep(max(CHECK_EVERY, REST * collect_if_due()))

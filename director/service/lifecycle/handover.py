@@ -70,7 +70,7 @@ class ReplacementRecord(msgspec.Struct, kw_only=True):
     """Version of the predecessor."""
     begun: float
     """Monotonic seconds when the replacement was asked for."""
-    frozen: float
+    paused_at: float = msgspec.field(name="frozen")
     """Monotonic seconds since when no login has been answered."""
     number: int = 1
     """Number of replacements in this process, with this one."""

@@ -38,11 +38,11 @@ from director.version import VERSION
 
 READ_WITHIN = 30.0
 """Seconds to wait for a store that is being read at the start."""
-STORE_LOOK = 0.05
+STORE_CHECK_EVERY = 0.05
 """Seconds between two checks whether it has been read."""
 FINISH_WITHIN = 5.0
 """Seconds for operators' running commands to end."""
-SETTLE_WITHIN = 1.0
+WRITE_WITHIN = 1.0
 """Seconds for the store to take changes. The successor writes the rest."""
 NAMES_AT_ONCE = 16
 """Buckets of names taken over in one turn of the loop. With a million users: 4,000 names in 1 ms."""
@@ -117,7 +117,7 @@ class Replaceable(Protocol):
         """Let operators' commands end, for `within` seconds at most; then accept no more commands."""
         ...
 
-    async def settle(self, within: float) -> None:
+    async def write_changes(self, within: float) -> None:
         """Write changes to the store, for `within` seconds at most."""
         ...
 
@@ -129,7 +129,7 @@ class Replaceable(Protocol):
         """End the director. name: the signal; empty: stop, and be replaced by another program."""
         ...
 
-    def freeze(self, replacement: ReplacementRecord) -> Inherited:
+    def hand_over(self, replacement: ReplacementRecord) -> Inherited:
         """Stop. Returns the state for a successor."""
         ...
 
@@ -263,7 +263,7 @@ class Replacement:
         self._backends_warnings = await self._warnings()
         self._log.info("replacement_begun", version=VERSION, by=version)
         await target.close_endpoints(FINISH_WITHIN)
-        await target.settle(SETTLE_WITHIN)
+        await target.write_changes(WRITE_WITHIN)
         reexec.defer_signals()
         await anyio.sleep(SIGNALS_WITHIN)
         await target.leave()
@@ -276,18 +276,18 @@ class Replacement:
         while (part := self._target.loading()) is not None:
             if time.monotonic() > until:
                 raise reexec.CannotReplace(f"only {100 * part:.0f} % of the store is read; try again later")
-            await anyio.sleep(STORE_LOOK)
+            await anyio.sleep(STORE_CHECK_EVERY)
 
     def go(self) -> None:
         """Replace the program. Returns only if the other program cannot be started: see `inherited`."""
         replacement = ReplacementRecord(
             version=VERSION,
             begun=self._begun,
-            frozen=time.monotonic(),
+            paused_at=time.monotonic(),
             number=self._number + 1,
             warnings=self._backends_warnings,
         )
-        inherited = self._target.freeze(replacement)
+        inherited = self._target.hand_over(replacement)
         try:
             reexec.replace(inherited.handover, inherited.memory, os.environ)
         except reexec.CannotReplace as exc:
@@ -311,7 +311,7 @@ class Replacement:
             before=before.version,
             number=before.number,
             seconds=round(now - before.begun, 3),
-            paused=round(now - before.frozen, 3),
+            paused=round(now - before.paused_at, 3),
             warnings=before.warnings,
         )
         self._log.info(

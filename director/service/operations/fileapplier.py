@@ -24,7 +24,7 @@ from director.service.persistence.persist import Persistence
 from director.service.resolution.backendnames import BackendNames
 from state.base import AuditEntry
 
-LOOK = 0.05
+CHECK_EVERY = 0.05
 """Seconds between two checks whether the ring is in sync, at the start."""
 AGAIN = 5.0
 """Seconds until a change is retried because the ring did not agree, or the store was unreachable."""
@@ -67,7 +67,7 @@ class FileApplier:
         while True:
             if self._director.synced:
                 break
-            await anyio.sleep(LOOK)
+            await anyio.sleep(CHECK_EVERY)
         waiting = await self._move()
         if self._persistence.documents.applied is not None:
             await self._apply()

@@ -240,7 +240,7 @@ class Persistence:
         with anyio.CancelScope(shield=True):
             await self.store.close()
 
-    async def settle(self, seconds: float) -> None:
+    async def write_changes(self, seconds: float) -> None:
         """Write what has changed so far, for `seconds` at most."""
         self._driver.feed(WriteSoon())
         await self._driver.until(lambda: not self.up or self.core.is_settled, seconds)

@@ -45,7 +45,7 @@ Result = TypeVar("Result")
 
 WRITE_EVERY = 2.0
 """Seconds from one write of buckets to the next, at least."""
-SHARE = 30
+PAUSE_FACTOR = 30
 """After each slice follows a pause of this many times its duration: writing takes about 3 % of the time."""
 SLICE = 64
 """Buckets written at a time."""
@@ -221,7 +221,7 @@ class SnapshotFile:
             try:
                 if not self.up:
                     await self._begin()
-                await self._write(duty=SHARE)
+                await self._write(duty=PAUSE_FACTOR)
             except StoreError as exc:
                 self._failed(exc)
                 await self._store.close()

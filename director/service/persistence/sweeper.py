@@ -26,7 +26,7 @@ ASK_SECONDS = 60.0
 """Seconds between two attempts to get the lock."""
 SLICE = 16
 """Buckets read at a time."""
-SHARE = 19
+PAUSE_FACTOR = 19
 """After each slice follows a pause of this many times its duration: sweeping takes 5 % of the time."""
 
 
@@ -82,7 +82,7 @@ class Sweeper:
                 await self._sweep_some(space, some)
                 now = time.monotonic()
                 until = begun + seconds * (part + done / len(parts)) / len(SPACES)
-                await anyio.sleep(max(until - now, SHARE * (now - began)))
+                await anyio.sleep(max(until - now, PAUSE_FACTOR * (now - began)))
             await anyio.sleep(max(0.0, begun + seconds * (part + 1) / len(SPACES) - time.monotonic()))
         self.walks += 1
         deleted = {space: self.swept[space] - before[space] for space in SPACES}

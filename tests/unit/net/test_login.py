@@ -393,7 +393,7 @@ async def test_a_connection_accepted_at_the_last_moment_is_given_to_the_successo
             acceptor = setting.relay._acceptor
             assert acceptor is not None
             acceptor._accept()
-            await setting.relay.settle()
+            await setting.relay.finish_accepting()
             assert len(setting.relay.clients) == 2
             with await setting.connect():  # waits in the kernel for the successor
                 await anyio.sleep(0.01)

@@ -22,7 +22,7 @@ from director.service.metrics import Counted, Durations, MetricsSample, carry_on
 
 
 def handover(**fields: object) -> Handover:
-    replacement = ReplacementRecord(version="0.1.0", begun=1.0, frozen=2.0)
+    replacement = ReplacementRecord(version="0.1.0", begun=1.0, paused_at=2.0)
     return Handover(version="0.1.0", replacement=replacement, username_hash="%Lu", **fields)  # type: ignore[arg-type]
 
 

@@ -196,7 +196,7 @@ async def test_a_stall_is_told_to_the_core_before_the_login_that_found_it(
 ) -> None:
     clock = Clock()
     monkeypatch.setattr(loopwatch, "time", clock)
-    setting.watch.look()
+    setting.watch.check()
     setting.events.clear()
     setting.close_gate()
     clock.now += 3

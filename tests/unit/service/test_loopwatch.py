@@ -44,7 +44,7 @@ class Watched:
 
     def look_after(self, seconds: float) -> None:
         self.clock.now += seconds
-        self.watch.look()
+        self.watch.check()
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ async def test_a_start_whose_store_took_long_to_open_is_no_suspension(watched: W
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(watched.watch.run)
         await anyio.lowlevel.checkpoint()
-        watched.watch.look()
+        watched.watch.check()
         assert watched.events == []
         assert watched.watch.take_lag() == 0.0
         tasks.cancel_scope.cancel()

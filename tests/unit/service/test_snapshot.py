@@ -41,7 +41,7 @@ def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(snapshot_module, "WRITE_EVERY", 0.05)
     monkeypatch.setattr(snapshot_module, "NAMES_EVERY", 0.0)
     monkeypatch.setattr(snapshot_module, "RETRY", 0.05)
-    monkeypatch.setattr(snapshot_module, "SHARE", 0.0)
+    monkeypatch.setattr(snapshot_module, "PAUSE_FACTOR", 0.0)
     return f"sqlite:///{tmp_path}/snapshot.db"
 
 
@@ -352,7 +352,7 @@ async def test_a_large_snapshot_leaves_most_of_the_time_to_others_but_documents_
     redis: RedisServer, copy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With an endless pause after the first slice: no more is written, except documents."""
-    monkeypatch.setattr(snapshot_module, "SHARE", 1e9)
+    monkeypatch.setattr(snapshot_module, "PAUSE_FACTOR", 1e9)
     async with running(Node(redis.url, snapshot=copy)) as node:
         for number in range(20_000):
             node.put(f"user{number}")
