@@ -278,32 +278,37 @@ class MoveInfo(msgspec.Struct, frozen=True, kw_only=True):
     """In the answer to a change of a tag: the host with its new tag."""
 
 
-class NewHost(msgspec.Struct, frozen=True, kw_only=True):
+class ChangeRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The fields that the body of every request for a change has."""
+
+    reason: str = ""
+    """The operator's words, kept in the audit."""
+    dry_run: bool = False
+    """Change nothing, and answer what the change would do."""
+
+
+class NewHost(ChangeRequest, frozen=True, kw_only=True):
     """Body of `POST /v1/hosts`: add a host, or set the given values of a host that exists."""
 
     address: str
     tag: str | None = None
     """None: not given. For a host that exists it must be the present tag, which may be empty."""
     weight: int | None = None
-    reason: str = ""
-    dry_run: bool = False
     force: bool = False
     """Set weight 0 even if the pool has no other usable host."""
 
 
-class HostPatch(msgspec.Struct, frozen=True, kw_only=True):
+class HostPatch(ChangeRequest, frozen=True, kw_only=True):
     """Body of `PATCH /v1/hosts/{address}`."""
 
     weight: int | None = None
     up: bool | None = None
     tag: str | None = None
-    reason: str = ""
-    dry_run: bool = False
     force: bool = False
     """Set weight 0 or another tag even if the pool has no other usable host."""
 
 
-class NewMove(msgspec.Struct, frozen=True, kw_only=True):
+class NewMove(ChangeRequest, frozen=True, kw_only=True):
     """Body of `POST /v1/moves`."""
 
     user: str
@@ -315,11 +320,9 @@ class NewMove(msgspec.Struct, frozen=True, kw_only=True):
     pin: bool = False
     new: bool = True
     """Whether an unassigned user is assigned; False: the answer is 404."""
-    reason: str = ""
-    dry_run: bool = False
 
 
-class NewFlush(msgspec.Struct, frozen=True, kw_only=True):
+class NewFlush(ChangeRequest, frozen=True, kw_only=True):
     """Body of `POST /v1/flushes`: move users to the hosts that the hash selects."""
 
     host: str | None
@@ -332,13 +335,11 @@ class NewFlush(msgspec.Struct, frozen=True, kw_only=True):
     """Move only users with this tag. `host` must be None."""
     max_parallel: int | None = None
     """Users to move at a time; None: users.max_parallel_moves."""
-    reason: str = ""
-    dry_run: bool = False
     force: bool = False
     """Move users even if the pool has no other usable host."""
 
 
-class NewKick(msgspec.Struct, frozen=True, kw_only=True):
+class NewKick(ChangeRequest, frozen=True, kw_only=True):
     """Body of `POST /v1/kicks`: end sessions. Give exactly one of `user`, `field` with `value`, `hash`."""
 
     user: str | None = None
@@ -348,19 +349,15 @@ class NewKick(msgspec.Struct, frozen=True, kw_only=True):
     """A field of the passdb, whose value must be `value`."""
     value: str | None = None
     hash: int | None = None
-    reason: str = ""
-    dry_run: bool = False
 
 
-class NewMember(msgspec.Struct, frozen=True, kw_only=True):
+class NewMember(ChangeRequest, frozen=True, kw_only=True):
     """Body of `POST /v1/ring/members`."""
 
     address: str
     """IP address or name, or ADDRESS:PORT or NAME:PORT. A name is stored: its address may change later."""
     port: int | None = None
     """Port, if `address` has none; None: the port of the director that answers."""
-    reason: str = ""
-    dry_run: bool = False
 
 
 class ConfiguredHost(msgspec.Struct, frozen=True, kw_only=True):
@@ -372,7 +369,7 @@ class ConfiguredHost(msgspec.Struct, frozen=True, kw_only=True):
     weight: int
 
 
-class NewPlan(msgspec.Struct, frozen=True, kw_only=True):
+class NewPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Body of `POST /v1/plan`: the hosts of a configuration file."""
 
     hosts: list[ConfiguredHost]
@@ -426,12 +423,10 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     exit_code: int = 1
 
 
-class NewReload(msgspec.Struct, frozen=True, kw_only=True):
+class NewReload(ChangeRequest, frozen=True, kw_only=True):
     """Body of `POST /v1/reload`: read the configuration file again, or replace the program (`exec`)."""
 
     exec: bool = False
-    reason: str = ""
-    dry_run: bool = False
 
 
 class ReloadInfo(msgspec.Struct, frozen=True, kw_only=True):

@@ -377,6 +377,8 @@ class Director:
                 effects += self.ring.closed(link, reason, now)
             case KicksEnded(ends):
                 effects += self._rounds.kicks_ended(ends, now)
+            case _ if isinstance(event, Order):
+                effects += self._dispatcher.handle(event, now)
             case _:
                 effects += self._happened(event, now)
         return [*effects, *self.announce(), *self._settle(now)]
@@ -440,8 +442,7 @@ class Director:
             case TimerFired():
                 pass
             case _:
-                assert isinstance(event, Order), event
-                return self._dispatcher.handle(event, now)
+                raise AssertionError(event)
         return []
 
     def next_deadline(self) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import overload
 
 import anyio
 import msgspec
@@ -54,32 +55,6 @@ class PendingOperations:
         """Number new operations from `last` + 1. A predecessor has used the numbers up to `last`."""
         self._numbers = max(self._numbers, last)
 
-    async def change_host(self, change: HostChange) -> HostRow:
-        """Have the whole ring change a host. Returns the resulting row. Raises OperationError."""
-        result = await self._operate(change, self.new_operation())
-        assert isinstance(result, HostRow)
-        return result
-
-    async def move_hosts(self, change: HostsMoved) -> None:
-        """Have the whole ring give hosts other addresses. Raises OperationError."""
-        await self._operate(change, self.new_operation())
-
-    async def change_member(self, change: MemberChange) -> MemberRow:
-        """Have the whole ring change the list of directors. Raises OperationError."""
-        result = await self._operate(change, self.new_operation())
-        assert isinstance(result, MemberRow)
-        return result
-
-    async def change_users(self, change: UsersEvent, number: int | None = None) -> MoveCounts:
-        """Have the whole ring move, kick or forget users. Raises OperationError.
-
-        Args:
-            number: from `new_operation`, for callers that follow or interrupt the operation.
-        """
-        result = await self._operate(change, self.new_operation() if number is None else number)
-        assert isinstance(result, MoveCounts)
-        return result
-
     def interrupt(self, number: int) -> None:
         """Start no more users of this operation. Moves that have started are finished."""
         self._handle(Interrupt(number))
@@ -88,11 +63,30 @@ class PendingOperations:
         self._numbers += 1
         return self._numbers
 
-    async def _operate(
-        self, change: HostChange | HostsMoved | MemberChange | UsersEvent, number: int
+    @overload
+    async def carry_out(self, order: HostChange) -> HostRow: ...
+
+    @overload
+    async def carry_out(self, order: MemberChange) -> MemberRow: ...
+
+    @overload
+    async def carry_out(self, order: UsersEvent, number: int | None = None) -> MoveCounts: ...
+
+    @overload
+    async def carry_out(self, order: HostsMoved) -> Result: ...
+
+    async def carry_out(
+        self, order: HostChange | HostsMoved | MemberChange | UsersEvent, number: int | None = None
     ) -> Result:
-        operation = self._operations[number] = _Operation(isinstance(change, Flush | Forget))
-        self._handle(msgspec.structs.replace(change, operation=number))
+        """Have the whole ring carry out an order, and return what it results in. Raises OperationError.
+
+        Args:
+            order: its `operation` is replaced by a new number.
+            number: from `new_operation`, for callers that follow or interrupt the operation.
+        """
+        number = self.new_operation() if number is None else number
+        operation = self._operations[number] = _Operation(isinstance(order, Flush | Forget))
+        self._handle(msgspec.structs.replace(order, operation=number))
         await operation.finished.wait()
         if operation.error is not None:
             raise operation.error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 import ipaddress
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from litestar.connection import ASGIConnection
@@ -20,6 +20,9 @@ Token = Callable[[], str | None]
 """Returns the present token; None: no token is configured."""
 
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
+BODY = "data"
+PROVIDED = {"operations", "request", BODY}
+"""Arguments of handlers that are no parameters of the path or the query."""
 
 
 def access_guard(token: Token, *, trusted: bool) -> Guard:
@@ -53,8 +56,12 @@ def access_guard(token: Token, *, trusted: bool) -> Guard:
 
 
 def known_parameters(connection: Connection, handler: BaseRouteHandler) -> None:
-    """Refuse query parameters that the handler does not name in `opt={"query": …}`, and repeated ones."""
-    known = handler.opt.get("query", ())
+    """Refuse query parameters that the handler does not have, and repeated ones.
+
+    A handler that reads the query itself names its parameters in `opt={"query": …}`.
+    """
+    others = PROVIDED | connection.path_params.keys()
+    known = [*handler.opt.get("query", ()), *(name for name in _arguments(handler) if name not in others)]
     for name, times in Counter(name for name, _ in connection.query_params.multi_items()).items():
         if name not in known:
             raise BadRequest(f"unknown query parameter {name!r}; known here: {', '.join(known) or 'none'}")
@@ -62,11 +69,16 @@ def known_parameters(connection: Connection, handler: BaseRouteHandler) -> None:
             raise BadRequest(f"query parameter {name!r} is given {times} times; give it once")
 
 
-def has_body(connection: Connection, _: BaseRouteHandler) -> None:
-    """Refuse an empty body."""
+def has_body(connection: Connection, handler: BaseRouteHandler) -> None:
+    """Refuse an empty body where the handler takes one."""
     headers = connection.headers
-    if headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers:
+    empty = headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers
+    if empty and BODY in _arguments(handler):
         raise BadRequest("the body is empty; a JSON object is needed")
+
+
+def _arguments(handler: BaseRouteHandler) -> Collection[str]:
+    return handler.parsed_fn_signature.parameters
 
 
 def _is_local(connection: Connection) -> bool:

@@ -70,22 +70,6 @@ Cursor = Annotated[
 ]
 
 
-class HostToSet(NewHost, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Body of `POST /v1/hosts`: add a host, or set the given values of a host that exists."""
-
-
-class HostsToPlan(NewPlan, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Body of `POST /v1/plan`: the hosts of a configuration file."""
-
-
-class ReloadToDo(NewReload, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Body of `POST /v1/reload`."""
-
-
-class HostChange(HostPatch, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Body of `PATCH /v1/hosts/{address}`: `weight`, `up` or `tag`."""
-
-
 @get("/v1/status", responses=errors(400), summary="Show this director, its hosts, ring and store")
 async def status(operations: Service) -> StatusInfo:
     return await operations.queries.status()
@@ -104,11 +88,10 @@ async def one_host(operations: Service, address: Address) -> HostInfo:
 @post(
     "/v1/hosts",
     status_code=200,
-    guards=[has_body],
     responses=errors(400, 409, 503),
     summary="Add a host, or set the given values of a host that exists",
 )
-async def set_host(operations: Service, data: JSONBody[HostToSet]) -> Change:
+async def set_host(operations: Service, data: JSONBody[NewHost]) -> Change:
     address = canonical(data.address)
     return await operations.hosts.set(
         address, data.tag, data.weight, reason=data.reason, dry_run=data.dry_run, force=data.force
@@ -117,13 +100,11 @@ async def set_host(operations: Service, data: JSONBody[HostToSet]) -> Change:
 
 @patch(
     "/v1/hosts/{address:str}",
-    guards=[has_body],
-    opt={"query": ("wait",)},
     responses=errors(400, 404, 409, 503) | STARTED,
     summary="Change the weight, the tag or the state (up or down) of a host",
 )
 async def change_host(
-    operations: Service, address: Address, data: JSONBody[HostChange], wait: Wait = True
+    operations: Service, address: Address, data: JSONBody[HostPatch], wait: Wait = True
 ) -> Response[Change]:
     """A new tag moves the users of the old tag to other hosts; only then `?wait=false` is possible."""
     where, hosts = await host_address(operations, address), operations.hosts
@@ -144,7 +125,6 @@ async def change_host(
 @delete(
     "/v1/hosts/{address:str}",
     status_code=200,
-    opt={"query": ("reason", "dry_run", "force")},
     responses=errors(400, 404, 409, 503),
     summary="Remove a host",
 )
@@ -162,7 +142,6 @@ async def remove_host(
 
 @get(
     "/v1/users",
-    opt={"query": ("host", "cursor")},
     responses=errors(400, 404),
     summary="List assignments, a page at a time",
 )
@@ -183,7 +162,6 @@ async def users(
 
 @get(
     "/v1/users/{name:path}",
-    opt={"query": ("tag", "numeric")},
     responses=errors(400, 503),
     summary="Show a user's host, and the host that the hash selects",
 )
@@ -214,12 +192,11 @@ async def dump(operations: Service) -> Dump:
 @post(
     "/v1/plan",
     status_code=200,
-    guards=[has_body],
     request_max_body_size=MAX_PLAN,
     responses=errors(400),
     summary="List the changes that a configuration file would make",
 )
-async def plan(operations: Service, data: JSONBody[HostsToPlan]) -> Plan:
+async def plan(operations: Service, data: JSONBody[NewPlan]) -> Plan:
     """Changes nothing. The result is what a start of this director with these hosts would change."""
     return operations.queries.plan(data.hosts, data.unresolved)
 
@@ -232,11 +209,10 @@ async def reload_info(operations: Service) -> ReloadInfo:
 @post(
     "/v1/reload",
     status_code=200,
-    guards=[has_body],
     responses=errors(400, 503),
     summary="Read the configuration file again, or replace the program in place",
 )
-async def reload(operations: Service, data: JSONBody[ReloadToDo]) -> ReloadInfo:
+async def reload(operations: Service, data: JSONBody[NewReload]) -> ReloadInfo:
     """With `exec` it returns immediately; `GET /v1/reload` has the result, from the new program."""
     return await operations.reload(exec=data.exec, reason=data.reason, dry_run=data.dry_run)
 
@@ -292,7 +268,7 @@ def create_app(
     app = Litestar(
         [*HANDLERS, *(lookup_handlers(offer) if offer is not None else ())],
         dependencies={"operations": Provide(lambda: operations, sync_to_thread=False)},
-        guards=[access_guard(token, trusted=trusted), known_parameters],
+        guards=[access_guard(token, trusted=trusted), known_parameters, has_body],
         exception_handlers={
             OperationError: operation_failed,
             HTTPException: request_failed,

@@ -31,7 +31,7 @@ def lookup_handlers(offer: Offer) -> list[HTTPRouteHandler]:
 def _lookup(offer: Offer) -> HTTPRouteHandler:
     @get(
         "/v1/lookup",
-        opt={"query": ("user", "tag")},
+        opt={"query": ("user",)},  # in bytes that need not be UTF-8
         responses=errors(400, 503),
         summary="Look up a user's host, as a login does",
     )
@@ -45,7 +45,6 @@ def _lookup(offer: Offer) -> HTTPRouteHandler:
 def _auth_http(offer: Offer) -> HTTPRouteHandler:
     @get(
         "/v1/auth_http",
-        opt={"query": ("tag",)},
         responses=errors(400),
         summary="Look up a user's host for the mail proxy of nginx (auth_http)",
     )

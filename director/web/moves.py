@@ -11,7 +11,6 @@ from litestar.params import FromQuery, JSONBody, PathParameter
 
 from director.errors import BadRequest
 from director.records import MoveInfo, NewFlush, NewKick, NewMember, NewMove, RingInfo, UsersChange
-from director.web.access import has_body
 from director.web.params import (
     STARTED,
     AnyRequest,
@@ -32,31 +31,13 @@ _NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,251}[A-Za-z0-9_])?")
 PIN = "/pin"
 
 
-class Move(NewMove, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Body of `POST /v1/moves`."""
-
-
-class Flush(NewFlush, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Body of `POST /v1/flushes`. If `host` is null, users of all hosts are moved."""
-
-
-class Kick(NewKick, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Body of `POST /v1/kicks`: either `user`, or `field` and `value`, or `hash`."""
-
-
-class MemberToAdd(NewMember, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Body of `POST /v1/ring/members`."""
-
-
 @post(
     "/v1/moves",
     status_code=200,
-    guards=[has_body],
-    opt={"query": ("wait",)},
     responses=errors(400, 404, 409, 503) | STARTED,
     summary="Move a user to a host, or pin the user to it",
 )
-async def move(operations: Service, data: JSONBody[Move], wait: Wait = True) -> Response[UsersChange]:
+async def move(operations: Service, data: JSONBody[NewMove], wait: Wait = True) -> Response[UsersChange]:
     """Answers when every director has ended the user's old sessions; names directors that did not confirm."""
     if not data.user:
         raise BadRequest("the user name is empty")
@@ -107,12 +88,10 @@ async def interrupt(operations: Service, id: MoveId) -> MoveInfo:
 @post(
     "/v1/flushes",
     status_code=200,
-    guards=[has_body],
-    opt={"query": ("wait",)},
     responses=errors(400, 404, 409, 503) | STARTED,
     summary="Move the users of a host, or of all hosts, to the hosts that the hash selects",
 )
-async def flush(operations: Service, data: JSONBody[Flush], wait: Wait = True) -> Response[UsersChange]:
+async def flush(operations: Service, data: JSONBody[NewFlush], wait: Wait = True) -> Response[UsersChange]:
     """`forget` removes the assignments instead and ends the sessions; `rebalance` needs `host` null."""
     check_flush(data)
     host = None if data.host is None else await host_address(operations, data.host)
@@ -142,11 +121,10 @@ def check_flush(wanted: NewFlush) -> None:
 @post(
     "/v1/kicks",
     status_code=200,
-    guards=[has_body],
     responses=errors(400, 409, 503),
     summary="End the sessions of a user, who stays on the host",
 )
-async def kick(operations: Service, data: JSONBody[Kick]) -> UsersChange:
+async def kick(operations: Service, data: JSONBody[NewKick]) -> UsersChange:
     """Values are compared literally: `*` is not a wildcard."""
     ways = [data.user is not None, data.field is not None, data.hash is not None]
     if sum(ways) != 1 or (data.field is None) != (data.value is None):
@@ -167,7 +145,6 @@ async def kick(operations: Service, data: JSONBody[Kick]) -> UsersChange:
 @delete(
     "/v1/users/{name:path}",
     status_code=200,
-    opt={"query": ("tag", "numeric", "reason", "dry_run")},
     responses=errors(400, 404, 409, 503),
     summary="End the pin of a user",
 )
@@ -192,11 +169,10 @@ async def unpin(
 @post(
     "/v1/ring/members",
     status_code=200,
-    guards=[has_body],
     responses=errors(400, 409, 503),
     summary="Add a director to the list of ring members",
 )
-async def add_member(operations: Service, data: JSONBody[MemberToAdd]) -> RingInfo:
+async def add_member(operations: Service, data: JSONBody[NewMember]) -> RingInfo:
     address, port = endpoint(data.address)
     if data.port is not None:
         if port is not None:
@@ -208,7 +184,6 @@ async def add_member(operations: Service, data: JSONBody[MemberToAdd]) -> RingIn
 @delete(
     "/v1/ring/members/{member:str}",
     status_code=200,
-    opt={"query": ("reason", "dry_run")},
     responses=errors(400, 404, 409, 503),
     summary="Remove a director from the list of ring members",
 )

@@ -162,7 +162,7 @@ class HostOperations:
     async def move_hosts(self, moves: Sequence[HostMove]) -> None:
         """Give backends their new addresses. Their settings and their users move with them."""
         rows = [self._hosts.rows[move.before] for move in moves]
-        await self._pending_operations.move_hosts(HostsMoved(0, moves, rows))
+        await self._pending_operations.carry_out(HostsMoved(0, moves, rows))
         names = ", ".join(move.name for move in moves)
         await self._unstored.documents_stored("backend_moved", names)
         for move, row in zip(moves, rows, strict=True):
@@ -178,7 +178,7 @@ class HostOperations:
         else:
             table = self._hosts
             pins = await pinned_on(self._director, change.address) if change.remove and before else 0
-            row = await self._pending_operations.change_host(change)
+            row = await self._pending_operations.carry_out(change)
             stored = await self._unstored.documents_stored(what, str(change.address))
             if row != before:
                 detail = f"weight={row.weight} tag={row.tag} up={row.up} present={row.present}"

@@ -85,7 +85,7 @@ class RingOperations:
     ) -> RingInfo:
         if dry_run:
             return self._ring_with(member, remove=remove)
-        await self._pending_operations.change_member(MemberChange(0, member, remove, name))
+        await self._pending_operations.carry_out(MemberChange(0, member, remove, name))
         what = "ring remove" if remove else "ring add"
         stored = await self._unstored.documents_stored(what, name or member)
         self._audit.add(what, name or member, reason, "")

@@ -183,7 +183,7 @@ class TrackedJobs:
             if isinstance(event, Flush) and event.old_tag is None and job.total is None:
                 to_move = await previewed(self._director, event.host, event.tag, everybody=False)
                 job.total = to_move.moved
-            done = await self._pending_operations.change_users(event, job.number)
+            done = await self._pending_operations.carry_out(event, job.number)
         except OperationError as exc:
             job.problem = Problem(title=str(exc), status=409, exit_code=exc.exit_code)
             job.error = exc

@@ -82,7 +82,7 @@ class UserOperations:
         event = MoveUser(0, key, Address(row.address), name, pin, early)
         if follow:
             return self._jobs.start(what, user, event, reason)
-        done = await self._pending_operations.change_users(event)
+        done = await self._pending_operations.carry_out(event)
         stored = await self._stored(what, user, key)
         self._audit.add(what, user, reason, f"host={row.address} moved={done.moved}")
         return users_change(done, stored=stored, host=self._known.host_of(key))
@@ -132,7 +132,7 @@ class UserOperations:
             raise UnknownName(f"{user}: not pinned{elsewhere}")
         if dry_run:
             return UsersChange(dry_run=True, host=self._known.host_of(key))
-        done = await self._pending_operations.change_users(UnpinUser(0, key))
+        done = await self._pending_operations.carry_out(UnpinUser(0, key))
         stored = await self._stored("unpin", user, key)
         self._audit.add("unpin", user, reason, f"unpinned={done.moved}")
         return users_change(done, stored=stored, host=self._known.host_of(key))
@@ -170,7 +170,7 @@ class UserOperations:
         if problem is not None:
             raise BadRequest(problem)
         known = self._is_assigned(user, hash)
-        done = await self._pending_operations.change_users(KickSessions(0, what, wait, dry_run))
+        done = await self._pending_operations.carry_out(KickSessions(0, what, wait, dry_run))
         if dry_run:
             return UsersChange(
                 kicked=None if done.not_counted else done.kicked,

@@ -28,11 +28,11 @@ class Faults(PendingOperations):
         self.counts: dict[str, object] = {}
         """The counts that other directors add to a change of users."""
 
-    async def _operate(self, change: Any, number: int) -> Any:
+    async def carry_out(self, change: Any, number: int | None = None) -> Any:
         self.asked.append(change)
         if self.hold is not None:
             await self.hold.wait()
         if type(change) in self.errors:
             raise self.errors[type(change)]
-        result = await super()._operate(change, number)
+        result = await super().carry_out(change, number)
         return msgspec.structs.replace(result, **self.counts) if isinstance(result, MoveCounts) else result

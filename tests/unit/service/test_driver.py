@@ -364,7 +364,7 @@ async def test_notify_lines_are_unescaped_refresh_and_are_announced(setting: Set
 
 
 async def test_a_change_returns_when_it_is_done(setting: Setting) -> None:
-    row = await setting.node.faults.change_host(HostChange(0, Address(HOSTS[0]), weight=7))
+    row = await setting.node.faults.carry_out(HostChange(0, Address(HOSTS[0]), weight=7))
     assert (row.address, row.weight) == (HOSTS[0], 7)
 
 
@@ -380,7 +380,7 @@ async def test_a_change_that_is_not_carried_out_says_why(
     setting: Setting, change: HostChange, error: type[Exception]
 ) -> None:
     with pytest.raises(error):
-        await setting.node.faults.change_host(change)
+        await setting.node.faults.carry_out(change)
 
 
 # ---- the ring's sockets
