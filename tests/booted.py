@@ -136,8 +136,8 @@ class Trial:
         self.do("a secret that user dovecot cannot read", f"{UNREADABLE}sleep {FAILING_FOR}")
         logged = self.proxy.run(f"journalctl -u director --since=@{since}").stdout.count(REFUSED)
         self.see(logged == FAILING_FOR // 60 + 1 and self.sockets_are_open(), f"logged {logged} times")
-        said = self.proxy.run(f"{DOCTOR} || true").stdout
-        self.see("User=dovecot" in said and REFUSED in " ".join(said.split()), "doctor names it")
+        output = self.proxy.run(f"{DOCTOR} || true").stdout
+        self.see("User=dovecot" in output and REFUSED in " ".join(output.split()), "doctor names it")
         self.do("the secret is given to dovecot", "chown dovecot: /etc/director/ring.secret; sleep 12")
         self.do("a login", "python3 client.py true")
 

@@ -44,7 +44,7 @@ class Session:
         return line
 
 
-class Seen:
+class Record:
     def __init__(self) -> None:
         self.times: list[float] = []
         self.failed: list[str] = []
@@ -71,8 +71,8 @@ class Seen:
 
 
 def main(command: str) -> int:
-    seen = Seen()
-    live = threading.Thread(target=seen.live, args=(Session("live"),))
+    record = Record()
+    live = threading.Thread(target=record.live, args=(Session("live"),))
     live.start()
     process: subprocess.Popen[bytes] | None = None
     began, ended, logins, number = time.monotonic(), float("inf"), [], 0
@@ -81,22 +81,22 @@ def main(command: str) -> int:
             process = subprocess.Popen(command, shell=True)
         if process is not None and ended == float("inf") and process.poll() is not None:
             ended = time.monotonic() + AFTER
-        logins.append(threading.Thread(target=seen.login, args=(f"user{number % 200}",)))
+        logins.append(threading.Thread(target=record.login, args=(f"user{number % 200}",)))
         logins[-1].start()
         number += 1
         time.sleep(EVERY)
     for login in logins:
         login.join()
-    seen.stop.set()
+    record.stop.set()
     live.join()
     assert process is not None
     found = {
         "rc": process.returncode,
         "logins": number,
-        "failed": seen.failed,
-        "slowest": round(max(seen.times), 2),
-        "noop": round(seen.noop, 3),
-        "lost": seen.lost or not os.path.exists(FIFO),
+        "failed": record.failed,
+        "slowest": round(max(record.times), 2),
+        "noop": round(record.noop, 3),
+        "lost": record.lost or not os.path.exists(FIFO),
     }
     print(json.dumps(found))
     return 0

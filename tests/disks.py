@@ -23,7 +23,9 @@ def small_disk(folder: Path, *, size: str = "1m") -> Iterator[Path]:
     command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)]
     mounted = subprocess.run(command, capture_output=True, text=True)
     if mounted.returncode:
-        pytest.skip(f"only root can mount a small file system, where he may: {mounted.stderr.strip()}")
+        pytest.skip(
+            f"only root can mount a small file system, if the machine allows it: {mounted.stderr.strip()}"
+        )
     try:
         yield disk
     finally:

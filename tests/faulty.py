@@ -36,9 +36,9 @@ OVERTAKEN = 20
 class Fault(enum.Enum):
     NONE = "the call is passed on"
     DELAY = "others overtake the call, and its answer"
-    BEFORE = "nothing happens, and nobody knows"
-    AFTER = "it happens, and nobody knows"
-    HALF = "every second part of it happens, and nobody knows; as AFTER where it has no parts"
+    BEFORE = "nothing happens, and the caller does not learn it"
+    AFTER = "it happens, and the caller does not learn it"
+    HALF = "every second part of it happens, and the caller does not learn it; as AFTER if it has no parts"
     REPEAT = "it happens twice; the second answer is the one that arrives"
     STUCK_BEFORE = "nothing happens, and no answer comes until the caller is cancelled"
     STUCK_AFTER = "it happens, and no answer comes until the caller is cancelled"

@@ -8,6 +8,6 @@ from pathlib import Path
 
 def let_everybody_in(folder: Path) -> None:
     """Let any system user enter `folder`: pytest makes its folders private."""
-    for one in (folder, *folder.parents):
-        if not one.stat().st_mode & stat.S_IXOTH:
-            one.chmod(0o755)
+    for place in (folder, *folder.parents):
+        if not place.stat().st_mode & stat.S_IXOTH:
+            place.chmod(0o755)

@@ -77,7 +77,7 @@ class SentinelGroup(Group):
             self.sentinels.append(self._sentinel(first))
         for sentinel in self.sentinels:
             sentinel.wait()
-        self.wait_until_settled()
+        self.wait_until_named()
         return self
 
     def primary(self) -> RedisServer:
@@ -101,28 +101,28 @@ class SentinelGroup(Group):
         """Make a former primary follow the new primary, as the sentinels would some seconds later."""
         primary = self.primary()
         server.command("REPLICAOF", LOCAL, str(primary.port))
-        self.wait_until_settled()
+        self.wait_until_named()
 
-    def wait_until_settled(self) -> None:
+    def wait_until_named(self) -> None:
         """Wait until all sentinels name the same primary, know each other, and find all servers reachable."""
 
-        def settled() -> bool:
+        def all_agree() -> bool:
             primary = self.primary()
             if primary.command("INFO", "replication").count(b"state=online") != 2:
                 return False
-            wanted = {
+            expected = {
                 "port": str(primary.port),
                 "flags": "master",
                 "num-slaves": "2",
                 "num-other-sentinels": "2",
             }
             return all(
-                wanted.items() <= _fields(sentinel.command("SENTINEL", "MASTER", SERVICE)).items()
+                expected.items() <= _fields(sentinel.command("SENTINEL", "MASTER", SERVICE)).items()
                 and b"s_down" not in sentinel.command("SENTINEL", "REPLICAS", SERVICE)
                 for sentinel in self.sentinels
             )
 
-        wait_for(settled, "the sentinels")
+        wait_for(all_agree, "the sentinels")
 
     def flush(self) -> None:
         self.primary().command("FLUSHALL")
@@ -178,10 +178,10 @@ class ClusterGroup(Group):
             server.begin()
         for server in self.servers:
             server.wait()
-        self.wait_until_whole()
+        self.wait_until_complete()
         return self
 
-    def wait_until_whole(self) -> None:
+    def wait_until_complete(self) -> None:
         """Wait until every node says that all slots are served, and every primary has a replica that
         follows it."""
         wait_for(
@@ -217,12 +217,12 @@ class ClusterGroup(Group):
 
         All that its primary has at the time of the call is kept.
         """
-        (primary,) = (one for one in self.primaries() if self.replica_of(one) is replica)
+        (primary,) = (server for server in self.primaries() if self.replica_of(server) is replica)
         written = _offset(primary, "master_repl_offset")
         wait_for(lambda: _offset(replica, "slave_repl_offset") >= written, "the replica to catch up")
         _ok(replica.command("CLUSTER", "FAILOVER", "TAKEOVER"))
         wait_for(lambda: replica in self.primaries(), "the switch")
-        self.wait_until_whole()
+        self.wait_until_complete()
 
     def begin_move(self, slot: int, source: RedisServer, target: RedisServer) -> None:
         """Begin to move a slot: from now on its keys may be on both nodes."""

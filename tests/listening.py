@@ -8,7 +8,7 @@ from director.net.accept import Acceptor, Limits, Report
 from director.net.descriptors import Descriptors
 
 
-class Told(Report):
+class Reports(Report):
     """Records what listeners report."""
 
     def __init__(self) -> None:
@@ -31,7 +31,9 @@ class Told(Report):
         return self.fatal
 
 
-def acceptor(sock: socket.socket, limits: Limits | None = None, *, told: Told | None = None) -> Acceptor:
+def acceptor(
+    sock: socket.socket, limits: Limits | None = None, *, reports: Reports | None = None
+) -> Acceptor:
     """Return an acceptor for a listening socket, which it closes."""
     sock.setblocking(False)
-    return Acceptor("listener", sock, Descriptors(), told or Told(), limits)
+    return Acceptor("listener", sock, Descriptors(), reports or Reports(), limits)

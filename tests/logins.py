@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import cast
 
 TICK = 0.001
-"""Seconds between two checks which logins are due."""
+"""Seconds between two checks for due logins."""
 CONNECT_AGAIN = 0.01
 """Seconds until a login process that lost its director retries."""
 
@@ -172,11 +172,11 @@ class Logins:
             if due > sent:
                 self.late = max(self.late, now - begun - sent / self.rate - 1 / self.rate)
             for _ in range(due - sent):
-                self._one(turns, sent)
+                self._log_in_one(turns, sent)
                 sent += 1
             await asyncio.sleep(TICK)
 
-    def _one(self, turns: itertools.cycle[LoginProcess], number: int) -> None:
+    def _log_in_one(self, turns: itertools.cycle[LoginProcess], number: int) -> None:
         for _ in self.processes:
             process = next(turns)
             if process.ready:

@@ -149,8 +149,8 @@ TOPOLOGIES = {"alone": alone, "Sentinel": behind_sentinel, "Cluster": in_cluster
 def _announce(primaries: Sequence[RedisServer], proxies: Sequence[LostAnswers]) -> None:
     for server, proxy in zip(primaries, proxies, strict=True):
         server.command("CONFIG", "SET", "cluster-announce-port", str(proxy.port))
-    wanted = [b":%d\r\n" % proxy.port for proxy in proxies]
+    announced = [b":%d\r\n" % proxy.port for proxy in proxies]
     wait_for(
-        lambda: all(port in server.command("CLUSTER", "SLOTS") for server in primaries for port in wanted),
+        lambda: all(port in server.command("CLUSTER", "SLOTS") for server in primaries for port in announced),
         "the ports of the proxies",
     )

@@ -143,7 +143,8 @@ def machines(base: Path, folder: Path, addresses: Mapping[str, str]) -> Iterator
             root = folder / name
             subprocess.run(["cp", "-a", "--reflink=auto", str(base), str(root)], check=True)
             (root / "etc/hosts").write_text(
-                "127.0.0.1 localhost\n" + "".join(f"{where} {who}\n" for who, where in addresses.items())
+                "127.0.0.1 localhost\n"
+                + "".join(f"{address} {name}\n" for name, address in addresses.items())
             )
             (root / "etc/hostname").write_text(f"{name}\n")
             running[name] = Machine(name, root, address, network.pid)

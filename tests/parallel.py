@@ -29,8 +29,8 @@ def own_network() -> None:
     if libc.unshare(CLONE_NEWNET) != 0:
         raise OSError(ctypes.get_errno(), "cannot make a network namespace: only root may use pytest -n")
     with socket.socket() as sock:
-        asked = struct.pack("16sh14x", b"lo", 0)
-        (flags,) = struct.unpack_from("16xh", fcntl.ioctl(sock, SIOCGIFFLAGS, asked))
+        request = struct.pack("16sh14x", b"lo", 0)
+        (flags,) = struct.unpack_from("16xh", fcntl.ioctl(sock, SIOCGIFFLAGS, request))
         fcntl.ioctl(sock, SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", flags | IFF_UP))
 
 

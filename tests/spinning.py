@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 CPU = 2.0
-"""Seconds of CPU that no anvil of a test needs."""
+"""More seconds of CPU than an anvil of a test needs."""
 TICKS = os.sysconf("SC_CLK_TCK")
 
 

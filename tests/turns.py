@@ -81,7 +81,7 @@ class Busy(Played):
         self.handle(Started(), 0)
         return put_in_ring(self)
 
-    def know(self, keys: Iterable[UserKey], host: Address = BACKENDS[0], *, seen: int = START) -> None:
+    def assign(self, keys: Iterable[UserKey], host: Address = BACKENDS[0], *, seen: int = START) -> None:
         """Assign these users to a host."""
         self.users.merge(pack(User(key, host_id(host), Stamp(START), seen, 0) for key in keys))
         self.users.take_displaced()
@@ -91,7 +91,7 @@ class Busy(Played):
         self._events.extend(events)
 
     def turn(self) -> bool:
-        """Handle one event or the due timer, in alternation. False: nothing is due."""
+        """Handle one event or the due timer, in alternation. Returns False if nothing is due."""
         if self._ends:
             self._events.append(KicksEnded(self._ends))
             self._ends = []
@@ -101,7 +101,7 @@ class Busy(Played):
             return False
         self._was_timer = due and not (self._was_timer and self._events)
         event = TimerFired() if self._was_timer else self._events.popleft()
-        self._carry_out(self._measure(lambda: self._one(event)))
+        self._carry_out(self._measure(lambda: self._handle(event)))
         return True
 
     def _carry_out(self, effects: Iterable[Effect]) -> None:
@@ -142,7 +142,7 @@ class Busy(Played):
             assert isinstance(call, Tell), call
             self.take(call.event)
 
-    def _one(self, event: Event) -> list[Effect]:
+    def _handle(self, event: Event) -> list[Effect]:
         effects = self.core.handle(event, at(self.mono))
         self.core.next_deadline()
         return effects
@@ -188,7 +188,7 @@ def records(users: Iterable[UserKey], host: Address, *, ahead: int = 1, flags: i
 def merged(busy: Busy, number: int) -> None:
     """A neighbour says that all users are on another host."""
     users = keys(number)
-    busy.know(users)
+    busy.assign(users)
     busy.feed(Received(LinkId(1), [Users(records(users, BACKENDS[1]))]))
     busy.run(4.0)
 
@@ -196,7 +196,7 @@ def merged(busy: Busy, number: int) -> None:
 def stored(busy: Busy, number: int) -> None:
     """The store says that all users are on another host, in parts as `stored/bucketreader.py` reads them."""
     users = keys(number)
-    busy.know(users)
+    busy.assign(users)
     for start in range(0, number, 4500):
         busy.feed(StoredUsers(records(users[start : start + 4500], BACKENDS[1])))
     busy.run(4.0)
@@ -205,14 +205,14 @@ def stored(busy: Busy, number: int) -> None:
 def moving(busy: Busy, number: int) -> None:
     """A neighbour says that all users begin to move, and never that their moves have ended."""
     users = keys(number)
-    busy.know(users)
+    busy.assign(users)
     busy.feed(Received(LinkId(1), [Users(records(users, BACKENDS[1], flags=MOVING))]))
     busy.run(40.0)
 
 
 def flushed(busy: Busy, number: int) -> None:
     """An operator flushes a host that has all users. The hash selects other hosts for most."""
-    busy.know(keys(number))
+    busy.assign(keys(number))
     busy.feed(Flush(1, BACKENDS[0], max_parallel=10_000))
     busy.core.jobs.max_parallel = 10_000
     busy.run(60.0)
@@ -229,7 +229,7 @@ def unchanged(busy: Busy, number: int) -> None:
 
 def forgotten(busy: Busy, number: int) -> None:
     """All assignments are deleted, and the users' sessions end."""
-    busy.know(keys(number))
+    busy.assign(keys(number))
     busy.feed(Forget(1, BACKENDS[0]))
     busy.run(60.0)
 
@@ -237,7 +237,7 @@ def forgotten(busy: Busy, number: int) -> None:
 def retagged(busy: Busy, number: int) -> None:
     """All users log in after the only host of their pool went to another pool."""
     users = keys(number)
-    busy.know(users)
+    busy.assign(users)
     busy.feed(HostChange(1, BACKENDS[0], tag="other", retag=True))
     busy.run(2.0)
     for start in range(0, number, 100):
@@ -248,7 +248,7 @@ def retagged(busy: Busy, number: int) -> None:
 
 def readdressed(busy: Busy, number: int) -> None:
     """The host of all users gets another address."""
-    busy.know(keys(number))
+    busy.assign(keys(number))
     row = busy.core.hosts.rows[BACKENDS[0]]
     named = msgspec.structs.replace(row, hostname="backend1", present_at=1)
     busy.core.hosts.put([named])
@@ -261,7 +261,7 @@ def readdressed(busy: Busy, number: int) -> None:
 def expired(busy: Busy, number: int) -> None:
     """All assignments, and the users' names, expire in one second."""
     users = keys(number)
-    busy.know(users, seen=START - 3 * EXPIRE)
+    busy.assign(users, seen=START - 3 * EXPIRE)
     busy.core.names.add(b"".join(entry(key, name_of(key)) for key in users))
     busy.run(3.0)
     assert not len(busy.users)
@@ -270,7 +270,7 @@ def expired(busy: Busy, number: int) -> None:
 def near_expiry(busy: Busy, number: int) -> None:
     """All users log in shortly before their assignments expire, and the ring is asked about most of them."""
     users = keys(number)
-    busy.know(users, seen=START - EXPIRE + 20)
+    busy.assign(users, seen=START - EXPIRE + 20)
     for start in range(0, number, 100):
         busy.feed(*(login(n, users[n]) for n in range(start, min(start + 100, number))))
         busy.run(0.01)
@@ -282,7 +282,7 @@ def listed(busy: Busy, number: int) -> None:
     unassigned."""
     users = keys(number)
     sessions = [ProxiedSession(b"user%d" % n, BACKENDS[0], key >> 32) for n, key in enumerate(users)]
-    busy.know(users[: number // 2], BACKENDS[1])
+    busy.assign(users[: number // 2], BACKENDS[1])
     busy.feed(SessionsListed(sessions))
     busy.run(4.0)
 
@@ -301,7 +301,7 @@ def waiting(busy: Busy, number: int) -> None:
 def removed(busy: Busy, number: int) -> None:
     """The host of all users is removed, and all users log in again."""
     users = keys(number)
-    busy.know(users)
+    busy.assign(users)
     busy.feed(HostChange(1, BACKENDS[0], remove=True))
     busy.run(2.0)
     busy.feed(*(login(n, key) for n, key in enumerate(users)))
@@ -333,7 +333,7 @@ def imported(busy: Busy, number: int) -> None:
 def imported_elsewhere(busy: Busy, number: int) -> None:
     """An import has put all users on another host into the store, and their sessions are ended."""
     users = keys(number)
-    busy.know(users)
+    busy.assign(users)
     reader = BucketReader(busy.core.names)
     for part in in_parts(stored_buckets(users, BACKENDS[1])["users"]):
         busy.beside(partial(busy.take_in, reader, "users", part))
@@ -349,9 +349,9 @@ def replaced(busy: Busy, number: int) -> None:
     is not measured here: see `tests.bench.turns`.
     """
     buckets = stored_buckets(keys(number), BACKENDS[1])
-    everybody = b"".join(bucket.blob for bucket in buckets["users"])
+    users_blob = b"".join(bucket.blob for bucket in buckets["users"])
     moving = records(keys(number)[::10], BACKENDS[1], ahead=2, flags=MOVING)
-    memory = Memory(everybody + moving, b"".join(bucket.blob for bucket in buckets["names"]))
+    memory = Memory(users_blob + moving, b"".join(bucket.blob for bucket in buckets["names"]))
     load_users(busy.core, memory, busy.take)
     busy.start()
     sizes = [len(bucket.blob) for bucket in buckets["names"]]

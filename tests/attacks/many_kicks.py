@@ -1,10 +1,10 @@
-"""Very many users who change hosts in one merge, in real processes with a kick channel: how long does the
-longest login of anybody else take?
+"""Very many users change hosts in one merge, in real processes with a kick channel: measures the longest
+login of another user meanwhile.
 
     python -m tests.attacks.many_kicks [--users N] [--runs N]
 
-Of two directors one is killed, and comes back with a store in which all users were placed on another host
-since. The other one ends the sessions of all, at a stand-in for Dovecot 2.3's ipc.
+The second of two directors is killed, and started again with a store in which all users are assigned to
+another host. The first ends the sessions of all users, at a stand-in for Dovecot 2.3's ipc.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ class Sample(NamedTuple):
     longest_login: float
     generator_lag: float
     loop_lag: float
-    """The longest lag that the director has measured itself."""
+    """The longest lag of the loop that the director has measured."""
     took: float
-    """From the start of the other director to the end of the last kick."""
+    """From the start of the second director to the end of the last kick."""
     turns: Sequence[tuple[float, int, list[str]]]
     """The longest turns of the loop in CPU time, the number of each, and what ran in it (`timed.py`)."""
 
@@ -108,9 +108,9 @@ def kick_channels(*directors: DirectorProcess) -> Iterator[None]:
                 await stack.enter_async_context(fake.listening(director.run / "ipc"))
             ready.set()
             await over.wait()
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        if others:
-            await asyncio.wait(others)
+        remaining = asyncio.all_tasks() - {asyncio.current_task()}
+        if remaining:
+            await asyncio.wait(remaining)
 
     thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
     thread.start()
@@ -130,26 +130,26 @@ async def measured(folder: Path, users: int, *, timed: bool = False) -> Sample:
     port = free_port()
     servers = [f"{address}:{port}" for address in ADDRESSES]
     program = ("tests.attacks.timed", str(folder / "turns")) if timed else ("director",)
-    stays = DirectorProcess(folder / "stays", ADDRESSES[0], port, servers, program=program)
-    goes = DirectorProcess(folder / "goes", ADDRESSES[1], port, servers)
-    with Auth(stays.auth_path), Auth(goes.auth_path), kick_channels(stays, goes):
+    first = DirectorProcess(folder / "stays", ADDRESSES[0], port, servers, program=program)
+    second = DirectorProcess(folder / "goes", ADDRESSES[1], port, servers)
+    with Auth(first.auth_path), Auth(second.auth_path), kick_channels(first, second):
         try:
-            for director in (stays, goes):
+            for director in (first, second):
                 give(folder / "before", director)
                 director.start()
-            for director in (stays, goes):
+            for director in (first, second):
                 await anyio.to_thread.run_sync(director.wait_whole, 2)
-            with Client(stays.login) as client:
-                await anyio.to_thread.run_sync(client.ask, ["somebody"])
-            goes.kill()
-            give(folder / "after", goes)
-            async with Logins({"stays": stays.login}, RATE, lambda _: "somebody") as logins:
+            with Client(first.login) as client:
+                await anyio.to_thread.run_sync(client.ask, ["unmoved"])
+            second.kill()
+            give(folder / "after", second)
+            async with Logins({"stays": first.login}, RATE, lambda _: "unmoved") as logins:
                 await asyncio.sleep(0.5)
-                begun, logged = time.monotonic(), len(stays.complete_log())
-                goes.start()
+                begun, logged = time.monotonic(), len(first.complete_log())
+                second.start()
                 lag = 0.0
-                while (done := await anyio.to_thread.run_sync(metrics, stays))["kicks"] < users:
-                    assert time.monotonic() < begun + WITHIN, stays.log[-2000:]
+                while (done := await anyio.to_thread.run_sync(metrics, first))["kicks"] < users:
+                    assert time.monotonic() < begun + WITHIN, first.log[-2000:]
                     lag = max(lag, done["lag"])
                     await asyncio.sleep(0.25)
                 took = time.monotonic() - begun
@@ -157,17 +157,17 @@ async def measured(folder: Path, users: int, *, timed: bool = False) -> Sample:
                 now = time.monotonic()
                 longest = max(login.seconds(now) for login in logins.since(begun))
                 assert not any(login.failed for login in logins.all)
-            lines = stays.complete_log()[logged:].splitlines()
+            lines = first.complete_log()[logged:].splitlines()
             closed = [line for line in lines if "=warning event=ring_link" in line]
-            assert not closed, f"{closed[0]}\nThe other one says:\n{goes.log[-3000:]}"
+            assert not closed, f"{closed[0]}\nlog of the second director:\n{second.log[-3000:]}"
             turns: list[tuple[float, int, list[str]]] = []
             if timed:
-                stays.stop()
+                first.stop()
                 turns = json.loads((folder / "turns").read_text())
             return Sample(longest, logins.late, lag, took, turns)
         finally:
-            stays.close()
-            goes.close()
+            first.close()
+            second.close()
 
 
 def main() -> None:

@@ -105,7 +105,7 @@ class Relay:
     @property
     def link(self) -> Connection | None:
         """The connection that is open now."""
-        return next((one for one in reversed(self.connections) if one.open), None)
+        return next((connection for connection in reversed(self.connections) if connection.open), None)
 
     def _accept(self) -> None:
         with suppress(OSError):

@@ -1,7 +1,7 @@
 """A director whose dials end at another port: `python -m tests.attacks.rerouted PORT serve -c FILE`.
 
-It stands for a network in which an attacker is between two directors: the director dials the right address,
-and a relay answers there.
+It stands for a network with an attacker between two directors: the director dials the right address, and a
+relay answers.
 """
 
 from __future__ import annotations

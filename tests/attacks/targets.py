@@ -91,11 +91,11 @@ class Target:
             return connect(place)
         return socket.create_connection(place, timeout=20, source_address=(source, 0) if source else None)
 
-    def reset(self, name: str, said: bytes = b"") -> None:
+    def reset(self, name: str, data: bytes = b"") -> None:
         """Connect, and reset the connection at once."""
         with self.connect(name) as sock:
-            if said:
-                sock.sendall(said)
+            if data:
+                sock.sendall(data)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     def host_list(self, name: str = "admin", within: float = 20.0) -> bytes:

@@ -1,4 +1,4 @@
-"""A member with the secret says things with times that nothing is later than: real directors and Redis."""
+"""A ring member sends records with the highest possible stamps: real directors and Redis."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def clipped(director: DirectorProcess, source: str) -> int:
 
 
 def ends_of_links(ring: Directors) -> list[str]:
-    """Lines about links between the two that live."""
+    """Return the log lines about links between the two running directors."""
     members = [director.member for director in ring.all[:2]]
     return [
         line
@@ -83,7 +83,7 @@ def test_a_row_with_the_highest_stamp_from_a_neighbour_stops_no_operator(ring: D
     for director in (first, second):
         until(lambda director=director: expected(director), what=str(director.hosts()))
     assert ends_of_links(ring) == links
-    assert clipped(second, "ring") == 0  # what is passed on is within the bound
+    assert clipped(second, "ring") == 0  # stamps that are passed on are within the bound
 
     for director in (first, second):
         assert director.stop() == 0
@@ -94,4 +94,6 @@ def test_a_row_with_the_highest_stamp_from_a_neighbour_stops_no_operator(ring: D
         assert expected(director)
         assert director.all_logged("store_document_damaged") == director.all_logged("clock_is_behind") == []
         assert clipped(director, "store") == clipped(director, "ring") == 0
-        assert [one for one in director.get("/v1/ring")["members"] if one["address"] == "127.0.55.99"] == []
+        assert [
+            member for member in director.get("/v1/ring")["members"] if member["address"] == "127.0.55.99"
+        ] == []

@@ -1,18 +1,17 @@
-"""Clients of operators' and look-up listeners that connect, say nothing or little, and stay."""
+"""Clients of operators' and look-up listeners that connect, send nothing or little, and stay."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
 
 from director.wire.socketmap import netstring
-from tests.attacks.targets import Target, target
+from tests.attacks.targets import Target
 
 HELD = 300
-"""More than any of these listeners has places."""
+"""More clients than any of these listeners accepts."""
 ADMIN_HELLO, AUTHREPLY_HELLO = (
     b"VERSION\tdirector-doveadm\t1\t0\n",
     b"VERSION\tdirector-authreply-client\t1\t0\n",
@@ -23,14 +22,8 @@ REQUESTS = {
     "authreply": AUTHREPLY_HELLO + b"OK\t1\tuser=alice\tproxy\n",
 }
 ANSWERS = {"admin": b"\n\n", "socketmap": b",", "authreply": b"proxy_refresh="}
-"""What is in an answer, at the latest in its last part."""
+"""Bytes that every complete answer contains."""
 LISTENERS = ("admin", "admin-tcp", "socketmap", "socketmap-tcp", "authreply")
-
-
-@pytest.fixture(scope="module")
-def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
-    with target(tmp_path_factory.mktemp("d")) as found:
-        yield found
 
 
 def answered(target: Target, name: str) -> bool:
@@ -53,12 +46,12 @@ def answered(target: Target, name: str) -> bool:
 
 @pytest.mark.shows("A-3")
 @pytest.mark.parametrize("name", LISTENERS)
-@pytest.mark.parametrize("said", ["nothing", "half", "request"])
+@pytest.mark.parametrize("part", ["nothing", "half", "request"])
 def test_three_hundred_idle_clients_of_one_address_lock_no_other_client_out(
-    attacked: Target, name: str, said: str
+    attacked: Target, name: str, part: str
 ) -> None:
     request = REQUESTS[name.removesuffix("-tcp")]
-    words = {"nothing": b"", "half": request[:-2], "request": request}[said]
+    words = {"nothing": b"", "half": request[:-2], "request": request}[part]
     with ExitStack() as stack:
         began = time.monotonic()
         for number in range(HELD):
@@ -67,5 +60,5 @@ def test_three_hundred_idle_clients_of_one_address_lock_no_other_client_out(
                 assert answered(attacked, name), f"after {number} idle clients"
         assert all(answered(attacked, name) for _ in range(20))
         assert attacked.director.command("status").returncode == 0
-        print(f"{HELD} idle clients of {name}, {said}: {time.monotonic() - began:.2f} s in all")
+        print(f"{HELD} idle clients of {name}, {part}: {time.monotonic() - began:.2f} s in all")
     assert attacked.director.all_logged("internal_error") == []

@@ -1,4 +1,4 @@
-"""Clients that reset, that take every descriptor, that stay and say nothing."""
+"""Clients that reset their connections, take every descriptor, or stay and send nothing."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import resource
 import socket
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,19 +21,13 @@ FEW = 120
 """Descriptors."""
 
 
-@pytest.fixture(scope="module")
-def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
-    with target(tmp_path_factory.mktemp("d")) as found:
-        yield found
-
-
 @pytest.fixture
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("d")
 
 
 def closed(sock: socket.socket) -> bool:
-    """Whether the other end has closed a connection, on which nothing is said but a greeting."""
+    """Whether the other end has closed a connection. It may have sent a greeting."""
     sock.setblocking(False)
     try:
         while sock.recv(65536):
@@ -113,9 +106,9 @@ def test_five_thousand_idle_connections_delay_no_login(folder: Path) -> None:
             with Client(attacked.director.login) as client:
                 took, slowest = time.monotonic() - began, 0.0
                 for number in range(200):
-                    asked = time.monotonic()
+                    sent = time.monotonic()
                     client.ask([f"user{number}"])
-                    slowest = max(slowest, time.monotonic() - asked)
+                    slowest = max(slowest, time.monotonic() - sent)
             each = (attacked.memory - before) / count
             print(
                 f"{count} idle connections in {took:.2f} s, {each:.0f} bytes each; "

@@ -1,4 +1,5 @@
-"""Strangers who send nonsense as often as they can: the log stays short, and says how much was left out."""
+"""Unknown clients send nonsense as often as they can: the log stays short, and counts the lines that it
+leaves out."""
 
 from __future__ import annotations
 
@@ -43,7 +44,7 @@ def test_unknown_clients_that_send_nonsense_do_not_fill_the_log(live: Live, plac
                 pass
     windows = 1 + (time.monotonic() - began) // REPEATED_EVERY
     assert live.director.request("POST", "/v1/reload", {})[0] == 200
-    until(lambda: len(live.director.logged("configuration_reloaded")) > reloads)  # logged behind all of it
+    until(lambda: len(live.director.logged("configuration_reloaded")) > reloads)  # logged after all of it
     lines = live.director.log.splitlines()[already:]
     events = Counter(line.partition("event=")[2].split(" ")[0] for line in lines)
     assert sum(events.values()) >= 1

@@ -1,4 +1,4 @@
-"""The process that reads the log stops reading: nothing else may stop."""
+"""The process that reads the log stops reading: the director must not stop."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class LogPipe:
             self.filled += os.write(self.descriptor, b"." * PIECE)
 
     def read_until(self, text: str, within: float = 10.0) -> str:
-        """What was written up to `text`, without what filled the pipe."""
+        """Return the log up to `text`, without the bytes that filled the pipe."""
         data, deadline = b"", time.monotonic() + within
         while text.encode() not in data[self.filled :]:
-            left = deadline - time.monotonic()
-            assert left > 0, data[-1000:]
-            if select.select([self.descriptor], [], [], left)[0]:
+            seconds = deadline - time.monotonic()
+            assert seconds > 0, data[-1000:]
+            if select.select([self.descriptor], [], [], seconds)[0]:
                 data += os.read(self.descriptor, 65536)
         return data[self.filled :].decode()
 
@@ -63,7 +63,7 @@ def log_in(director: DirectorProcess, first: int) -> None:
 
 
 def wait_ready(director: DirectorProcess) -> None:
-    until(director.ready, what="ready although nobody reads the log")
+    until(director.ready, what="ready although no process reads the log")
 
 
 @pytest.mark.shows("A-10")
@@ -72,7 +72,7 @@ def test_a_log_that_is_not_read_stops_no_login(directors: Directors, pipe: LogPi
         director = directors[0]
         wait_ready(director)
         log_in(director, 0)
-        director.request("POST", "/v1/reload", {})  # logged in the midst
+        director.request("POST", "/v1/reload", {})  # logged between the floods
         log_in(director, 50)
         text = pipe.read_until("event=configuration_reloaded")
     assert re.search(" event=started ", text)

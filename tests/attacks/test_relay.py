@@ -1,6 +1,6 @@
-"""What a relay between two directors can do: pass frames on, or break the link. Nothing else.
+"""A relay between two directors can pass frames on, or break the link, and nothing else.
 
-Two real directors; the first one's dials go through the relay.
+Two real directors; the dials of the first go through the relay.
 """
 
 from __future__ import annotations
@@ -41,15 +41,16 @@ EVIL = "192.0.2.66"
 
 
 class Attacked:
-    """Two directors, a relay between them, and what held before an attack."""
+    """Two directors, a relay between them, and checks after an attack."""
 
     def __init__(self, ring: Directors, relay: Relay) -> None:
         self.ring, self.relay = ring, relay
 
     def link(self) -> Connection:
-        """The connection through the relay, once both directors are in one ring over it.
+        """Return the connection through the relay, once both directors are in one ring over it.
 
-        It has stood for a while: what ends sooner is dialled again with pauses, and from the other side.
+        The link is older than SHORT_LIVED: a link that ends sooner is dialled again with pauses, and from the
+        other side.
         """
         until(lambda: (link := self.relay.link) and time.monotonic() > link.since + SHORT_LIVED)
         for director in self.ring.all:
@@ -59,26 +60,27 @@ class Attacked:
         return link
 
     def state(self) -> list[object]:
-        """All that an attack could have changed."""
+        """Return all records that an attack could have changed."""
         return [
             (director.hosts(), director.users(), sorted(director.get("/v1/ring")["ring"]))
             for director in self.ring.all
         ]
 
     def counted(self, what: str) -> list[int]:
-        """What each director has found forged."""
+        """Return how many forged frames or greetings each director has found."""
         pages = [director.request("GET", "/metrics")[1].decode() for director in self.ring.all]
         sample = re.compile(rf'^director_ring_forged_total{{what="{what}"}} (\d+)', re.MULTILINE)
         return [int(number) for page in pages for number in sample.findall(page)]
 
     def is_refused(self, attack: Callable[[Connection], None], *, by: int, within: float = 8.0) -> None:
-        """The attack closes the link, is counted and named by that director, and changes nothing."""
+        """Check that the attack closes the link, is counted and logged by director `by`, and changes
+        nothing."""
         link, before, counted = self.link(), self.state(), self.counted("frame")
         victim = self.ring[by]
         attack(link)
         until(lambda: self.counted("frame")[by] == counted[by] + 1, within=within, what=victim.log[-2000:])
         assert victim.wait_logged("ring_frame_forged", self.ring[1 - by].member)
-        until(lambda: not link.open and self.relay.link, what="the link is closed, and made anew")
+        until(lambda: not link.open and self.relay.link, what="the link is closed, and opened again")
         until(lambda: self.state() == before, what=str(before))
         assert self.counted("frame")[1 - by] == counted[1 - by]
 
@@ -103,7 +105,7 @@ def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Attacked]:
 
 @pytest.fixture
 def not_yet_attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Attacked]:
-    """Directors that have not yet logged the end of so many links that they log no more for a while."""
+    """Directors that have logged few ends of links, so that the log does not leave out the next."""
     with two_directors(tmp_path_factory.mktemp("relay")) as attacked:
         yield attacked
 
@@ -140,7 +142,7 @@ def test_a_plain_frame_behind_the_proof_is_refused_with_the_next_frame(attacked:
 
 
 def changing(relay: Relay, way: Way, change: Callable[[bytes], list[bytes]]) -> Callable[[Connection], None]:
-    """An attack on the next frame of this way."""
+    """Return an attack on the next frame in this direction."""
 
     def attack(link: Connection) -> None:
         number = len(link.frames[way])
@@ -218,8 +220,7 @@ def test_frames_that_change_places_are_refused(attacked: Attacked) -> None:
 
 
 def with_change(attacked: Attacked, way: Way, change: Change, over: Callable[[], object]) -> None:
-    """Have the link made anew with something changed on the way, until the attack is over. The ring is as
-    before."""
+    """Open the link again, with a change by the relay, until the attack has ended. The ring is as before."""
     link, before = attacked.link(), attacked.state()
     attacked.relay.change[way] = change
     link.close()
@@ -265,7 +266,9 @@ def test_a_message_in_one_frame_with_a_proof_is_refused(not_yet_attacked: Attack
         not_yet_attacked,
         Way.RIGHT,
         of_frame(1, lambda frame: framed(b"\x92" + frame[5:] + hosts)),
-        lambda: not_yet_attacked.ring[1].logged("ring_link_closed", "its proof is not alone in its frame"),
+        lambda: not_yet_attacked.ring[1].logged(
+            "ring_link_closed", "its proof is not the only message of its frame"
+        ),
     )
 
 

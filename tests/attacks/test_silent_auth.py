@@ -1,4 +1,4 @@
-"""An auth process that accepts and says nothing, and login processes that give up on it."""
+"""An auth process that accepts connections and sends nothing, and login processes that give up."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.e2e.processes import Auth, Client, DirectorProcess, Directors, connec
 
 CLIENTS = 200
 MUCH = bytes(100_000) + b"\n"
-"""More than a director keeps of a client that auth has not answered yet."""
+"""More bytes than a director keeps of a client that auth has not answered yet."""
 
 
 def descriptors(director: DirectorProcess) -> int:

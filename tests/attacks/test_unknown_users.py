@@ -1,4 +1,4 @@
-"""Strangers who make up users, against a real director: memory stays bounded, everybody else is answered."""
+"""Logins of invented users at a real director: memory stays bounded, all other users are answered."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def test_a_user_whose_name_is_not_kept_is_listed_by_the_hash_and_found_by_the_na
     with attacked({}) as director:
         log_in(director, [name, "alice"])
         listed = json.loads(director.command("map", "--json").stdout)
-        assert {one.get("name") for one in listed} == {"alice", None}
+        assert {user.get("name") for user in listed} == {"alice", None}
         hash32 = UserHash().key(name.encode()) >> 32
-        assert [one["hash"] for one in listed if one.get("name") is None] == [hash32]
+        assert [user["hash"] for user in listed if user.get("name") is None] == [hash32]
         status = json.loads(director.command("status", "--json", name).stdout)
         other = next(host for host, *_ in director.hosts() if host != status["current"])
         moved = director.command("move", name, other)
@@ -42,7 +42,7 @@ def test_a_user_whose_name_is_not_kept_is_listed_by_the_hash_and_found_by_the_na
         with Client(director.login) as client:
             assert client.ask([name]) == {name: other}
         listed = json.loads(director.command("map", "--json").stdout)
-        assert {one.get("name") for one in listed} == {"alice", None}
+        assert {user.get("name") for user in listed} == {"alice", None}
 
 
 @pytest.mark.shows("A-35")
@@ -72,7 +72,7 @@ def test_users_over_the_limit_cost_no_memory_and_an_assigned_user_keeps_the_host
         host = director.get("/v1/users/warm0")["current"]
         before = resident(director.pid)
         log_in(director, [f"unknown{n}@example.com" for n in range(20_000)])
-        assert resident(director.pid) - before < 2_000_000, "records and names of all would take more"
+        assert resident(director.pid) - before < 2_000_000, "records and names of all users would take more"
         assert director.users() == 2000
         page = director.request("GET", "/metrics")[1]
         assert b"director_users_limit 2000.0" in page
@@ -80,5 +80,5 @@ def test_users_over_the_limit_cost_no_memory_and_an_assigned_user_keeps_the_host
         with Client(director.login) as client:
             assert client.ask(["warm0"]) == {"warm0": host}
             again = [client.ask(["stranger"])["stranger"] for _ in range(3)]
-        assert len(set(again)) == 1, "the hash decides, always the same"
+        assert len(set(again)) == 1, "the hash selects the same host every time"
         assert len(director.wait_logged("users_limit_reached")) == 1

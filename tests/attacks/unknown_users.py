@@ -2,7 +2,7 @@
 
     python -m tests.attacks.unknown_users [--max N]
 
-A static passdb has the director assign users before their password is checked, so anybody can do this.
+With a static passdb the director assigns users before their password is checked, so any client can do this.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ MANY, LONG, LONG_NAME, WAITING = 200_000, 20_000, 4000, 120_000
 
 def resident(pid: int, *, peak: bool = False) -> int:
     """Return the memory of a process, or the most that it has had, in bytes."""
-    wanted = "VmHWM:" if peak else "VmRSS:"
+    field = "VmHWM:" if peak else "VmRSS:"
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith(wanted):
+        if line.startswith(field):
             return int(line.split()[1]) * 1024
-    raise AssertionError(f"no {wanted} of process {pid}")
+    raise AssertionError(f"no {field} of process {pid}")
 
 
 @contextmanager
@@ -90,10 +90,10 @@ def report(settings: dict[str, str]) -> None:
             before = resident(director.pid)
             took = log_in(director, users)
             time.sleep(1)
-            grown, known = resident(director.pid) - before, director.users()
+            grown, counted = resident(director.pid) - before, director.users()
             print(
                 f"{what}: {grown / 1e6:.1f} MB more, {grown / len(users):.0f} bytes each;"
-                f" {known:,} remembered; {took:.1f} s",
+                f" {counted:,} remembered; {took:.1f} s",
                 flush=True,
             )
     for padding, count in ((0, WAITING), (LONG_NAME, LONG)):

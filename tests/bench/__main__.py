@@ -1,7 +1,8 @@
-"""Ours against the original, side by side: `make bench`, or `python -m tests.bench --help`.
+"""This project's director and Dovecot 2.3's director, side by side: `make bench`, or `python -m tests.bench
+--help`.
 
-Both are alive at once on loopback, asked by the same load generator in random order, round by round: a noisy
-machine is noisy for both. What counts is the ratio within a round; nothing is asserted about absolute time.
+Both run at the same time on loopback. The same load generator asks them in random order, round by round, so a
+noisy machine is noisy for both. The ratio within a round counts, not the absolute time.
 Needs root (Dovecot drops its privileges), Dovecot 2.3 with its director, and a C compiler.
 """
 
@@ -21,11 +22,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
-from tests.bench.systems import HOSTS, OriginalDirector, build_tools, fake_auth
+from tests.bench.systems import HOSTS, Dovecot23Director, build_tools, fake_auth
 from tests.e2e.processes import Directors
 
 TICKS = os.sysconf("SC_CLK_TCK")
-SETTLED = 0.3
+DOVECOT = "Dovecot 2.3"
+"""The name of its director in the tables."""
+DRAINED_AFTER = 0.3
 """Seconds without CPU use of any director after which a run counts as drained."""
 
 
@@ -82,19 +85,21 @@ class Bench:
         self.first_user = 0
         build_tools(folder, "loadgen", "fakeauth")
 
-    def original(self, count: int) -> System:
+    def dovecot23(self, count: int) -> System:
         addresses = [f"127.0.21.{i}" for i in range(1, count + 1)]
         ring = addresses if count > 1 else []
-        directors = [OriginalDirector(self.folder / f"o{count}{i}", a, ring) for i, a in enumerate(addresses)]
+        directors = [
+            Dovecot23Director(self.folder / f"o{count}{i}", a, ring) for i, a in enumerate(addresses)
+        ]
         for director in directors:
             director.start()
             self.stack.callback(director.stop)
         fake_auth(self.folder, self.stack, [director.run for director in directors])
         for director in directors:
             director.wake()
-        return System("original", [Instance(d.login, lambda d=d: d.pid) for d in directors])
+        return System(DOVECOT, [Instance(d.login, lambda d=d: d.pid) for d in directors])
 
-    def ours(
+    def directors(
         self, count: int, state: str, name: str, network: int, *, program: str = "director", tls: str = ""
     ) -> System:
         """Start directors of this project.
@@ -152,7 +157,7 @@ class Bench:
     def drained(system: System) -> list[float]:
         used = system.cpu()
         while True:
-            time.sleep(SETTLED)
+            time.sleep(DRAINED_AFTER)
             now = system.cpu()
             if sum(now) - sum(used) <= 0.02:
                 return now
@@ -168,7 +173,7 @@ COLUMNS: dict[str, tuple[Callable[[Sample], float], int]] = {
 }
 
 
-def show(scenario: str, load: Load, samples: dict[str, list[Sample]], base: str = "original") -> None:
+def show(scenario: str, load: Load, samples: dict[str, list[Sample]], base: str = DOVECOT) -> None:
     """Print min / median / max of each figure, and of its ratio to that of `base` in the same round."""
     print(f"\n{scenario}, {load.name} ({load.connections} x {load.window}, {load.requests} new users a run)")
     print(f"{'':15}{'':14}{'min':>9}{'median':>9}{'max':>9}   ratio to {base}")
@@ -179,8 +184,8 @@ def show(scenario: str, load: Load, samples: dict[str, list[Sample]], base: str 
                 continue
             figures = "".join(f"{v:>9.{digits}f}" for v in (min(values), median(values), max(values)))
             ratios = [value(s) / value(o) for s, o in zip(runs, samples[base], strict=True) if value(o)]
-            told = f"{min(ratios):.2f} / {median(ratios):.2f} / {max(ratios):.2f}" if ratios else ""
-            print(f"{name:15}{system:14}{figures}   {'' if system == base else told}".rstrip())
+            ratio_range = f"{min(ratios):.2f} / {median(ratios):.2f} / {max(ratios):.2f}" if ratios else ""
+            print(f"{name:15}{system:14}{figures}   {'' if system == base else ratio_range}".rstrip())
     print("failed: " + ", ".join(f"{name} {sum(s.failed for s in runs)}" for name, runs in samples.items()))
 
 
@@ -193,7 +198,7 @@ def main() -> None:
     parser.add_argument("--only", choices=["alone", "ring"], help="one scenario only")
     options = parser.parse_args()
     if os.geteuid() != 0:
-        raise SystemExit("the original needs root: run this as root")
+        raise SystemExit("Dovecot 2.3's director needs root: run this as root")
     for scenario, count in (("alone", 1), ("ring", 3)):
         if options.only not in (None, scenario):
             continue
@@ -202,9 +207,9 @@ def main() -> None:
             folder.chmod(0o755)
             bench = Bench(folder, stack)
             systems = [
-                bench.original(count),
-                bench.ours(count, "sqlite:///state.db", "ours, sqlite", 22),
-                bench.ours(count, "memory:", "ours, memory", 23),
+                bench.dovecot23(count),
+                bench.directors(count, "sqlite:///state.db", "on SQLite", 22),
+                bench.directors(count, "memory:", "in memory", 23),
             ]
             for load in LOADS:
                 size = Load(load.name, int(load.requests * options.scale), load.connections, load.window)

@@ -1,9 +1,10 @@
-"""Two halves of a cut ring log in the same users at once: `python -m tests.bench.claims`.
+"""The same users log in on both sides of a partition at once: `python -m tests.bench.claims`.
 
-Four real directors in a ring on a real Redis, cut into two pairs. Once both halves have noticed, every user
-logs in at all four directors as fast as they answer. Told are the users settled in the store, logins a second
-of all four, how long a login took, and how many users were sent to two backends: must be none. In every
-second run an operator of one half changes a weight all the time, so that the halves place users differently.
+Four real directors in a ring on a real Redis are partitioned into two pairs. Once both sides have noticed it,
+every user logs in at all four directors as fast as they answer. The table shows the users claimed through the
+store, the logins a second of all four directors, the time of a login, and how many users were sent to two
+backends, which must be none. In every second run an operator of one side changes a weight all the time, so
+that the hash selects different hosts on the two sides.
 """
 
 from __future__ import annotations

@@ -43,9 +43,9 @@ def assigner_of(twin: HotPath) -> Assigner:
 def works(twin: HotPath) -> dict[str, tuple[Work, int]]:
     """Return what is measured, with the number of lines or look-ups in a call."""
     assigner, user_hash = assigner_of(twin), UserHash()
-    known = [LINE % (i, i * 7) for i in range(1000)]
+    assigned = [LINE % (i, i * 7) for i in range(1000)]
     others = [OTHER % (i, i * 7) for i in range(1000)]
-    many = [b"".join(known[i : i + AT_A_TIME]) for i in range(0, 1000, AT_A_TIME)]
+    many = [b"".join(assigned[i : i + AT_A_TIME]) for i in range(0, 1000, AT_A_TIME)]
     keys = [user_hash.key(b"user%d@example.com" % (i * 7)) for i in range(1000)]
     strangers = [user_hash.key(b"stranger%d" % i) for i in range(1000)]
     fresh = iter(range(USERS, 100 * USERS))
@@ -55,15 +55,15 @@ def works(twin: HotPath) -> dict[str, tuple[Work, int]]:
         return twin.rewrite(assigner, LINE % (number, number), False)
 
     return {
-        "line of a known user": (lambda i: twin.rewrite(assigner, known[i % 1000], False), 1),
+        "line of an assigned user": (lambda i: twin.rewrite(assigner, assigned[i % 1000], False), 1),
         f"the same, {AT_A_TIME} lines at a time": (
             lambda i: twin.rewrite(assigner, many[i % len(many)], False),
             AT_A_TIME,
         ),
-        "line of a new user": (new, 1),
+        "line of an unassigned user": (new, 1),
         "line that is passed on": (lambda i: twin.rewrite(assigner, others[i % 1000], False), 1),
-        "look-up of a known user": (lambda i: assigner.users.get(keys[i % 1000]), 1),
-        "look-up of an unknown user": (lambda i: assigner.users.get(strangers[i % 1000]), 1),
+        "look-up of an assigned user": (lambda i: assigner.users.get(keys[i % 1000]), 1),
+        "look-up of an unassigned user": (lambda i: assigner.users.get(strangers[i % 1000]), 1),
     }
 
 

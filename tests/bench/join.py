@@ -1,9 +1,9 @@
-"""A director joins two others who know many users: `python -m tests.bench.join`.
+"""A director joins two others that have many assignments: `python -m tests.bench.join`.
 
-Warm, its own store holds all but a thousandth of them (it was restarted), or all but a hundredth (it was
-away for a while); cold, nothing. Told are the time from the end of its load until it answers everybody, the
-bytes on its links, and the longest wait of a login at the two others from its start until it answers. Needs
-a C compiler.
+At a warm start its own store holds all but a thousandth of them (the director was restarted), or all but a
+hundredth (it did not run for a while); at a cold start, none. The table shows the time from the end of its
+load until it answers all logins, the bytes on its links, and the longest wait of a login at the two others
+from its start until it answers. Needs a C compiler.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Sample:
     join: float
     bytes_in: int
     bytes_out: int
-    known: float
+    assigned: float
     new: float
     late: float
     failed: int
@@ -77,8 +77,8 @@ def records(users: int) -> Iterator[tuple[int, list[User]]]:
         named.setdefault(key >> BUCKET_SHIFT, []).append(key)
     for number in range(BUCKETS):
         keys = set(named.get(number, ()))
-        wanted = users * (number + 1) // BUCKETS - users * number // BUCKETS
-        while len(keys) < wanted:
+        size = users * (number + 1) // BUCKETS - users * number // BUCKETS
+        while len(keys) < size:
             keys.add(UserKey(number << BUCKET_SHIFT | random.getrandbits(BUCKET_SHIFT) | 1 << 32))
         yield (
             number,
@@ -131,17 +131,17 @@ async def join(ring: Sequence[DirectorProcess], store: Path | None) -> Sample:
     logged = len(joiner.log.splitlines())
     sockets = {other.member: other.login for other in others}
     names = f"new{time.time_ns()}-"
-    known = Logins(sockets, 2 * RATE, lambda number: PROBES[number % len(PROBES)])
+    assigned = Logins(sockets, 2 * RATE, lambda number: PROBES[number % len(PROBES)])
     new = Logins(sockets, 2 * RATE, lambda number: f"{names}{number}")
-    async with known, new:
+    async with assigned, new:
         await asyncio.sleep(BEFORE)
         begun = time.monotonic()
         joiner.start()
         await anyio.to_thread.run_sync(lambda: until(lambda: joined(joiner, logged), within=START))
         await asyncio.sleep(AFTER)
         now = time.monotonic()
-        longest = [max(login.seconds(now) for login in logins.since(begun)) for logins in (known, new)]
-        failed = sum(login.failed for logins in (known, new) for login in logins.since(begun))
+        longest = [max(login.seconds(now) for login in logins.since(begun)) for logins in (assigned, new)]
+        failed = sum(login.failed for logins in (assigned, new) for login in logins.since(begun))
     members = joiner.get("/v1/ring")["members"]
     lines = fresh(joiner, logged).splitlines()
     (loaded,) = (line for line in lines if " event=store_loaded " in line)
@@ -151,9 +151,9 @@ async def join(ring: Sequence[DirectorProcess], store: Path | None) -> Sample:
         join=moment(answers) - moment(loaded),
         bytes_in=sum(member["bytes_in"] or 0 for member in members),
         bytes_out=sum(member["bytes_out"] or 0 for member in members),
-        known=longest[0],
+        assigned=longest[0],
         new=longest[1],
-        late=max(known.late, new.late),
+        late=max(assigned.late, new.late),
         failed=failed,
     )
 
@@ -170,8 +170,8 @@ def show(what: str, samples: Sequence[Sample]) -> None:
         "join, s": ([s.join for s in samples], 3),
         "received, kB": ([s.bytes_in / 1000 for s in samples], 0),
         "sent, kB": ([s.bytes_out / 1000 for s in samples], 0),
-        "longest wait of known users, ms": ([1000 * s.known for s in samples], 1),
-        "longest wait of new users, ms": ([1000 * s.new for s in samples], 1),
+        "longest wait, assigned users, ms": ([1000 * s.assigned for s in samples], 1),
+        "longest wait, new users, ms": ([1000 * s.new for s in samples], 1),
         "the generator's own lag in it, ms": ([1000 * s.late for s in samples], 1),
     }
     for name, (values, digits) in rows.items():

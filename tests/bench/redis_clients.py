@@ -1,7 +1,7 @@
-"""What redis-py's own clients do, beside the director's links: `python -m tests.bench.redis_clients`.
+"""redis-py's own clients, beside the director's links to Redis: `python -m tests.bench.redis_clients`.
 
 - lost: a server runs a command (INCR) and its answer is lost: the connection is closed, or stays silent until
-  the client's time-out. How often has the command run then? 1: it was sent once.
+  the client's time-out. The table shows how often the command has run. 1: it was sent once.
 - flush: a flush of 4,096 buckets in a Cluster, as time and CPU time.
 - move: a command over two keys of a slot that is being moved (TRYAGAIN) in a Cluster.
 """

@@ -1,4 +1,4 @@
-"""What the seals of ring frames cost: `python -m tests.bench.seals`.
+"""The cost of the seals of ring frames: `python -m tests.bench.seals`.
 
 First the microseconds to make and to read one frame, plain and sealed. Then new users at one of three
 directors, with links as they are and with links without seals (`plain_links`, which no release has), without
@@ -108,7 +108,7 @@ def measure_rings(runs: int, scale: float, systems: dict[str, tuple[str, bool]])
             for last in (1, 2, 3):
                 authority.pems(f"127.0.{network}.{last}")
             tls = TLS.format(folder) if over_tls else ""
-            rings.append(bench.ours(3, "memory:", system, network, program=program, tls=tls))
+            rings.append(bench.directors(3, "memory:", system, network, program=program, tls=tls))
         for load in LOADS:
             size = Load(load.name, int(load.requests * scale), load.connections, load.window)
             for ring in rings:

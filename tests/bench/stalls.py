@@ -1,7 +1,9 @@
-"""How long new users wait while a director fails, ours beside the original: `python -m tests.bench.stalls`.
+"""How long new users wait while a director fails, beside Dovecot 2.3's director: `python -m
+tests.bench.stalls`.
 
-All rings of three are alive at once and get the same fault in the same moment, while new users log in at the
-two survivors. A round of the original's `hung` takes a minute. Needs what `make bench` needs, and Redis.
+All rings of three run at the same time and get the same fault in the same moment, while new users log in at
+the two directors without a fault. A round of `hung` takes Dovecot 2.3's director a minute. Needs what `make
+bench` needs, and Redis.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ import uvloop
 
 from tests.bench.systems import (
     HOSTS,
-    OriginalDirector,
+    Dovecot23Director,
     build_tools,
     fake_auth,
     wait_for,
@@ -38,25 +40,25 @@ from tests.logins import Logins
 from tests.servers import RedisServer
 
 RATE = 200.0
-FAULTS = ("hung", "frozen", "stopped", "killed")
-FROZEN_FOR = 3.0
+FAULTS = ("hung", "suspended", "stopped", "killed")
+SUSPENDED_FOR = 3.0
 BEFORE = 1.0
 """Seconds of logins before a fault."""
 AFTER = 3.0
 """Seconds after a fault was noticed, or has ended, until the measurement ends, if no login waits then."""
 NOTICED_WITHIN = 70.0
-NOBODY_WAITS = 0.1
+NOT_WAITING = 0.1
 """Seconds that a login may have taken so far to count as not waiting."""
 ALL_WITHIN = 60.0
 """Seconds after which a waiting login counts with its time so far."""
-LOOK = 0.005
+POLL = 0.005
 
 
 class Ring(Protocol):
     """Three directors of one kind."""
 
     name: str
-    directors: Sequence[OriginalDirector] | Sequence[DirectorProcess]
+    directors: Sequence[Dovecot23Director] | Sequence[DirectorProcess]
 
     def pid(self, number: int) -> int:
         """Return the id of the process that hangs or is suspended."""
@@ -70,15 +72,15 @@ class Ring(Protocol):
     def mentions(self, number: int) -> str:
         """Return how the logs of the others name this director."""
 
-    def whole(self) -> bool: ...
+    def complete(self) -> bool: ...
 
 
-class Originals:
-    name = "original"
+class Dovecot23Ring:
+    name = "Dovecot 2.3"
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         addresses = [f"127.0.21.{i}" for i in range(1, 4)]
-        self.directors = [OriginalDirector(folder / f"o{a[-1]}", a, addresses) for a in addresses]
+        self.directors = [Dovecot23Director(folder / f"o{a[-1]}", a, addresses) for a in addresses]
         for director in self.directors:
             director.start()
             stack.callback(director.kill)
@@ -100,14 +102,14 @@ class Originals:
     def mentions(self, number: int) -> str:
         return f"{self.directors[number].address}:"
 
-    def whole(self) -> bool:
+    def complete(self) -> bool:
         return all(
             sorted(row[2] for row in rows if row[4].endswith("synced")) == ["left", "right", "self"]
             for rows in (director.ring_list() for director in self.directors)
         )
 
 
-class Ours:
+class DirectorRing:
     def __init__(self, name: str, state: str, network: int, folder: Path, stack: ExitStack) -> None:
         self.name = name
         ring = Directors(
@@ -130,7 +132,7 @@ class Ours:
     def mentions(self, number: int) -> str:
         return f"peer={self.directors[number].member}"
 
-    def whole(self) -> bool:
+    def complete(self) -> bool:
         return all(
             director.ready() and len(director.get("/v1/ring")["ring"]) == 3 for director in self.directors
         )
@@ -172,20 +174,20 @@ async def measure(ring: Ring, fault: str, victim: int) -> Sample:
         await anyio.sleep(BEFORE)
         watch = Watch(ring, victim)
         process, begun = ring.pid(victim), time.monotonic()
-        if fault in ("hung", "frozen"):
+        if fault in ("hung", "suspended"):
             os.kill(process, signal.SIGSTOP)
         elif fault == "stopped":
             ring.tell_to_stop(victim)
         else:
             ring.directors[victim].kill()
-        if fault == "frozen":
-            noticed = await first(watch.mentioned, FROZEN_FOR)
-            await anyio.sleep(max(0.0, begun + FROZEN_FOR - time.monotonic()))
+        if fault == "suspended":
+            noticed = await first(watch.mentioned, SUSPENDED_FOR)
+            await anyio.sleep(max(0.0, begun + SUSPENDED_FOR - time.monotonic()))
             os.kill(process, signal.SIGCONT)
         else:
             noticed = await first(watch.mentioned, NOTICED_WITHIN)
         await anyio.sleep(AFTER)
-        await first(lambda: nobody_waits(logins), ALL_WITHIN)
+        await first(lambda: no_login_waits(logins), ALL_WITHIN)
         now, during = time.monotonic(), logins.since(begun)
         sample = Sample(
             noticed,
@@ -204,21 +206,21 @@ async def first(true: Callable[[], bool], within: float) -> float | None:
     while not true():
         if time.monotonic() > begun + within:
             return None
-        await anyio.sleep(LOOK)
+        await anyio.sleep(POLL)
     return time.monotonic() - begun
 
 
-def nobody_waits(logins: Logins) -> bool:
+def no_login_waits(logins: Logins) -> bool:
     now = time.monotonic()
-    return all(login.seconds(now) < NOBODY_WAITS for login in logins.waiting)
+    return all(login.seconds(now) < NOT_WAITING for login in logins.waiting)
 
 
 def heal(ring: Ring, fault: str, victim: int, process: int) -> None:
     if fault == "hung":
         os.kill(process, signal.SIGCONT)
-    elif fault != "frozen":
+    elif fault != "suspended":
         ring.bring_back(victim)
-    wait_for(f"{ring.name}: the whole ring", ring.whole)
+    wait_for(f"{ring.name}: the complete ring", ring.complete)
 
 
 async def measure_all(rings: Sequence[Ring], fault: str, victim: int) -> dict[str, Sample]:
@@ -239,10 +241,10 @@ def show(fault: str, rounds: Sequence[dict[str, Sample]]) -> None:
     for name in rounds[0]:
         runs = [samples[name] for samples in rounds]
         noticed = [run.noticed for run in runs if run.noticed is not None]
-        told = figures(noticed, 1, 2) if noticed else "not"
-        told += f" ({len(runs) - len(noticed)} not)" if 0 < len(noticed) < len(runs) else ""
+        delay = figures(noticed, 1, 2) if noticed else "not"
+        delay += f" ({len(runs) - len(noticed)} not)" if 0 < len(noticed) < len(runs) else ""
         print(
-            f"{name:14}{told:>24}{figures([run.longest for run in runs], 1000, 1):>28}"
+            f"{name:14}{delay:>24}{figures([run.longest for run in runs], 1000, 1):>28}"
             f"{sum(run.failed for run in runs):>8}{sum(run.logins for run in runs):>9}"
             f"{1000 * max(run.late for run in runs):>10.1f}"
         )
@@ -263,21 +265,21 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", choices=FAULTS, action="append", help="these faults only")
-    parser.add_argument("--ours", action="store_true", help="without the original")
+    parser.add_argument("--without-dovecot", action="store_true", help="without Dovecot 2.3's director")
     options = parser.parse_args()
     if os.geteuid() != 0:
-        raise SystemExit("the original needs root: run this as root")
+        raise SystemExit("Dovecot 2.3's director needs root: run this as root")
     with tempfile.TemporaryDirectory(prefix="stalls") as name, ExitStack() as stack:
         folder = Path(name)
         folder.chmod(0o755)
         build_tools(folder, "fakeauth")
         redis = stack.enter_context(RedisServer())
-        rings: list[Ring] = [] if options.ours else [Originals(folder, stack)]
-        rings.append(Ours("ours, sqlite", "sqlite:///state.db", 24, folder, stack))
-        rings.append(Ours("ours, redis", redis.url, 25, folder, stack))
+        rings: list[Ring] = [] if options.without_dovecot else [Dovecot23Ring(folder, stack)]
+        rings.append(DirectorRing("on SQLite", "sqlite:///state.db", 24, folder, stack))
+        rings.append(DirectorRing("on Redis", redis.url, 25, folder, stack))
         for ring in rings:
-            wait_for(f"{ring.name}: the ring", ring.whole)
-        print("late: how far the generator of logins itself lagged; part of every wait", file=sys.stderr)
+            wait_for(f"{ring.name}: the ring", ring.complete)
+        print("late: the lag of the generator of logins; part of every wait", file=sys.stderr)
         uvloop.run(run(rings, options.only or FAULTS, options.rounds))
 
 

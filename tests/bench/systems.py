@@ -115,7 +115,7 @@ def fake_auth(folder: Path, stack: ExitStack, runs: Sequence[Path]) -> None:
     wait_for("fakeauth", lambda: all(s.exists() for s in sockets))
 
 
-class OriginalDirector:
+class Dovecot23Director:
     """A Dovecot 2.3 whose only service is the director."""
 
     def __init__(self, folder: Path, address: str, ring: Sequence[str]) -> None:
@@ -145,18 +145,18 @@ class OriginalDirector:
         for pid, name in children_of(self._master.pid).items():
             if name == "director":
                 return pid
-        raise SystemExit("the original's process director is not running")
+        raise SystemExit("the director process of Dovecot 2.3 is not running")
 
     def start(self) -> None:
         """Start the master, and wait until its sockets exist."""
         self.login.unlink(missing_ok=True)  # left by an instance that was killed
         dovecot = shutil.which("dovecot", path=os.environ["PATH"] + ":/usr/sbin") or "dovecot"
         self._master = begin(dovecot, "-F", "-c", self.folder / "conf", log=self.folder / "out")
-        wait_for("the original", self.login.exists)
+        wait_for("Dovecot 2.3's director", self.login.exists)
 
     def wake(self) -> None:
-        """Have the master start the director."""
-        wait_for("the original", self._greets)
+        """Make the master start the director."""
+        wait_for("Dovecot 2.3's director", self._greets)
 
     def tell_to_stop(self) -> None:
         """Send SIGTERM without waiting."""

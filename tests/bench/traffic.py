@@ -1,7 +1,8 @@
-"""What one change costs a ring: messages and bytes on all links, and the time until all know it.
+"""The cost of one change to a ring: messages and bytes on all links, and the time until all directors know
+it.
 
 `python -m tests.bench.traffic`. Real cores on the simulator's network: every link takes 1 ms each way, bytes
-are those of the frames on the wire. Pings and what else is said at rest are taken off.
+are those of the frames on the wire. Pings and other messages of a ring at rest do not count.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ CHANGES = (
 )
 
 
-def settled_ring(directors: int) -> CountingWorld:
+def ring_at_rest(directors: int) -> CountingWorld:
     world = CountingWorld(directors)
     world.start()
     world.run_until_in_sync(within=START)
@@ -100,7 +101,7 @@ def settled_ring(directors: int) -> CountingWorld:
 
 
 def cost_of(change: Change, directors: int) -> Cost:
-    world = settled_ring(directors)
+    world = ring_at_rest(directors)
     world.sent.clear()
     begun = world.now
     world.run_until(change.begin(world), WITHIN)

@@ -274,21 +274,22 @@ director flush -F all
 """
 
 NOT_BY_HASH = (
-    "doveadm sends the 32-bit hash only, and two users may share one: nobody is put somewhere whose name the"
-    " director has never heard; `director move NAME HOST` does it"
+    "doveadm sends the 32-bit hash only, and two users may share one: a user whose name the director does not"
+    " know is not assigned; `director move NAME HOST` assigns the user"
 )
 DIFFERENT = {
     "director move never-seen 127.0.1.2": NOT_BY_HASH,
-    "director status never-seen": "nobody was moved by the command before",
+    "director status never-seen": "the command before moved no user",
     "director move 4242 127.0.1.2": NOT_BY_HASH,
     "director move '' 127.0.1.2": NOT_BY_HASH,
 }
 """The commands that print or exit differently on purpose, with the reason."""
 
 NOT_COMPARED = [
-    "the order of users in `map`: by age with the original, by hash here",
+    "the order of users in `map`: by age with Dovecot 2.3's director, by hash here",
     "times of day, and in `ring status` milliseconds and bytes",
-    "how long `flush` takes: until the users are moved here, until the last move has begun with the original",
+    "how long `flush` takes: until the users are moved here, until the last move has begun with Dovecot 2.3's"
+    " director",
 ]
 
 IMPROVED = {
@@ -296,11 +297,14 @@ IMPROVED = {
         b"HOST-UPDATE\t127.0.1.1\t90\nHOST-UPDATE\t127.0.1.2\t80\nHOST-UPDATE\t127.0.1.9\t70\n",
         b"OK\nOK\nNOTFOUND\n",
     ),
-    "what cannot be understood is answered with the reason": (
+    "invalid parameters are answered with the reason": (
         b"HOST-UP\tx\n",
         b"doveadm sent invalid HOST-UP parameters: 'x' is not an IP address\n",
     ),
-    "so is what is no command": (b"BOGUS\n", b"doveadm sent unknown command: 'BOGUS'\n"),
+    "an unknown command is answered with the reason": (
+        b"BOGUS\n",
+        b"doveadm sent unknown command: 'BOGUS'\n",
+    ),
 }
 """Replies that scripts on the socket get from this director only: title -> (request, reply)."""
 

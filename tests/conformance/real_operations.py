@@ -55,7 +55,7 @@ async def played_node(recording: Recording) -> AsyncIterator[Node]:
 
             def ring() -> RingInfo:
                 # added directors have no failure: the recorded ring had not dialled them yet
-                added = [msgspec.structs.replace(one, last_failed=0) for one in real().members[1:]]
+                added = [msgspec.structs.replace(member, last_failed=0) for member in real().members[1:]]
                 return msgspec.structs.replace(real(), members=[*recording.members, *added])
 
             queries.ring = ring

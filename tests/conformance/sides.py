@@ -47,14 +47,14 @@ class Side(msgspec.Struct):
 
     def plain(self, text: str) -> str:
         """Return a text without the parts that only this ring has."""
-        for own, common in [
+        for text_here, common in [
             (self.admin, "<socket>"),
             (self.tcp, "<socket>"),
             (str(self.run), "<base_dir>"),
             (self.network, "<ring>"),
             (self.port, "<port>"),
         ]:
-            text = text.replace(own, common)
+            text = text.replace(text_here, common)
         return text
 
 

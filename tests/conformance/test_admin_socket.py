@@ -1,4 +1,4 @@
-"""Admin connections over real sockets: where the original loses lines and replies, ours does not."""
+"""Admin connections over real sockets: no line and no reply is lost, as Dovecot 2.3's director loses some."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def _tcp(node: Node, folder: Path, lines: list[str]) -> AsyncIterator[Byte
 
 
 async def _rest(stream: ByteStream) -> bytes:
-    """Everything up to the end of the connection, orderly or not."""
+    """Return everything up to the end of the connection, orderly or not."""
     read = b""
     with anyio.fail_after(10):
         while True:
@@ -70,20 +70,20 @@ async def node() -> AsyncIterator[Node]:
 
 @pytest.fixture
 async def full() -> AsyncIterator[Node]:
-    """With many users."""
+    """A node with many users."""
     async with real_node(HOSTS, USERS) as node:
         yield node
 
 
 @pytest.fixture
 def lines() -> list[str]:
-    """What the server logs."""
+    """The log lines of the server."""
     return []
 
 
 @pytest.fixture(params=[_unix, _tcp], ids=["unix", "tcp"])
 def connect(request: pytest.FixtureRequest) -> Connect:
-    """A client of a server on each kind of socket."""
+    """Return a function that sends a request to a server on each kind of socket."""
     kind: Connect = request.param
     return kind
 
@@ -92,7 +92,7 @@ def connect(request: pytest.FixtureRequest) -> Connect:
 async def test_pipelined_changes_are_all_made_and_answered_in_order(
     node: Node, connect: Connect, folder: Path, lines: list[str]
 ) -> None:
-    # The original throws away the line after a command that waited for the ring
+    # Dovecot 2.3's director loses the line after a command that waited for the ring
     node.faults.hold = anyio.Event()
     async with connect(node, folder, lines) as stream:
         await stream.send(
@@ -109,7 +109,7 @@ async def test_pipelined_changes_are_all_made_and_answered_in_order(
 async def test_lines_that_end_with_crlf_are_understood(
     node: Node, connect: Connect, folder: Path, lines: list[str]
 ) -> None:
-    # As by the original: test_side_by_side.py
+    # as Dovecot 2.3's director does: test_side_by_side.py
     async with connect(node, folder, lines) as stream:
         sent = GREETING + b"HOST-UPDATE\t127.0.1.1\t90\nHOST-DOWN\t127.0.1.2\nHOST-UP\tx\n"
         await stream.send(sent.replace(b"\n", b"\r\n"))
@@ -122,7 +122,7 @@ async def test_lines_that_end_with_crlf_are_understood(
 async def test_a_client_that_shuts_down_its_sending_side_still_gets_every_row(
     full: Node, connect: Connect, folder: Path, lines: list[str]
 ) -> None:
-    # The original sent 278 of 20,002 lines
+    # Dovecot 2.3's director sent 278 of 20,002 lines
     async with connect(full, folder, lines) as stream:
         await stream.send(GREETING + b"USER-LIST\nHOST-SET\t127.0.1.1\t5\nUSER-LIST\t127.0.1.1\n")
         await stream.send_eof()
@@ -144,9 +144,9 @@ async def test_a_client_that_hangs_up_while_its_change_waits_changes_nothing_els
 ) -> None:
     node.faults.hold = anyio.Event()
     async with admin_socket(node.operations, folder / "admin", lines) as path:
-        async with await anyio.connect_unix(path) as gone:
-            await gone.send(GREETING + b"HOST-DOWN\t127.0.1.1\nHOST-DOWN\t127.0.1.2\n")
-            await _until(gone, GREETING)
+        async with await anyio.connect_unix(path) as leaving:
+            await leaving.send(GREETING + b"HOST-DOWN\t127.0.1.1\nHOST-DOWN\t127.0.1.2\n")
+            await _until(leaving, GREETING)
         node.faults.hold.set()
         rows = node.director.hosts.rows
         await until(lambda: not (rows[HOSTS[1].address].up or node.faults.busy))
@@ -164,8 +164,8 @@ async def test_a_client_that_hangs_up_at_any_moment_disturbs_no_other_client(
 ) -> None:
     async with admin_socket(node.operations, folder / "admin") as path:
         for _ in range(10):
-            async with await anyio.connect_unix(path) as gone:
-                await gone.send(sent)
+            async with await anyio.connect_unix(path) as leaving:
+                await leaving.send(sent)
         async with await anyio.connect_unix(path) as other:
             await other.send(GREETING + b"HOST-LIST-REMOVED\n")
             got = await _until(other, b"\n\n")
@@ -179,11 +179,11 @@ async def test_a_connection_that_is_reset_at_any_moment_disturbs_no_other_client
     at_once = struct.pack("ii", 1, 0)
     async with admin_port(full.operations, "127.0.0.1") as port:
         for sent in [b"", b"VERSION", GREETING, GREETING + b"USER-LIST\n", GREETING + b"USER-LIST\n" * 9] * 5:
-            async with await anyio.connect_tcp("127.0.0.1", port) as gone:
-                gone.extra(SocketAttribute.raw_socket).setsockopt(
+            async with await anyio.connect_tcp("127.0.0.1", port) as leaving:
+                leaving.extra(SocketAttribute.raw_socket).setsockopt(
                     socket.SOL_SOCKET, socket.SO_LINGER, at_once
                 )
-                await gone.send(sent)
+                await leaving.send(sent)
         async with await anyio.connect_tcp("127.0.0.1", port) as other:
             await other.send(GREETING + b"HOST-LIST-REMOVED\n")
             got = await _until(other, b"\n\n")
@@ -224,7 +224,7 @@ async def test_half_a_line_at_the_end_is_not_carried_out_and_is_logged(
 
 
 @pytest.mark.parametrize(
-    ("sent", "said"),
+    ("sent", "reply"),
     [
         (b"HOST-UP\tx\n", b"doveadm sent invalid HOST-UP parameters: 'x' is not an IP address\n"),
         (b"BOGUS\tx\n", b"doveadm sent unknown command: 'BOGUS'\n"),
@@ -233,13 +233,13 @@ async def test_half_a_line_at_the_end_is_not_carried_out_and_is_logged(
     ],
 )
 async def test_a_line_that_is_no_command_is_answered_with_the_reason_if_one_line_is_expected(
-    node: Node, connect: Connect, folder: Path, lines: list[str], sent: bytes, said: bytes
+    node: Node, connect: Connect, folder: Path, lines: list[str], sent: bytes, reply: bytes
 ) -> None:
-    # The original closes the connection without a word
+    # Dovecot 2.3's director closes the connection without a reason
     async with connect(node, folder, lines) as stream:
         await stream.send(GREETING + b"HOST-LIST-REMOVED\n" + sent)
         got = await _rest(stream)
-    assert got == GREETING + b"\n" + said
+    assert got == GREETING + b"\n" + reply
     assert "event=admin_client_refused" in "".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""The same bytes to the authreply socket of the original and to ours: the same bytes back."""
+"""The same bytes to the authreply sockets of Dovecot 2.3's director and of this project: the same replies."""
 
 from __future__ import annotations
 
@@ -76,14 +76,15 @@ DIFFERENT = [
     "user_dirkey is added too, by which exactly the sessions of one user with one host can be ended",
     "proxy_refresh is a third of the expiry, not half: one refresh may be lost",
     "proxy is added to a line that says director_proxy_maybe, which login processes do not know",
-    "a NUL is a byte like any other; the original cuts the line there",
-    "a client that shuts down its sending side still gets the replies that wait; the original drops them",
+    "a NUL is a byte like any other; Dovecot 2.3's director ends the line there",
+    "a client that shuts down its sending side still gets the waiting replies; Dovecot 2.3's director drops"
+    " them",
     "a refused first line is not logged: it may be a reply with a password",
 ]
 
 
 async def _talk(path: str, sent: bytes) -> bytes:
-    """Send that and shut down our side: all that comes back. A reset at the end counts as an end."""
+    """Send bytes, shut down the sending side, and return the reply. A reset at the end counts as an end."""
     got = b""
     async with await anyio.connect_unix(path) as stream:
         with anyio.fail_after(10):
@@ -97,7 +98,7 @@ async def _talk(path: str, sent: bytes) -> bytes:
 
 
 @asynccontextmanager
-async def _ours(folder: Path) -> AsyncIterator[str]:
+async def _authreply_socket(folder: Path) -> AsyncIterator[str]:
     listener = unix_listener("authreply", str(folder / "authreply"), mode=0o600)
     async with real_node(HOSTS) as node, anyio.create_task_group() as tasks:
         tasks.start_soon(AuthreplySocket(node.logins).serve, acceptor(listener.socket))
@@ -106,7 +107,7 @@ async def _ours(folder: Path) -> AsyncIterator[str]:
 
 
 def _comparable(got: bytes) -> bytes:
-    """Without what is known to differ in a line that has got a host."""
+    """Return a reply without the known differences of a line with a host."""
     got = re.sub(rb"(\tdirector_proxy_maybe\b[^\n]*)\tproxy(?=\tproxy_refresh=)", rb"\1", got)
     return re.sub(rb"\tuser_dirkey=[^\t\n]*", b"", re.sub(rb"(?<=\tproxy_refresh=)(450|300)", b"<n>", got))
 
@@ -115,9 +116,9 @@ async def test_every_line_is_answered_as_by_dovecots_director(folder: Path) -> N
     needs("dovecot")
     mail_servers = [f"{host.address}@{host.tag}".rstrip("@") for host in HOSTS]
     sent = HANDSHAKES + [HELLO + replies for replies in REPLIES + TOO_LONG]
-    async with originals(folder, mail_servers) as (original,), _ours(folder) as path:
-        expected = [_comparable(await _talk(original.authreply, one)) for one in sent]
-        got = [_comparable(await _talk(path, one)) for one in sent]
+    async with originals(folder, mail_servers) as (original,), _authreply_socket(folder) as path:
+        expected = [_comparable(await _talk(original.authreply, data)) for data in sent]
+        got = [_comparable(await _talk(path, data)) for data in sent]
     assert got == expected
     print(
         f"authreply: {len(sent)} dialogues are the same on both. Known differences:", *DIFFERENT, sep="\n- "
@@ -125,6 +126,6 @@ async def test_every_line_is_answered_as_by_dovecots_director(folder: Path) -> N
 
 
 async def test_a_name_with_a_nul_is_not_shortened_as_by_dovecots_director(folder: Path) -> None:
-    async with _ours(folder) as path:
+    async with _authreply_socket(folder) as path:
         got = await _talk(path, HELLO + NUL)
     assert got.startswith(GREETING + NUL[:-1] + b"\tproxy_refresh=300\thost=")

@@ -1,4 +1,4 @@
-"""The flush program of the original and of ours: asked for the same users, in the same bytes."""
+"""Flush programs: Dovecot 2.3's director and this project's ask for the same users, in the same bytes."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ COMMANDS = [
     ("director flush -F 127.0.1.2", 0),
     ("director status", 0),
 ]
-"""With how often the program is asked."""
+"""Each command, and how often the program is asked."""
 TRY_AGAIN = 75
 
 
 class Recorder:
-    """Whom both are told to ask: keeps each request and says that all went well."""
+    """A flush program that keeps each request and reports success."""
 
     def __init__(self) -> None:
         self.requests: list[bytes] = []
@@ -65,17 +65,17 @@ class Recorder:
 
 
 async def _requests(sides: Sides, side: Side, recorder: Recorder) -> list[list[bytes]]:
-    """What the program is asked by each of the commands."""
+    """Run the commands, and return the requests to the program for each."""
     await anyio.to_thread.run_sync(side.log_in)
     found = []
     for command, count in COMMANDS:
         before = len(recorder.requests)
         for _ in range(100):
             run = await sides.doveadm.run(shlex.split(command), side.admin)
-            if run.exit_code != TRY_AGAIN:  # the move before has only just been confirmed
+            if run.exit_code != TRY_AGAIN:  # the move before has been confirmed a moment ago
                 break
         assert run.exit_code == 0, (command, run)
-        # the original answers when the move has begun
+        # Dovecot 2.3's director answers when the move has begun
         await until(partial(recorder.has, before + count))
         found.append(sorted(recorder.requests[before:]))
     return found

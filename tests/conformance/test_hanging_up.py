@@ -1,4 +1,4 @@
-"""Clients that hang up: what they had sent is carried out all the same, over real sockets."""
+"""Clients that hang up: the commands that they had sent are carried out, over real sockets."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ pytestmark = pytest.mark.anyio
 HOSTS = [HostInfo(address=f"127.0.1.{number}", weight=100, up=True) for number in (1, 2, 3)]
 USERS = [(str(number), f"127.0.1.{1 + number % 2}") for number in range(1, 101)]
 MONITOR = b"HOST-DOWN\t127.0.1.1\nHOST-FLUSH\t127.0.1.1\n"
-"""What poolmon sends for a dead host, before it hangs up."""
+"""The commands that poolmon sends for a dead host, before it hangs up."""
 WITHIN = 10.0
 TURNS = 300
-"""Of the loop, in which it hears of everything that the kernel has already."""
+"""Turns of the loop in which it reads everything that the kernel has received."""
 
 
 class Place:
@@ -45,7 +45,8 @@ class Place:
         self._family, self._address = sock.family, sock.getsockname()
 
     def client(self, sent: bytes) -> socket.socket:
-        """Connects and sends; nothing is read. The kernel takes both before anything is accepted."""
+        """Connect and send, and read nothing. The kernel takes both before the listener accepts the
+        connection."""
         made = socket.socket(self._family)
         made.settimeout(WITHIN)
         self._made.append(made)
@@ -65,17 +66,17 @@ class Place:
             client.close()
 
     async def quiet(self) -> None:
-        """Until no client is left."""
-        await settled()
+        """Wait until no client is left."""
+        await all_tasks_wait()
         await until(lambda: not self.acceptor.connections)
 
     async def hosts(self) -> dict[str, tuple[int, bool, int]]:
-        """Weight, whether it is up, and users, of each host."""
+        """Return weight, whether it is up, and number of users, of each host."""
         return {h.address[-1]: (h.weight, h.up, h.users) for h in await self.operations.queries.hosts()}
 
 
-async def settled() -> None:
-    """Until all that can go on without us has."""
+async def all_tasks_wait() -> None:
+    """Wait until every task has done all that does not depend on this test."""
     for _ in range(TURNS):
         await anyio.lowlevel.checkpoint()
 
@@ -130,9 +131,9 @@ async def test_all_commands_of_a_client_that_hangs_up_are_carried_out(
         GREETING + MONITOR + b"HOST-UPDATE\t127.0.1.2\t50\nHOST-LIST\nHOST-DOWN\t127.0.1.3\n"
     )
     if when == "while a command runs" or hang_up is close_after_the_greeting:
-        await settled()
+        await all_tasks_wait()
     await anyio.to_thread.run_sync(hang_up, client)
-    await settled()
+    await all_tasks_wait()
     assert (await place.hosts())["1"] == (100, True, 50)
     place.node.faults.hold.set()
     await place.quiet()
@@ -147,12 +148,12 @@ async def test_one_command_of_a_client_that_never_reads_is_carried_out(place: Pl
 
 
 async def test_an_answer_that_does_not_reach_its_client_delays_no_command(place: Place) -> None:
-    # The client is there while its first command is answered, and not while the second one is
+    # The client is connected when its first command is answered, and not when the second is.
     client = place.client(GREETING + b"HOST-DOWN\t127.0.1.1\n")
-    await settled()
+    await all_tasks_wait()
     place.node.faults.hold = anyio.Event()
     client.sendall(b"HOST-DOWN\t127.0.1.2\n" + b"HOST-FLUSH\t127.0.1.1\n" * 3 + b"HOST-UP\t127.0.1.1\n")
-    await settled()
+    await all_tasks_wait()
     client.close()
     place.node.faults.hold.set()
     await place.quiet()
@@ -189,7 +190,7 @@ BATCHES = 1000
 
 
 def list_long(node: Node) -> list[int]:
-    """The node has more users than are sent to a client that does not read. Counts what is listed."""
+    """Give the node more users than are sent to a client that does not read, and count the listed batches."""
     batches = [0]
 
     async def users(host: str | None = None) -> AsyncIterator[list[UserInfo]]:
@@ -210,7 +211,7 @@ async def test_a_list_stops_when_its_client_has_hung_up(
     async with real_node(HOSTS, USERS) as node, Place(unix_socket(folder), node) as place:
         batches = list_long(node)
         client = place.client(GREETING + b"USER-LIST\nUSER-LIST\nHOST-LIST\n" + MONITOR)
-        await settled()
+        await all_tasks_wait()
         (begun,) = batches
         hang_up(client)
         await place.quiet()
@@ -224,12 +225,12 @@ SIZE = len(LINE % 0)
 
 
 async def _fill(place: Place) -> int:
-    """Send lines for as long as they are taken, while a command runs. How many."""
+    """Send lines as long as the listener takes them, while a command runs. Returns their number."""
     place.node.faults.hold = anyio.Event()
     client = place.client(GREETING + b"HOST-DOWN\t127.0.1.1\n")
     client.setblocking(False)
     client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-    await settled()
+    await all_tasks_wait()
     sent = blocked = 0
     while blocked < 3:
         line, begun = LINE % (sent // SIZE % 1000), sent % SIZE
@@ -237,7 +238,7 @@ async def _fill(place: Place) -> int:
             sent += client.send(line[begun:])
         except BlockingIOError:
             blocked += 1
-            await settled()
+            await all_tasks_wait()
         else:
             blocked = 0
     client.close()
@@ -259,7 +260,7 @@ async def test_more_lines_than_are_read_ahead_are_all_carried_out(place: Place) 
     async def update(address: str, weight: int, **_: object) -> None:
         weights.append(weight)
 
-    place.operations.hosts.update = update  # tens of thousands of real changes would take a while
+    place.operations.hosts.update = update  # tens of thousands of real changes would take long
     sent = await _fill(place)
     assert place.node.faults.hold is not None
     place.node.faults.hold.set()
@@ -270,14 +271,14 @@ async def test_more_lines_than_are_read_ahead_are_all_carried_out(place: Place) 
 async def test_all_commands_of_a_client_that_is_disconnected_for_another_are_carried_out(
     folder: Path,
 ) -> None:
-    # It has stopped reading a list; the listener is full, and another client comes
+    # The client has stopped reading a list; the listener is full, and another client connects.
     async with (
         real_node(HOSTS, USERS) as node,
         Place(unix_socket(folder), node, Limits(1)) as place,
     ):
         list_long(node)
         client = place.client(GREETING + b"USER-LIST\n" + MONITOR)
-        await settled()
+        await all_tasks_wait()
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("director.net.places.TAKE_WITHIN", 0.0)
             other = place.client(GREETING + b"HOST-DOWN\t127.0.1.2\n")
@@ -289,14 +290,14 @@ async def test_all_commands_of_a_client_that_is_disconnected_for_another_are_car
 
 async def test_commands_that_have_arrived_are_carried_out_before_the_listeners_close(place: Place) -> None:
     idle, sends = place.client(GREETING), place.client(GREETING)
-    await settled()
+    await all_tasks_wait()
     place.node.faults.hold = anyio.Event()
     sends.sendall(MONITOR + b"HOST-DO")
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(place.clients.finish_commands)
-        await settled()
+        await all_tasks_wait()
         place.client(GREETING + b"HOST-DOWN\t127.0.1.2\n")
-        await settled()
+        await all_tasks_wait()
         assert place.clients.busy
         place.node.faults.hold.set()
     assert await place.hosts() == {"1": (100, False, 0), "2": (100, True, 50), "3": (100, True, 0)}
@@ -309,5 +310,5 @@ async def test_commands_that_are_not_carried_out_before_the_end_are_logged(folde
     async with real_node(HOSTS, USERS) as node, Place(unix_socket(folder), node) as place:
         place.node.faults.hold = anyio.Event()
         place.client(GREETING + MONITOR).close()
-        await settled()
+        await all_tasks_wait()
     assert "event=admin_commands_dropped peer=unix commands=2" in "".join(place.lines)

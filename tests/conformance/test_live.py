@@ -1,4 +1,5 @@
-"""The real `doveadm director` of Dovecot 2.3 on our admin socket prints what it printed with the original."""
+"""The real `doveadm director` of Dovecot 2.3 prints the same at this project's admin socket as at Dovecot
+2.3's director."""
 
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ async def test_doveadm_prints_the_same_as_with_dovecots_director(name: str, fold
 
 
 async def _printed(recording: Recording, node: Node, folder: Path) -> list[tuple[str, str]]:
-    """Run all recorded commands in order; what differs."""
+    """Run all recorded commands in order, and return the differences."""
     found = []
     doveadm = Doveadm(folder, recording.names)
     async with admin_socket(node.operations, folder / "admin") as path:

@@ -1,4 +1,5 @@
-"""Monitors of backends, poolmon and others that hold an admin connection: at the original and at ours."""
+"""Monitors of backends, poolmon and others that keep an admin connection: at Dovecot 2.3's director and at
+this project's."""
 
 from __future__ import annotations
 
@@ -22,14 +23,14 @@ pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
 
 ROUNDS = 10
 WITHIN = 30.0
-"""Seconds for one answer: so long may the ring take."""
+"""Seconds for one answer, as long as the ring may take."""
 
 
 class Monitor:
-    """One connection, over which hosts are taken out and brought back for as long as it lasts."""
+    """A connection over which hosts are marked down and up again."""
 
     def __init__(self, stream: anyio.abc.ByteStream) -> None:
-        self.said: Counter[str] = Counter()
+        self.answers: Counter[str] = Counter()
         self._stream, self._read = stream, b""
 
     async def greet(self) -> None:
@@ -37,7 +38,7 @@ class Monitor:
         assert await self._line() + "\n" == GREETING.decode()
 
     async def hosts(self) -> list[str]:
-        """Address, weight, tag and state of each host."""
+        """Return address, weight, tag and state of each host."""
         await self._stream.send(b"HOST-LIST\n")
         found = []
         while line := await self._line():
@@ -45,15 +46,15 @@ class Monitor:
             found.append(f"{address} {weight} {tag} {state}")
         return found
 
-    async def tell(self, command: str, host: str) -> None:
+    async def send(self, command: str, host: str) -> None:
         await self._stream.send(f"{command}\t{host}\n".encode())
-        self.said[f"{command} {await self._line()}"] += 1
+        self.answers[f"{command} {await self._line()}"] += 1
 
     async def watch(self, host: str, rounds: int) -> None:
-        """Find a host dead, then alive again, and look at all after each change."""
+        """Mark a host down, flush it and mark it up, repeatedly, and list all hosts after each change."""
         for _ in range(rounds):
             for command in ("HOST-DOWN", "HOST-FLUSH", "HOST-UP"):
-                await self.tell(command, host)
+                await self.send(command, host)
                 await self.hosts()
 
     async def _line(self) -> str:
@@ -72,15 +73,15 @@ async def monitor(side: Side) -> AsyncIterator[Monitor]:
         yield found
 
 
-async def _said(side: Side, hosts: tuple[str, str]) -> tuple[Counter[str], list[str]]:
-    """All answers to two monitors at once, one for each of `hosts`, and the hosts as they are then."""
+async def _watched(side: Side, hosts: tuple[str, str]) -> tuple[Counter[str], list[str]]:
+    """Run two monitors at once, one for each of `hosts`. Returns all answers, and the hosts afterwards."""
     async with monitor(side) as one, monitor(side) as other:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(one.watch, hosts[0], ROUNDS)
             tasks.start_soon(other.watch, hosts[1], ROUNDS)
         seen = [await each.hosts() for each in (one, other)]
     assert seen[0] == seen[1]
-    return one.said + other.said, seen[0]
+    return one.answers + other.answers, seen[0]
 
 
 async def test_two_monitors_that_keep_their_connections_are_answered_as_by_dovecots_director(
@@ -93,8 +94,8 @@ async def test_two_monitors_that_keep_their_connections_are_answered_as_by_dovec
     async with both_sides(folder, 3) as sides:
         for side in (sides.original, sides.ours):
             await anyio.to_thread.run_sync(side.log_in)
-            found.append(await _said(side, (ADDRESSES[0], ADDRESSES[1])))
-            found.append(await _said(side, (ADDRESSES[2], ADDRESSES[2])))
+            found.append(await _watched(side, (ADDRESSES[0], ADDRESSES[1])))
+            found.append(await _watched(side, (ADDRESSES[2], ADDRESSES[2])))
     assert found == [(for_each, up)] * 4
 
 
@@ -104,12 +105,12 @@ async def test_a_monitor_sees_the_change_of_another_monitor_that_has_its_answer(
     async with both_sides(folder, 3) as sides:
         for side in (sides.original, sides.ours):
             async with monitor(side) as one, monitor(side) as other:
-                await one.tell("HOST-DOWN", ADDRESSES[0])
-                await other.tell("HOST-DOWN", ADDRESSES[0])
-                await other.tell("HOST-FLUSH", "127.0.1.99")
-                await one.tell("HOST-UP", "127.0.1.99")
+                await one.send("HOST-DOWN", ADDRESSES[0])
+                await other.send("HOST-DOWN", ADDRESSES[0])
+                await other.send("HOST-FLUSH", "127.0.1.99")
+                await one.send("HOST-UP", "127.0.1.99")
                 seen = [(await each.hosts())[0] for each in (one, other)]
-                found.append((one.said, other.said, seen))
+                found.append((one.answers, other.answers, seen))
     assert found[0] == found[1]
     assert found[0][2] == [f"{ADDRESSES[0]} 100  D"] * 2
 
@@ -118,7 +119,7 @@ async def test_a_monitor_sees_the_change_of_another_monitor_that_has_its_answer(
 async def test_the_commands_of_a_monitor_that_hangs_up_are_carried_out_as_by_dovecots_director(
     way: str, folder: Path
 ) -> None:
-    # One director: in a ring the original throws away the line after the one that waits for the ring
+    # A single director: in a ring Dovecot 2.3's director loses the line after a line that waits for the ring
     needs("dovecot", "doveadm")
     async with both_sides(folder, 1) as sides:
         for side in (sides.original, sides.ours):

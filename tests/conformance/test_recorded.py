@@ -1,4 +1,4 @@
-"""Dialogues recorded with the original, played against our admin socket."""
+"""Dialogues recorded with Dovecot 2.3's director, played at this project's admin socket."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ SILENCE = b"<SILENCE>"
 DIFFERENT = {
     "doveadm director move alice 127.0.1.3": "a second move, to the same host, waits for the first one",
     "doveadm director move newuser 127.0.1.2": NOT_BY_HASH,
-    "doveadm director status newuser": "nobody was moved by the command before",
+    "doveadm director status newuser": "the command before moved no user",
     "move, then move again before the kill finished": "a user who was on no host has no sessions to be ended",
     "user/director commands": NOT_BY_HASH,
 }
-"""Sections of recordings that are answered otherwise on purpose, and why."""
+"""Sections of recordings that this project answers differently on purpose, with the reason."""
 
 RECORDINGS = [
     *("handshake", "queries", "status-and-map", "hosts", "raw-hosts", "all-down", "refused"),
@@ -54,14 +54,16 @@ async def test_every_refused_line_is_logged_as_by_dovecots_director(name: str, f
 
 
 def unexpected(recording: Recording, found: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """What differs though it should not, and what does not though it should."""
+    """Return unintended differences, and intended differences that are missing."""
     differs = {title for title, _ in found}
-    same = [(one.title, "") for one in recording.sections if one.title in DIFFERENT.keys() - differs]
+    same = [
+        (section.title, "") for section in recording.sections if section.title in DIFFERENT.keys() - differs
+    ]
     return [(title, what) for title, what in found if title not in DIFFERENT] + same
 
 
 async def _played(recording: Recording, node: Node, folder: Path) -> list[tuple[str, str]]:
-    """Play all sections of a recording; what differs."""
+    """Play all sections of a recording, and return the differences."""
     found = []
     async with admin_socket(node.operations, folder / "admin") as path:
         for section in recording.sections:
@@ -70,7 +72,7 @@ async def _played(recording: Recording, node: Node, folder: Path) -> list[tuple[
 
 
 async def _play(section: Section, path: str) -> list[str]:
-    """Send what the client sent; what the server answers otherwise than recorded, request by request."""
+    """Send the recorded requests one by one, and return the answers that differ from the recording."""
     found = []
     async with await anyio.connect_unix(path) as stream:
         client = _Client(stream)
@@ -78,7 +80,8 @@ async def _play(section: Section, path: str) -> list[str]:
             await client.send(request)
             got = [await client.line() for _ in replies]
             if replies == [END] and got != [END]:
-                # Ours says why before it closes the connection, where the original only closes it
+                # this project gives the reason before it closes the connection, Dovecot 2.3's director only
+                # closes it
                 found += [] if section.log and got[0].startswith(section.log[0].encode()) else [_text(got[0])]
                 got = [await client.line()]
             any_order = request.startswith(b"USER-LIST")
@@ -101,7 +104,7 @@ def _text(line: bytes) -> str:
 
 
 class _Client:
-    """Reads lines; the end of the connection, however it comes, reads as END."""
+    """Reads lines. Any end of the connection reads as END."""
 
     def __init__(self, stream: anyio.abc.ByteStream) -> None:
         self._stream = stream

@@ -1,6 +1,8 @@
-"""Every command of the stock doveadm on a ring of the original and on one of ours: the same is printed.
+"""Every command of Dovecot's own doveadm prints the same on a ring of Dovecot 2.3's directors and on a ring
+of this project.
 
-How much was compared, and what differs on purpose: `pytest -s tests/conformance/test_side_by_side.py`.
+The number of compared commands, and the intended differences: `pytest -s
+tests/conformance/test_side_by_side.py`.
 """
 
 from __future__ import annotations
@@ -31,17 +33,17 @@ HOSTS = [HostInfo(address=address, weight=100, up=True) for address in ADDRESSES
 async def test_every_command_prints_the_same_on_both(folder: Path) -> None:
     needs("dovecot", "doveadm")
     listed = commands.lines(commands.ALL)
-    asked = [
+    looking = [
         command for command in commands.lines(commands.LOOKING) if "map" not in command or "-f" in command
     ]
     found, compared = [], {}
     async with both_sides(folder, 3) as sides:
-        for way, some in {"unix": listed, "tcp": listed, "base_dir": asked}.items():
+        for way, some in {"unix": listed, "tcp": listed, "base_dir": looking}.items():
             for side in (sides.original, sides.ours):
                 await anyio.to_thread.run_sync(side.log_in)
             found += await sides.differing(some, way)
             compared[way] = len(some)
-    print(f"\ndoveadm director: {len(listed)} commands; compared with the original:", compared)
+    print(f"\ndoveadm director: {len(listed)} commands; compared with Dovecot 2.3's director:", compared)
     print("different on purpose:", *(f"{command}: {why}" for command, why in DIFFERENT.items()), sep="\n- ")
     print("not compared:", *NOT_COMPARED, sep="\n- ")
     assert found == []
@@ -53,12 +55,12 @@ async def test_scripts_on_the_socket_get_replies_that_dovecots_director_does_not
     async with both_sides(folder, 3) as sides:
         for title, (sent, _) in IMPROVED.items():
             found[title] = [await _answered(side.admin, sent) for side in (sides.original, sides.ours)]
-    told = [f"{title}: {theirs!r} became {ours!r}" for title, (theirs, ours) in found.items()]
-    print("\nbetter on purpose:", *told, sep="\n- ")
-    assert {title: ours for title, (_, ours) in found.items()} == {
+    changes = [f"{title}: {dovecots!r} became {answer!r}" for title, (dovecots, answer) in found.items()]
+    print("\nbetter on purpose:", *changes, sep="\n- ")
+    assert {title: answer for title, (_, answer) in found.items()} == {
         title: expected for title, (_, expected) in IMPROVED.items()
     }
-    assert [title for title, (theirs, ours) in found.items() if theirs == ours] == []
+    assert [title for title, (dovecots, answer) in found.items() if dovecots == answer] == []
 
 
 SAME = {
@@ -71,7 +73,7 @@ SAME = {
         [b"HOST-SET\t127.0.1.9@gold\t50\n", b"HOST-SET\t127.0.1.9@\t40\n", b"HOST-UPDATE\t127.0.1.9@\t30\n"],
     ),
 }
-"""What a script says, line by line with the answer to each awaited: title -> (greeting, lines)."""
+"""The lines of a script, which waits for the answer to each: title -> (greeting, lines)."""
 
 
 @pytest.mark.parametrize("title", SAME)
@@ -84,13 +86,13 @@ async def test_scripts_on_the_socket_get_the_replies_of_dovecots_director(folder
             found = [await _answered(side.admin, line, greeting) for line in lines]
             hosts = await _answered(side.admin, b"HOST-LIST\n")
             answers.append((found, [row.split(b"\t")[:5] for row in hosts.splitlines()]))
-        theirs, ours = answers
-    assert ours == theirs
-    assert theirs[0][:2] == [b"OK\n", b"OK\n"]
+        dovecots, got = answers
+    assert got == dovecots
+    assert dovecots[0][:2] == [b"OK\n", b"OK\n"]
 
 
 async def _answered(path: str, sent: bytes, greeting: bytes = GREETING) -> bytes:
-    """All that comes back within a second and a half, greeting aside."""
+    """Return the reply of a second and a half, without the greeting."""
     got = b""
     async with await anyio.connect_unix(path) as stream:
         await stream.send(greeting + sent)
@@ -125,7 +127,7 @@ async def test_the_same_ring_is_printed_in_the_same_way_on_both(directors: int, 
 
 
 def _member(row: str) -> MemberInfo:
-    """A row of the original's DIRECTOR-LIST."""
+    """Return a row of the DIRECTOR-LIST of Dovecot 2.3's director."""
     address, port, kind, failed, status, *numbers = row.split("\t")
     counters = ["sync_ms", "bytes_in", "bytes_out", "buffered", "buffered_peak", "last_read", "last_write"]
     return MemberInfo(

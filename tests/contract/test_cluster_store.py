@@ -34,7 +34,7 @@ def key(number: int) -> str:
 
 @pytest.fixture
 def empty(cluster: ClusterGroup) -> ClusterGroup:
-    cluster.wait_until_whole()
+    cluster.wait_until_complete()
     cluster.flush()
     return cluster
 
@@ -153,7 +153,7 @@ async def test_a_failover_under_load_loses_no_change_and_has_another_run_id(
         await writer.write(NUMBERS)
     found = await stored(watcher)
     await to_thread.run_sync(old.start)
-    await to_thread.run_sync(empty.wait_until_whole)
+    await to_thread.run_sync(empty.wait_until_complete)
     assert found == together(writers)
     assert all(isinstance(failure, StoreUnavailable) for writer in writers for failure in writer.failures)
 
@@ -182,7 +182,7 @@ async def test_slots_that_nobody_serves_are_unavailable_and_named(
             await store.swap_buckets([put(0, b"x")])
     finally:
         keeper.command("CLUSTER", "ADDSLOTS", slot)
-    await to_thread.run_sync(empty.wait_until_whole)
+    await to_thread.run_sync(empty.wait_until_complete)
     assert await store.swap_buckets([put(0, b"x")]) == [X]
 
 
@@ -201,7 +201,7 @@ async def test_a_node_that_hangs_is_unavailable_within_the_time_out_and_the_othe
         hanging.thaw()
     assert caught.value.after == 0.4
     assert served == [X]
-    await to_thread.run_sync(empty.wait_until_whole)
+    await to_thread.run_sync(empty.wait_until_complete)
 
 
 async def test_nodes_that_are_gone_do_not_matter_while_one_of_those_named_answers(

@@ -1,4 +1,5 @@
-"""`python -m tests.fuzz`: all targets in turn with new seeds, until the time is over. Exits 1 on failure."""
+"""`python -m tests.fuzz`: all targets in turn with new seeds, until the time has passed. Exits 1 on
+failure."""
 
 from __future__ import annotations
 
@@ -13,25 +14,25 @@ from tests.fuzz.targets import TARGETS
 TURN = 2.0
 """Seconds of one target before the turn of the next."""
 AT_ONCE = 20
-"""The number of seeds between two looks at the clock."""
+"""The number of seeds between two readings of the clock."""
 
 
 def main() -> int:
     options = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     options.add_argument("--minutes", type=float, default=1.0, help="how long")
     options.add_argument("--seed", type=int, default=int(time.time()) * 1000, help="the first one")
-    options.add_argument("--count", type=int, help="so many seeds of each target, however long it takes")
+    options.add_argument("--count", type=int, help="this many seeds of each target, however long they take")
     options.add_argument(
-        "--target", action="append", choices=sorted(TARGETS), help="only this one; repeatable"
+        "--target", action="append", choices=sorted(TARGETS), help="this target only; repeatable"
     )
     given = options.parse_args()
-    left = {name: TARGETS[name] for name in given.target or TARGETS}
-    print(f"{len(left)} targets, first seed {given.seed}", flush=True)
+    targets = {name: TARGETS[name] for name in given.target or TARGETS}
+    print(f"{len(targets)} targets, first seed {given.seed}", flush=True)
     try:
         return (
-            _with_count(left, given.seed, given.count)
+            _with_count(targets, given.seed, given.count)
             if given.count
-            else _until(left, given.seed, time.monotonic() + 60 * given.minutes)
+            else _until(targets, given.seed, time.monotonic() + 60 * given.minutes)
         )
     finally:
         sockets.stop()

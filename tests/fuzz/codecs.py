@@ -48,12 +48,12 @@ def check_tabs(case: Case) -> None:
     data = b"".join(case)
     assert unescape(escape(data)) == data
     assert not set(escape(data)) & set(b"\0\t\r\n")
-    whole = data.replace(b"\n", b"")
-    assert split(whole) == [unescape(field) for field in whole.split(b"\t")]
-    is_version(whole, b"name", 1)
+    unbroken = data.replace(b"\n", b"")
+    assert split(unbroken) == [unescape(field) for field in unbroken.split(b"\t")]
+    is_version(unbroken, b"name", 1)
     at_once, piecewise = _buffered([data]), _buffered(case)
     assert at_once == piecewise
-    assert all(len(one) <= 20 for one in at_once[0])
+    assert all(len(line) <= 20 for line in at_once[0])
 
 
 def _buffered(data: list[bytes]) -> tuple[list[bytes], bool]:
@@ -81,25 +81,25 @@ PARAMETERS = [b"10.1.0.1", b"10.1.0.1@blue", b"@", b"100", b"alice", b"nowait", 
 def make_admin(rng: random.Random) -> Case:
     found: Case = []
     for _ in range(rng.randrange(1, 6)):
-        one = b"\t".join([word(rng, COMMANDS), *(word(rng, PARAMETERS) for _ in range(rng.randrange(4)))])
-        found.append((changed(rng, one) if rng.random() < 0.2 else one).replace(b"\n", b""))
+        made = b"\t".join([word(rng, COMMANDS), *(word(rng, PARAMETERS) for _ in range(rng.randrange(4)))])
+        found.append((changed(rng, made) if rng.random() < 0.2 else made).replace(b"\n", b""))
     return found
 
 
 def check_admin(case: Case) -> None:
-    for one in case:
+    for data in case:
         reply, text = b"", ""
         try:
-            admin.parse(one)
+            admin.parse(data)
         except admin.AdminSyntaxError as exc:
             reply, text = exc.reply, str(exc)
         assert "\n" not in text
         assert len(text) < 1000
         assert reply == b"" or (reply.endswith(b"\n") and reply.count(b"\n") == 1)
-        assert reply != b"\n", "an empty line is the end of a list"
-        refused(lambda one=one: admin.check_version(one), admin.AdminSyntaxError)
-        refused(lambda one=one: authreply.check_version(one), authreply.AuthreplyError)
-        assert admin.refusal(one.decode("utf-8", "surrogateescape")).count(b"\n") == 1
+        assert reply != b"\n", "an empty data is the end of a list"
+        refused(lambda data=data: admin.check_version(data), admin.AdminSyntaxError)
+        refused(lambda data=data: authreply.check_version(data), authreply.AuthreplyError)
+        assert admin.refusal(data.decode("utf-8", "surrogateescape")).count(b"\n") == 1
 
 
 # ---- Postfix's socketmap
@@ -109,8 +109,8 @@ def make_socketmap(rng: random.Random) -> Case:
     data = b""
     for _ in range(rng.randrange(5)):
         content = b" ".join(word(rng, [b"director", b"alice@example.com"]) for _ in range(rng.randrange(4)))
-        one = socketmap.netstring(content)
-        data += changed(rng, one) if rng.random() < 0.3 else one
+        made = socketmap.netstring(content)
+        data += changed(rng, made) if rng.random() < 0.3 else made
     return pieces(rng, data + (noise(rng, 5) if rng.random() < 0.2 else b""))
 
 
@@ -154,14 +154,14 @@ def make_ipc(rng: random.Random) -> Case:
     for _ in range(rng.randrange(6)):
         start = rng.choice((b":", b":", b":", b"+", b"-", b""))
         found.append(start + (HEADER if rng.random() < 0.2 else line(rng, COLUMNS, most=5)))
-    return [changed(rng, one) if rng.random() < 0.1 else one for one in found]
+    return [changed(rng, reply) if rng.random() < 0.1 else reply for reply in found]
 
 
 def check_ipc(case: Case) -> None:
     for listing in (Census(), SessionList()):
         rows = ipc.ListingRows(listing)
-        for one in case:
-            match refused(lambda one=one: ipc.read_reply(one), ipc.Malformed):
+        for data in case:
+            match refused(lambda data=data: ipc.read_reply(data), ipc.Malformed):
                 case ipc.Row(row):
                     rows.add(row)
                 case ipc.Done(count):
@@ -169,30 +169,30 @@ def check_ipc(case: Case) -> None:
         if isinstance(listing, Census):
             assert all(listing.take(what) >= 0 for what in KICKS)
     for what in KICKS:
-        assert all(one.count(b"\n") == 1 and one.endswith(b"\n") for one in ipc.kick_requests(what))
+        assert all(data.count(b"\n") == 1 and data.endswith(b"\n") for data in ipc.kick_requests(what))
 
 
 def make_anvil(rng: random.Random) -> Case:
     fields = [b"user_dirkey", b"user_x"] if rng.random() < 0.7 else []
     found: Case = [b"\t".join([*fields, *(word(rng, COLUMNS) for _ in range(rng.randrange(3)))])]
     for _ in range(rng.randrange(6)):
-        one = b"\t".join(word(rng, [value]) for value in SESSION[: rng.choice((5, 6, 7, 8))])
-        found.append(changed(rng, one) if rng.random() < 0.1 else one)
-    return [one.replace(b"\n", b"") for one in found]
+        row = b"\t".join(word(rng, [value]) for value in SESSION[: rng.choice((5, 6, 7, 8))])
+        found.append(changed(rng, row) if rng.random() < 0.1 else row)
+    return [row.replace(b"\n", b"") for row in found]
 
 
 def check_anvil(case: Case) -> None:
     sessions = anvil.Sessions()
     for listing in (sessions, Census(), SessionList()):
         rows = anvil.SessionRows(listing)
-        for one in case:
-            rows.add(one)
-    for one in case:
-        count = refused(lambda one=one: anvil.read_count(one), ValueError)
+        for row_ in case:
+            rows.add(row_)
+    for row_ in case:
+        count = refused(lambda row_=row_: anvil.read_count(row_), ValueError)
         assert isinstance(count, tuple) or 0 <= count < 10**10
     for what in KICKS:
         lines = anvil.kick_requests(what, sessions)
-        assert all(one.count(b"\n") == 1 and one.endswith(b"\n") for one in lines)
+        assert all(row_.count(b"\n") == 1 and row_.endswith(b"\n") for row_ in lines)
         assert all(session in sessions.sessions for session in sessions.of(what))
     for session in sessions.sessions:
         assert anvil.kick_one(session).count(b"\n") == 1
@@ -217,8 +217,8 @@ def make_flush(rng: random.Random) -> Case:
 
 
 def check_flush(case: Case) -> None:
-    setting = next((one for one in case if isinstance(one, str)), "")
-    output = [one for one in case if isinstance(one, bytes)]
+    setting = next((part for part in case if isinstance(part, str)), "")
+    output = [part for part in case if isinstance(part, bytes)]
     read = refused(lambda: flushprogram.read_setting(setting), ValueError)
     filled = refused(lambda: flushprogram.program_for(setting, REQUEST), ValueError)
     assert isinstance(read, tuple) == isinstance(filled, tuple)

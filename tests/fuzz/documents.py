@@ -179,7 +179,7 @@ def check_applied(case: Case) -> None:
 def make_buckets(rng: random.Random) -> Case:
     records = rng.randbytes(RECORD.size * rng.randrange(4))
     names = b"".join(rng.randbytes(8) + len(n).to_bytes(2) + n for n in (noise(rng), noise(rng, 3)))
-    return [changed(rng, one) if rng.random() < 0.3 else one for one in (records, names)]
+    return [changed(rng, blob) if rng.random() < 0.3 else blob for blob in (records, names)]
 
 
 def check_buckets(case: Case) -> None:
@@ -191,7 +191,7 @@ def check_buckets(case: Case) -> None:
             assert sum(10 + len(name) for _, name in names) == len(blob)
 
 
-# ---- what a program leaves to its successor
+# ---- the handover to a successor
 
 
 def make_handover(rng: random.Random) -> Case:
@@ -214,9 +214,9 @@ def make_handover(rng: random.Random) -> Case:
 
 def check_handover(case: Case) -> None:
     for data in case:
-        left = refused(lambda data=data: decode(data), HandoverError)
-        if not isinstance(left[0], type):
-            assert len(left.memory.users) == left.handover.user_bytes
+        handed_over = refused(lambda data=data: decode(data), HandoverError)
+        if not isinstance(handed_over[0], type):
+            assert len(handed_over.memory.users) == handed_over.handover.user_bytes
 
 
 # ---- exports of a store
@@ -360,7 +360,7 @@ def make_config(rng: random.Random) -> Case:
         keys = rng.sample(SECTIONS[section], rng.randrange(1, len(SECTIONS[section]) + 1))
         rows = [f"{key} = {rng.choice(VALUES)}" for key in keys]
         found.append("\n".join([f"[{section}]", *rows] if section else rows))
-    found.sort(key=lambda one: one.startswith("["))
+    found.sort(key=lambda part: part.startswith("["))
     if rng.random() < 0.6:
         found.append('[backends]\nmail_servers = ["10.1.0.1"]' if "[backends]" not in "".join(found) else "")
     data = "\n".join(found).encode()
@@ -472,24 +472,24 @@ DATA = Path(__file__).parents[1] / "data/doveconf"
 
 def make_doveconf(rng: random.Random) -> Case:
     files = sorted(DATA.glob("*.txt"))
-    whole = rng.choice(files).read_text().splitlines(keepends=True)
+    lines = rng.choice(files).read_text().splitlines(keepends=True)
     for _ in range(rng.randrange(8)):
-        at = rng.randrange(len(whole))
+        at = rng.randrange(len(lines))
         match rng.randrange(4):
             case 0:
-                whole[at] = changed(rng, whole[at].encode()).decode("utf-8", "replace")
+                lines[at] = changed(rng, lines[at].encode()).decode("utf-8", "replace")
             case 1:
-                del whole[at]
-                whole = whole or [""]
+                del lines[at]
+                lines = lines or [""]
             case 2:
-                whole.insert(
+                lines.insert(
                     at, rng.choice(("}\n", "service x {\n", "  fifo_listener login/x {\n", "a=b\n", "{\n"))
                 )
             case 3:
-                name, equals, _ = whole[at].partition("=")
+                name, equals, _ = lines[at].partition("=")
                 if equals:
-                    whole[at] = f"{name}= {text(rng, '9' * 5000, '0', '', '10.0.0.1:9', '<file')}\n"
-    return whole
+                    lines[at] = f"{name}= {text(rng, '9' * 5000, '0', '', '10.0.0.1:9', '<file')}\n"
+    return lines
 
 
 def check_doveconf(case: Case) -> None:

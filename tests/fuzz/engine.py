@@ -70,14 +70,14 @@ def failing(target: Target, case: Case) -> Exception | None:
 def smallest(target: Target, case: Case, kind: type[Exception]) -> Case:
     """Return a case that fails with an exception of the same type, and from which nothing more can be
     removed."""
-    left = ATTEMPTS
+    attempts = ATTEMPTS
     smaller = True
     while smaller:
         smaller = False
         for candidate in _smaller(case):
-            if not left:
+            if not attempts:
                 return case
-            left -= 1
+            attempts -= 1
             if type(failing(target, candidate)) is kind:
                 case, smaller = candidate, True
                 break

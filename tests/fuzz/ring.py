@@ -177,7 +177,7 @@ def check_frames(case: Case) -> None:
 
 
 def _read(data: list[bytes]) -> tuple[list[Any], bool]:
-    """Return the messages from a stream, and whether it ended with something else."""
+    """Return the messages from a stream, and whether other bytes followed at the end."""
     reader, found = ring_native.FrameReader(), []
     try:
         for piece in data:

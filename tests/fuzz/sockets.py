@@ -35,7 +35,7 @@ BROKEN = (
 )
 """Texts that the log of a director without a bug never contains."""
 ENDS = ("close", "half", "reset", "wait")
-SETTLE = 0.004
+CHECK_AFTER = 0.004
 """Seconds after the end of a connection until the director is checked."""
 QUIET = 0.03
 """Seconds without a byte after which no more answer is expected."""
@@ -117,7 +117,7 @@ class Live:
                 with suppress(OSError):
                     while part := sock.recv(65536):
                         answer += part
-        time.sleep(SETTLE)
+        time.sleep(CHECK_AFTER)
         return answer
 
     def check(self) -> None:
@@ -133,10 +133,10 @@ class Live:
         with self.director.log_path.open("rb") as log:
             log.seek(self._read)
             text = log.read()
-        whole = text[: text.rfind(b"\n") + 1]  # a long line is written in pieces
-        self._read += len(whole)
-        lines = whole.decode("utf-8", "replace").splitlines()
-        found = [line for line in lines if any(one in f"{line} " for one in BROKEN)]
+        complete = text[: text.rfind(b"\n") + 1]  # a long line is written in pieces
+        self._read += len(complete)
+        lines = complete.decode("utf-8", "replace").splitlines()
+        found = [line for line in lines if any(mark in f"{line} " for mark in BROKEN)]
         assert not found, found[0]
         with Client(self.director.login, within=5.0) as client:
             client.socket.sendall(auth_line(1, "local"))
@@ -174,8 +174,8 @@ def requests(rng: random.Random) -> bytes:
     found = [b"VERSION\t1\t2\n", b"CPID\t77\n"] if rng.random() < 0.8 else []
     users = ("alice", "bad", "local", "fixed", "\t", "x" * 300)
     for number in range(rng.randrange(5)):
-        one = auth_line(number, rng.choice(users)) if rng.random() < 0.6 else b"%b\n" % word(rng)
-        found.append(changed(rng, one) if rng.random() < 0.2 else one)
+        made = auth_line(number, rng.choice(users)) if rng.random() < 0.6 else b"%b\n" % word(rng)
+        found.append(changed(rng, made) if rng.random() < 0.2 else made)
     return b"".join(found)
 
 
@@ -320,7 +320,7 @@ def http(rng: random.Random) -> bytes:
         path = changed(rng, path.encode()).decode("latin-1").replace(" ", "")
     if rng.random() < 0.4:
         values = [word(rng, [b"alice", b"1", b"true", b"10.1.0.1"]) for _ in range(2)]
-        pairs = [f"{rng.choice(QUERY)}={one[:300].decode('latin-1')}" for one in values]
+        pairs = [f"{rng.choice(QUERY)}={each[:300].decode('latin-1')}" for each in values]
         path += "?" + "&".join(pairs).replace(" ", "+")
     body = b""
     if method in ("POST", "PATCH", "PUT") and rng.random() < 0.9:
@@ -363,10 +363,10 @@ def _connection(place: str) -> Target:
 
     def check(case: Case) -> None:
         director = live()
-        data = [one for one in case if isinstance(one, bytes)]
-        if any(b"reload" in one for one in [b"".join(data)]):
+        data = [part for part in case if isinstance(part, bytes)]
+        if any(b"reload" in part for part in [b"".join(data)]):
             return
-        end = next((one for one in case if isinstance(one, str)), "wait")
+        end = next((part for part in case if isinstance(part, str)), "wait")
         answer = director.talk(place, data, end)
         assert b" 500 " not in answer.split(b"\r\n", 1)[0], answer[:500]
         director.check()
@@ -418,8 +418,8 @@ def make_kick(rng: random.Random) -> Case:
 def check_kick(case: Case) -> None:
     """Check a kick channel of Dovecot that answers anything."""
     director = live()
-    path = director.director.run / next((one for one in case if isinstance(one, str)), "ipc")
-    answers = [one for one in case if isinstance(one, bytes)]
+    path = director.director.run / next((part for part in case if isinstance(part, str)), "ipc")
+    answers = [part for part in case if isinstance(part, bytes)]
     with socket.socket(socket.AF_UNIX) as listener, director.connect("api") as operator:
         listener.bind(str(path))
         listener.listen(5)

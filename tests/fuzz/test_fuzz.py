@@ -1,4 +1,4 @@
-"""Each target with fixed seeds; `make fuzz` goes on with new ones."""
+"""Each target with fixed seeds; `make fuzz` continues with new seeds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.fuzz.targets import TARGETS, count
 
 @pytest.fixture(scope="module", autouse=True)
 def one_director() -> Iterator[None]:
-    """The director of the targets on sockets, if one was started, ends with them."""
+    """End the director of the socket targets after the tests, if one was started."""
     yield
     sockets.stop()
 
@@ -33,7 +33,7 @@ def test_the_director_has_logged_no_internal_error_meanwhile() -> None:
 
 
 def too_many_sevens(case: Case) -> None:
-    if sum(one.count(b"7") for one in case if isinstance(one, bytes)) >= 3:
+    if sum(part.count(b"7") for part in case if isinstance(part, bytes)) >= 3:
         raise ZeroDivisionError("sevens")
 
 
@@ -43,7 +43,7 @@ SEVENS = Target("sevens", lambda rng: [rng.randbytes(400), 5, "text", rng.randby
 def test_a_failure_names_its_seed_and_the_smallest_input() -> None:
     failure = run(SEVENS, range(20))
     assert failure is not None
-    assert b"".join(one for one in failure.case if isinstance(one, bytes)) == b"777"
+    assert b"".join(part for part in failure.case if isinstance(part, bytes)) == b"777"
     assert f"--target sevens --seed {failure.seed} --count 1" in str(failure)
     assert "ZeroDivisionError: sevens" in str(failure)
     assert run(SEVENS, range(failure.seed, failure.seed + 1)) == failure
@@ -61,5 +61,5 @@ def test_a_case_is_made_smaller_only_while_it_fails_in_the_same_way() -> None:
 
 def test_a_seed_makes_the_same_case_every_time() -> None:
     for target in TARGETS.values():
-        one, other = (target.make(random.Random("7")) for _ in range(2))
-        assert repr(one) == repr(other), target.name
+        first, second = (target.make(random.Random("7")) for _ in range(2))
+        assert repr(first) == repr(second), target.name

@@ -196,29 +196,29 @@ def outcome(twin: Twin, step: tuple[Any, ...]) -> Any:
 def check_twins(case: Case) -> None:
     plain, fast = Twin(PURE), Twin(compiled())
     for step in case:
-        one, other = outcome(plain, step), outcome(fast, step)
-        assert one == other, f"{step!r}: plain {one!r}, compiled {other!r}"
-        if step[0] == "lines" and isinstance(one, list):
-            _check_rewritten(fast, *one)
+        expected, got = outcome(plain, step), outcome(fast, step)
+        assert expected == got, f"{step!r}: plain {expected!r}, compiled {got!r}"
+        if step[0] == "lines" and isinstance(expected, list):
+            _check_rewritten(fast, *expected)
     for number in {0, 1, BUCKETS - 1, *(key >> 52 for key in KEYS)}:
-        one, other = plain.do(("look", number)), fast.do(("look", number))
-        assert one == other, f"bucket {number}: plain {one!r}, compiled {other!r}"
+        expected, got = plain.do(("look", number)), fast.do(("look", number))
+        assert expected == got, f"bucket {number}: plain {expected!r}, compiled {got!r}"
     assert plain.users.digests(NOW) == fast.users.digests(NOW)
 
 
-def _check_rewritten(twin: Twin, output: bytes, held: list[Any]) -> None:
+def _check_rewritten(twin: Twin, output: bytes, held_lines: list[Any]) -> None:
     """Check what may follow from rewritten lines: requests that auth is told to drop, and lines that
     waited."""
     proxied = [line for line in output.split(b"\n") if b"\tproxy\tproxy_refresh=" in line]
     assert cancels(output).count(b"\n") <= len(proxied)
-    for one in held:
+    for waiting in held_lines:
         backend = backends(1)[0]
-        line = finish(twin.assigner, one.line, backend, one.key)
-        assert line.startswith(one.line)
+        line = finish(twin.assigner, waiting.line, backend, waiting.key)
+        assert line.startswith(waiting.line)
         assert line.endswith(b"\n")
-        assert line == one.line + b"\n" or twin.assigner.suffix(backend, one.key) in line
-        added = line.startswith(one.line + b"\tproxy\tproxy_refresh=")
-        assert says_perhaps(one.line) or not added
+        assert line == waiting.line + b"\n" or twin.assigner.suffix(backend, waiting.key) in line
+        added = line.startswith(waiting.line + b"\tproxy\tproxy_refresh=")
+        assert says_perhaps(waiting.line) or not added
 
 
 # ---- cases
@@ -245,8 +245,8 @@ def auth_lines(rng: random.Random) -> bytes:
         start = rng.choice((b"OK", b"OK", b"OK", b"PASS", b"PASS", b"FAIL", b"CONT", word(rng)))
         id = b"%d" % number if rng.random() < 0.8 else word(rng)
         fields = [word(rng, FIELDS) for _ in range(rng.randrange(6))]
-        one = b"\t".join([start, id, *fields]).replace(b"\n", b"")
-        found += (changed(rng, one) if rng.random() < 0.1 else one) + b"\n"
+        made = b"\t".join([start, id, *fields]).replace(b"\n", b"")
+        found += (changed(rng, made) if rng.random() < 0.1 else made) + b"\n"
     return found + (noise(rng, 8) if rng.random() < 0.1 else b"")
 
 

@@ -1,6 +1,7 @@
-"""Break the lab that runs, scenario by scenario, with its clients at work, and judge: `python -m tests.lab`.
+"""Break the running lab scenario by scenario, with its clients at work, and judge the results: `python -m
+tests.lab`.
 
-Exit code 1 where anything was wrong.
+Exit code 1 if anything was wrong.
 """
 
 from __future__ import annotations
@@ -40,19 +41,19 @@ class Run(NamedTuple):
 def main() -> int:
     names = [scenario.name for scenario in ALL]
     parser = argparse.ArgumentParser(prog="python -m tests.lab", description=__doc__)
-    parser.add_argument("scenario", nargs="*", help="which of them, in this order; all by default")
-    parser.add_argument("--list", action="store_true", help="what there is, and nothing else")
+    parser.add_argument("scenario", nargs="*", help="the scenarios to run, in this order; all by default")
+    parser.add_argument("--list", action="store_true", help="print the names of all scenarios, and run none")
     parser.add_argument(
-        "--dovecot", choices=("2.3", "2.4"), help="what proxies and backends run; default: .env"
+        "--dovecot", choices=("2.3", "2.4"), help="the Dovecot of proxies and backends; default: .env"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results to FILE too")
     given = parser.parse_args()
     if given.list:
         print("".join(f"{scenario.name:<18}{scenario.about}\n" for scenario in ALL), end="")
         return 0
     if unknown := set(given.scenario) - set(names):
         parser.error(f"no scenario {', '.join(sorted(unknown))}; there are: {', '.join(names)}")
-    wanted = [scenario for scenario in ALL if scenario.name in given.scenario or not given.scenario]
+    chosen = [scenario for scenario in ALL if scenario.name in given.scenario or not given.scenario]
     runs: list[Run] = []
     verdicts: list[Verdict] = []
     broken = False
@@ -62,7 +63,7 @@ def main() -> int:
         lab = Lab(compose, say)
         lab.until_well()
         changes = Changes(lab)
-        for scenario in wanted:
+        for scenario in chosen:
             runs.append(attempt(lab, changes, scenario))
         verdicts = judged(lab, runs)
         changes.undo()
@@ -101,7 +102,7 @@ def attempt(lab: Lab, changes: Changes, scenario: Scenario) -> Run:
     for problem in problems:
         say(f"WRONG: {problem}")
     if problems:
-        lab.mend()
+        lab.repair()
     return Run(scenario, (began, ended), held, lost, problems)
 
 

@@ -66,10 +66,10 @@ class Changes:
         for user, home in self._users.items():
             if (current := self._lab.home(number, user)) != home:
                 found.append(f"{user} is on {current or 'no backend'}, not on {home}")
-        return [f"director{number}: {one}" for one in found]
+        return [f"director{number}: {text}" for text in found]
 
 
-def differences(wanted: Mapping[str, Mapping[str, object]], hosts: Mapping[str, Any]) -> list[str]:
+def differences(expected: Mapping[str, Mapping[str, object]], hosts: Mapping[str, Any]) -> list[str]:
     """Return the differences of the hosts in words.
 
     Args:
@@ -78,7 +78,7 @@ def differences(wanted: Mapping[str, Mapping[str, object]], hosts: Mapping[str, 
     """
     return [
         f"{name} has {key} {hosts.get(name, {}).get(key)!r}, not {value!r}"
-        for name, attributes in wanted.items()
+        for name, attributes in expected.items()
         for key, value in attributes.items()
         if hosts.get(name, {}).get(key) != value
     ]

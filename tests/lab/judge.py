@@ -29,7 +29,8 @@ closed: long sessions, by the server; two: users on two backends at once
 lost: changes of the operator
 """
 LOGIN, CUT = "login", "cut"
-"""The failures that can be allowed: a failed login or delivery; an accepted session that is cut."""
+"""The failures that can be allowed: a failed login or delivery; an accepted session that is closed by the
+server."""
 
 
 class Allowed(NamedTuple):
@@ -48,7 +49,8 @@ class Allowed(NamedTuple):
     """Only events of this protocol; empty: all."""
 
     def covers(self, event: Event) -> bool:
-        """Whether an event is of this kind and in progress (a cut session: ended) between the two times."""
+        """Whether an event is of this kind and in progress (a closed session: ended) between the two
+        times."""
         what = CUT if event.served else LOGIN
         began = event.ended if what == CUT else event.began
         return (
@@ -88,7 +90,7 @@ class Verdict:
 def failures(events: Iterable[Event], allowed: Sequence[Allowed]) -> tuple[list[Event], list[Event]]:
     """Return the failed logins and deliveries, and the cut sessions: the allowed ones, and the others."""
     bad = [event for event in events if event.result != OK]
-    right = [event for event in bad if any(one.covers(event) for one in allowed)]
+    right = [event for event in bad if any(rule.covers(event) for rule in allowed)]
     return right, [event for event in bad if event not in right]
 
 
@@ -116,7 +118,7 @@ def judge(
     here = [event for event in events if began < moment(event) <= ended]
     logins = [event for event in here if event.protocol != SESSION]
     right, wrong = failures(here, allowed)
-    twice = [one for one in overlaps(found) if one.ended > began and one.began < ended]
+    twice = [overlap for overlap in overlaps(found) if overlap.ended > began and overlap.began < ended]
     verdict = Verdict(
         scenario,
         seconds=ended - began,
@@ -125,22 +127,22 @@ def judge(
         failed=len(wrong),
         slowest=max((event.ended - event.began for event in logins), default=0.0),
         reopened=sum(event.result != OK for event in here if event.protocol == SESSION),
-        on_two_backends=len({one.user for one in twice}),
-        longest=max((one.seconds for one in twice), default=0.0),
+        on_two_backends=len({overlap.user for overlap in twice}),
+        longest=max((overlap.seconds for overlap in twice), default=0.0),
         lost=len(lost),
     )
     problems = verdict.problems
     if not verdict.done:
-        problems.append("no login was done: nothing was tried")
+        problems.append("no login was made: nothing was tested")
     if not held:
-        problems.append("no long session was held: nothing was tried")
+        problems.append("no long session was open: nothing was tested")
     missing = {"imap", "pop3", "sieve", "lmtp"} - {event.protocol for event in logins if event.result == OK}
     problems += [f"nothing was done by {protocol}" for protocol in sorted(missing)]
     if (unseen := _unseen(here, found, period)) > 0:
         problems.append(f"the backends' logs lack {unseen} sessions that the clients had")
-    problems += _some([f"failed: {_told(event)}" for event in wrong])
-    problems += _some([f"on two backends: {one}" for one in twice if one.seconds > bound])
-    problems += [f"lost: {one}" for one in lost]
+    problems += _some([f"failed: {_described(event)}" for event in wrong])
+    problems += _some([f"on two backends: {overlap}" for overlap in twice if overlap.seconds > bound])
+    problems += [f"lost: {change}" for change in lost]
     return verdict
 
 
@@ -154,24 +156,24 @@ def moment(event: Event) -> float:
 
 def table(verdicts: Sequence[Verdict]) -> str:
     """Return a line for each verdict, and the total verdict."""
-    widest = max(len("scenario"), *(len(one.scenario) for one in verdicts))
+    widest = max(len("scenario"), *(len(verdict.scenario) for verdict in verdicts))
     lines = [f"{'scenario':<{widest}} " + " ".join(f"{title:>{width}}" for title, width in COLUMNS)]
-    for one in verdicts:
+    for verdict in verdicts:
         cells = (
-            f"{one.seconds:.0f}",
-            one.done,
-            one.allowed,
-            one.failed,
-            f"{one.slowest:.2f}",
-            one.reopened,
-            one.on_two_backends,
-            f"{one.longest:.3f}",
-            one.lost,
-            "right" if one.right else "WRONG",
+            f"{verdict.seconds:.0f}",
+            verdict.done,
+            verdict.allowed,
+            verdict.failed,
+            f"{verdict.slowest:.2f}",
+            verdict.reopened,
+            verdict.on_two_backends,
+            f"{verdict.longest:.3f}",
+            verdict.lost,
+            "right" if verdict.right else "WRONG",
         )
         row = " ".join(f"{cell:>{width}}" for cell, (_, width) in zip(cells, COLUMNS, strict=True))
-        lines.append(f"{one.scenario:<{widest}} {row}")
-    wrong = sum(not one.right for one in verdicts)
+        lines.append(f"{verdict.scenario:<{widest}} {row}")
+    wrong = sum(not verdict.right for verdict in verdicts)
     lines += ["", *LEGEND.splitlines()]
     lines.append(
         f"{wrong} of {len(verdicts)} scenarios went wrong" if wrong else f"all {len(verdicts)} right"
@@ -185,15 +187,15 @@ def _unseen(here: Iterable[Event], found: Iterable[Session], period: tuple[float
     If there are any, the logs are incomplete.
     """
     began, ended = period
-    known = sum(
+    served = sum(
         began + EDGE < event.served < ended - EDGE
         for event in here
         if event.protocol not in (SESSION, "lmtp") and event.served
     )
-    return known - sum(began <= one.began <= ended for one in found if one.protocol != DELIVERY)
+    return served - sum(began <= session.began <= ended for session in found if session.protocol != DELIVERY)
 
 
-def _told(event: Event) -> str:
+def _described(event: Event) -> str:
     through = f" through {event.proxy}" if event.proxy else ""
     what = "cut after" if event.served else "after"
     return (

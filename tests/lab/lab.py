@@ -135,10 +135,10 @@ class Lab:
     def events(self) -> list[Event]:
         """Return all events of the clients, also those from before the start of this program."""
         text = self.compose.exec("client", "tail", "-c", f"+{self._read + 1}", EVENTS)
-        whole = text[: text.rfind("\n") + 1]
-        self._read += len(whole.encode())
+        complete = text[: text.rfind("\n") + 1]
+        self._read += len(complete.encode())
         decoder = msgspec.json.Decoder(Event)
-        self._events += [decoder.decode(line) for line in whole.splitlines()]
+        self._events += [decoder.decode(line) for line in complete.splitlines()]
         return self._events
 
     def held(self) -> int:
@@ -155,9 +155,9 @@ class Lab:
             found += sessions(backend, log, self.compose.stops.get(backend, ()), until)
         return found
 
-    def mend(self) -> None:
+    def repair(self) -> None:
         """Start everything that is missing, and let all hosts be used again, after a scenario that failed."""
-        self.say("mending what is left")
+        self.say("repairing the lab")
         if self.proxies == 3:
             self.compose.remove(*self.compose.services().keys() & {"proxy4", "director4"})
         self.compose.run("up", "-d", "--no-build", "--no-recreate")
@@ -230,7 +230,7 @@ class Lab:
         events = self.events()
         since = time.time() - CALM
         recent = [event for event in events if event.ended > since]
-        _, bad = failures(recent, [one for one in self.allowed if one.what == CUT])
+        _, bad = failures(recent, [rule for rule in self.allowed if rule.what == CUT])
         # A login that hung in an allowed time shows nothing about the present.
         late = [event for event in bad if event.began > since]
         if late:

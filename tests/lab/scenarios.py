@@ -31,7 +31,7 @@ class Scenario(NamedTuple):
     bound: float = 0.0
     """Seconds for which a user may be on two backends."""
     tidy: Sequence[Sequence[str]] = ()
-    """Commands of an operator at the end, after the changes were looked for."""
+    """Commands of an operator at the end, after the changes were checked."""
 
     @property
     def about(self) -> str:
@@ -85,22 +85,22 @@ def redis_lost(lab: Lab) -> None:
     lab.until("the directors have a store again", lambda: _stores(lab) == 3, within=90)
 
 
-def cut_from_ring(lab: Lab) -> None:
-    """Cut one director off from the others, move a user of its proxy meanwhile, and mend it."""
-    held = lab.through(2)
-    if not held:
-        raise NotAsItShould("no long session goes through proxy2: nothing was tried")
-    user, was = held[0].user, held[0].backend
+def ring_partition(lab: Lab) -> None:
+    """Partition one director off from the others, move a user of its proxy meanwhile, and reconnect it."""
+    sessions = lab.through(2)
+    if not sessions:
+        raise NotAsItShould("no long session goes through proxy2: nothing was tested")
+    user, was = sessions[0].user, sessions[0].backend
     with lab.compose.disconnected("director2", "ring"):
         lab.until("the others miss director2", lambda: lab.ask(1, "/v1/ring")["missing"])
         with lab.moving():
             lab.director(1, "move", user, "backend1" if was != "backend1" else "backend3")
-            lab.until(f"{user}'s session on {was} has ended", lambda: held[0] not in lab.through(2))
+            lab.until(f"{user}'s session on {was} has ended", lambda: sessions[0] not in lab.through(2))
         time.sleep(5)
 
 
-def cut_from_redis(lab: Lab) -> None:
-    """Cut one director off from Redis, and mend it."""
+def redis_partition(lab: Lab) -> None:
+    """Partition one director off from Redis, and reconnect it."""
     with lab.compose.disconnected("director2", "store"):
         lab.until("director2 is without its store", lambda: not lab.ask(2, "/v1/status")["store"]["up"])
         time.sleep(5)
@@ -116,8 +116,8 @@ def backend(lab: Lab) -> None:
     # backend continues for 30 s: if it succeeds late, the session is ended when a director sees it.
     lab.allow("their backend was stopped", began - GREETING, users=users)
     lab.allow("their backend was stopped", began - GREETING, users=users, what=CUT, longer=STRAGGLERS)
-    if left := lab.users_of("backend3"):
-        raise NotAsItShould(f"{len(left)} users are on backend3 still, after drain")
+    if remaining := lab.users_of("backend3"):
+        raise NotAsItShould(f"{len(remaining)} users are still on backend3 after drain")
     _two_do_the_work(lab)
     lab.compose.start("backend3")
     lab.until("backend3 is healthy", lambda: "(healthy)" in lab.compose.services()["backend3"])
@@ -125,7 +125,7 @@ def backend(lab: Lab) -> None:
     lab.director(1, "update", "backend3", "100", "--reason", "it is back")
 
 
-def fourth(lab: Lab) -> None:
+def add_proxy(lab: Lab) -> None:
     """Add a fourth proxy with its director."""
     lab.compose.recreate("director4")
     lab.until("director4 answers", lambda: lab.ask(4, "/v1/ring"))
@@ -141,10 +141,10 @@ def fourth(lab: Lab) -> None:
     )
 
 
-def remove(lab: Lab) -> None:
-    """Remove that fourth one: no new connections, then its proxy, its place in the ring, its containers."""
+def remove_proxy(lab: Lab) -> None:
+    """Remove the fourth proxy: no new connections, then its proxy, its place in the ring, its containers."""
     if lab.proxies < 4:
-        fourth(lab)
+        add_proxy(lab)
         lab.until_well()
     _out_of_the_balancer(lab, 4)
     began = time.time()
@@ -156,18 +156,18 @@ def remove(lab: Lab) -> None:
     lab.balancer("set", "server", "directors/director4", "state", "ready")
 
 
-def rolling(lab: Lab) -> None:
+def rolling_upgrade(lab: Lab) -> None:
     """Give all proxies and directors a new image, one by one, each out of the load balancer first."""
     for service in ("director1", "proxy1"):
         lab.compose.new_image(lab.compose.inspect(service)["Config"]["Image"])
     for number in range(1, lab.proxies + 1):
         _out_of_the_balancer(lab, number)
         began = time.time()
-        mine = (f"director{number}", f"proxy{number}")
-        before = [lab.compose.inspect(service)["Image"] for service in mine]
-        lab.compose.recreate(*mine)
+        services = (f"director{number}", f"proxy{number}")
+        before = [lab.compose.inspect(service)["Image"] for service in services]
+        lab.compose.recreate(*services)
         lab.allow(f"proxy{number} is made anew", began, what=CUT, proxy=f"proxy{number}", longer=2.0)
-        if set(before) & {lab.compose.inspect(service)["Image"] for service in mine}:
+        if set(before) & {lab.compose.inspect(service)["Image"] for service in services}:
             raise NotAsItShould(f"proxy{number} runs the image it had")
         _into_the_balancer(lab, number)
 
@@ -185,7 +185,7 @@ def backend_address(lab: Lab) -> None:
             lambda: all(lab.hosts(number)["backend2"]["address"] == now for number in (1, 2, 3)),
         )
     for what in ("login", CUT):
-        lab.allow("their backend was away", began - GREETING, what=what, users=users, longer=1.0)
+        lab.allow("their backend was stopped", began - GREETING, what=what, users=users, longer=1.0)
 
 
 def director_address(lab: Lab) -> None:
@@ -229,14 +229,14 @@ ALL = (
     Scenario("redis-lost", redis_lost),
     # A partitioned-off director learns of a move from the store, which it reads every 500 ms. A kick takes 4
     # s at most, and the user's logins continue on another host after the kick delay of 2 s.
-    Scenario("cut-from-ring", cut_from_ring, bound=2.5),
-    Scenario("cut-from-redis", cut_from_redis),
+    Scenario("ring-partition", ring_partition, bound=2.5),
+    Scenario("redis-partition", redis_partition),
     # A login in flight to the backend when it stopped succeeds when it is back, and the session is found
     # within 5 s.
     Scenario("backend", backend, bound=6.0, tidy=[("rebalance",)]),
-    Scenario("fourth", fourth),
-    Scenario("remove", remove),
-    Scenario("rolling", rolling),
+    Scenario("add-proxy", add_proxy),
+    Scenario("remove-proxy", remove_proxy),
+    Scenario("rolling-upgrade", rolling_upgrade),
     Scenario("backend-address", backend_address),
     Scenario("director-address", director_address),
     Scenario("redis-address", redis_address),
@@ -247,7 +247,7 @@ def _two_do_the_work(lab: Lab) -> None:
     """Let the clients continue for a while with the directors that are left."""
     began = time.time()
     lab.until(
-        "the clients went on for 5 s",
+        "the clients continued for 5 s",
         lambda: time.time() - began > 5 and any(event.began > began for event in lab.events()),
     )
 
@@ -279,10 +279,10 @@ def _out_of_the_balancer(lab: Lab, number: int) -> None:
 
 def _into_the_balancer(lab: Lab, number: int) -> None:
     """Allow connections again, once the proxy is ready and the load balancer knows its address."""
-    mine = (f"director{number}", f"proxy{number}")
+    services = (f"director{number}", f"proxy{number}")
     lab.until(
-        f"{' and '.join(mine)} are healthy",
-        lambda: all("(healthy)" in lab.compose.services().get(service, "") for service in mine),
+        f"{' and '.join(services)} are healthy",
+        lambda: all("(healthy)" in lab.compose.services().get(service, "") for service in services),
         within=60,
     )
     place = lab.compose.address(f"proxy{number}", "front")

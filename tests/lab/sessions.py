@@ -52,7 +52,9 @@ class Overlap(NamedTuple):
         return self.ended - self.began
 
     def __str__(self) -> str:
-        places = "; ".join(f"{one.protocol} <{one.session}> on {one.backend}" for one in self.sessions)
+        places = "; ".join(
+            f"{session.protocol} <{session.session}> on {session.backend}" for session in self.sessions
+        )
         return f"{self.user} for {self.seconds:.3f} s: {places}"
 
 
@@ -110,7 +112,8 @@ def overlaps(found: Iterable[Session]) -> list[Overlap]:
     for session in found:
         by_user.setdefault(session.user, []).append(session)
     return sorted(
-        (overlap for of_user in by_user.values() for overlap in _of_user(of_user)), key=lambda one: one.began
+        (overlap for of_user in by_user.values() for overlap in _of_user(of_user)),
+        key=lambda session: session.began,
     )
 
 
@@ -136,5 +139,8 @@ def _of_user(of_user: Sequence[Session]) -> Iterable[Overlap]:
 
 def _during(of_user: Iterable[Session], began: float, ended: float) -> tuple[Session, ...]:
     return tuple(
-        sorted((one for one in of_user if one.began < ended and one.ended > began), key=lambda one: one.began)
+        sorted(
+            (session for session in of_user if session.began < ended and session.ended > began),
+            key=lambda session: session.began,
+        )
     )

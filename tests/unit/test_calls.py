@@ -1,4 +1,4 @@
-"""Calls can be read without their signatures: what takes many values names them."""
+"""Calls can be read without their signatures: many arguments are passed by keyword."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def sources() -> Iterator[Path]:
 
 
 def crowded(text: str) -> Iterator[tuple[int, int]]:
-    """Line and number of positional arguments of each call that passes more than `MOST`."""
+    """Return line and number of positional arguments of each call that passes more than `MOST`."""
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Call) and len(node.args) > MOST:
             yield node.lineno, len(node.args)

@@ -1,4 +1,4 @@
-"""Parts of a director get all they need in their constructors; nobody puts anything into a part later."""
+"""Parts of a director get all they need in their constructors; no other part sets their attributes later."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2] / "director"
 PACKAGES = ("service", "net", "web")
 
 EXCEPTIONS = {
-    # Records that the module itself has made, filled while they come about.
+    # records that the module itself makes, and fills step by step
     "net/login.py": {"client", "given", "self.relay"},  # clients and their relay, which share this module
     "net/listen.py": {"other"},  # the second of two FIFOs, when the first takes its place
     "service/configuration/ringsection.py": {"found"},
@@ -19,25 +19,25 @@ EXCEPTIONS = {
     "service/kicks/channels.py": {"request"},
     "service/operations/trackedjobs.py": {"job"},
     "service/pendingoperations.py": {"operation"},
-    # What a successor gets: filled in the last moment, given back part by part to free its memory.
+    # the handover to a successor: filled in the last moment, released part by part to free its memory
     "service/app.py": {"memory"},
     "service/lifecycle/handover.py": {"handover"},
     "service/lifecycle/replacement.py": {"memory", "replacement"},
-    # State of the core that changes with each login: a call would cost more than all the rest of the line.
+    # state of the core that changes with each login: a call would cost more than the rest of the line
     "service/loginrelay.py": {"self._counters"},
     "service/loopwatch.py": {"self._assigner"},
-    # Objects of libraries, which offer attributes only.
+    # objects of libraries, which offer attributes only
     "net/places.py": {"self._scope"},
     "net/ringlink.py": {"self._frames"},
     "net/tls.py": {"context", "near", "self._acceptor"},
-    "service/log.py": {"sys", "threading", "writer"},  # hooks for what is raised where there is no caller
+    "service/log.py": {"sys", "threading", "writer"},  # hooks for exceptions without a caller
     "web/api.py": {"users"},
 }
-"""Module -> what it assigns attributes of beside itself."""
+"""By module: the objects, besides itself, whose attributes it assigns."""
 
 
 def targets(node: ast.AST) -> Iterator[ast.expr]:
-    """What a statement assigns to, the elements of tuples one by one."""
+    """Yield the targets of an assignment, the elements of tuples one by one."""
     match node:
         case ast.Assign(targets=found):
             pass
@@ -57,7 +57,7 @@ def targets(node: ast.AST) -> Iterator[ast.expr]:
 
 
 def assigned(source: str) -> set[str]:
-    """Of which objects the source assigns attributes, `self` left out."""
+    """Return the objects whose attributes the source assigns, without `self`."""
     found = (target for node in ast.walk(ast.parse(source)) for target in targets(node))
     owners = {ast.unparse(target.value) for target in found if isinstance(target, ast.Attribute)}
     return owners - {"self"}

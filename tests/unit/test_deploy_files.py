@@ -1,4 +1,4 @@
-"""The files in deploy/ say what the code says."""
+"""The files in deploy/ agree with the code."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def test_a_socket_unit_opens_the_listener_that_the_director_would_open_itself(na
 
 @pytest.mark.parametrize("path", [SERVICE, *SOCKETS.values()], ids=lambda path: path.name)
 def test_no_limit_of_a_unit_closes_a_socket_with_waiting_clients(path: Path) -> None:
-    # a unit whose limit is reached fails, and systemd closes its socket: login processes freeze at the FIFO
+    # a unit whose limit is reached fails, and systemd closes its socket: login processes stall at the FIFO
     limits = {"StartLimitIntervalSec"} if path == SERVICE else {"TriggerLimitIntervalSec"}
     found = section(path, "Unit") | section(path, "Service" if path == SERVICE else "Socket")
     assert {found[limit] for limit in limits} == {"0"}
 
 
 def test_the_service_runs_only_the_director_and_no_missing_program() -> None:
-    """A minimal Debian has no /bin/kill: `systemctl reload director` failed."""
+    """A minimal Debian has no /bin/kill, so a unit that called it could not reload."""
     commands = re.findall(r"^Exec\w+=\+?(\S+)", SERVICE.read_text(), flags=re.MULTILINE)
     assert set(commands) == {"/opt/director/bin/director"}
     assert len(commands) == 2

@@ -18,7 +18,7 @@ SCRIPTS = {path.stem for path in (ROOT / "tests/simulation/scripts").glob("*.txt
 
 
 def all_tests() -> set[str]:
-    """All test functions there are."""
+    """Return the names of all test functions."""
     return {
         node.name
         for path in (ROOT / "tests").rglob("test_*.py")
@@ -54,14 +54,14 @@ def test_the_diagrams_are_those_of_the_code() -> None:
 
 
 def test_the_columns_of_tests_name_the_tests_that_are_marked_with_their_rows() -> None:
-    texts, left = script("testindex").pages()
-    assert left == {}, "no page has these rows"
+    texts, unknown = script("testindex").pages()
+    assert unknown == {}, "no page has these rows"
     for page, text in texts.items():
         assert page.read_text() == text, "run python docs/testindex.py"
 
 
 def script(name: str) -> ModuleType:
-    """A script of docs/, as a module."""
+    """Return a script of docs/ as a module."""
     spec = importlib.util.spec_from_file_location(name, ROOT / f"docs/{name}.py")
     assert spec is not None
     assert spec.loader is not None
@@ -75,7 +75,7 @@ def test_the_map_of_the_sources_names_every_package_and_only_existing_files() ->
     homes = [ROOT, *(ROOT / "director" / part for part in ("", "core", "service"))]
     named = set(re.findall(r"`([\w./-]*/[\w./-]*)`", text)) - {""}
     assert len(named) > 30
-    assert [one for one in sorted(named) if not any((home / one).exists() for home in homes)] == []
+    assert [name for name in sorted(named) if not any((home / name).exists() for home in homes)] == []
     packages = {f"{path.parent.name}/" for room in ("core", "service") for path in packages_in(room)}
     assert packages - named == set()
 

@@ -1,4 +1,4 @@
-"""Blocks in docstrings say what is so: an argument that is documented exists, a block is not empty."""
+"""Blocks in docstrings are correct: a documented argument exists, a block is not empty."""
 
 from __future__ import annotations
 

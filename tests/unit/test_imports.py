@@ -1,4 +1,5 @@
-"""Imports point one way: rooms, and the floors inside the large rooms, checked in the syntax trees."""
+"""Imports point one way, between packages and between the floors inside the large packages. Checked in the
+syntax trees."""
 
 from __future__ import annotations
 
@@ -13,27 +14,28 @@ ROOT = Path(__file__).parents[2]
 BASE = {"types", "errors", "records", "version"}
 MAY_IMPORT = {
     "core": BASE,
-    # What a store holds, and when it is read and written. Pure: of the state layer only bucket numbers and
-    # plain types (below).
+    # The content of a store, and when it is read and written. Pure: of the state layer only bucket numbers
+    # and plain types (below).
     "stored": BASE | {"core", "state"},
     "wire": BASE | {"core"},
     "net": BASE | {"wire"},
     "service": BASE | {"core", "stored", "wire", "net", "state"},
-    # Beside the service, not in it: it looks into stores while no director runs, and needs no socket of one.
+    # Beside the service, not in it: it reads stores while no director runs, and needs no director's socket.
     "statetools": BASE | {"core", "stored", "state"},
-    # What others wrote: Dovecot's configuration. It asks nobody, and knows no director.
+    # Dovecot's configuration. It makes no connection, and depends on no running director.
     "dovecot": BASE,
-    # Looks at a machine and judges it, from outside: the director may not be running.
+    # Checks a machine from outside: the director may not be running.
     "doctor": BASE | {"dovecot", "service", "net", "wire"},
     "web": BASE | {"service"},
     "cli": BASE,
     "demo": BASE | {"cli"},
 }
-"""Room of `director` -> what it may import besides itself, the standard library and third parties."""
+"""By package of `director`: the packages it may import besides itself, the standard library and third
+parties."""
 
 STORE_ROOMS = ("core", "stored", "service", "statetools", "state")
 LATE = {
-    # The command line starts whole rooms, inside a function, when asked to; their types cost nothing.
+    # A command imports whole packages, inside its function; types alone cost nothing.
     ("cli/run.py", "service"),
     ("cli/run.py", "demo"),
     ("cli/config.py", "service"),
@@ -50,7 +52,7 @@ ROOT_IMPORTS = {
     ("service/operatorendpoints.py", "director.web"),
     ("service/serve.py", "director.web"),
 }
-"""The one arrow backwards: the composition root builds the API too, through `run_api`."""
+"""The only import against the order: the composition root builds the API too, through `run_api`."""
 FLOORS = {
     "core": [
         {"placement"},
@@ -81,8 +83,8 @@ FLOORS = {
         {"endpoints"},
     ],
 }
-"""Room -> packages and modules, lowest floor first. A floor imports only itself and those below it. Modules
-of the room that stand on no floor are at the top."""
+"""By package: its packages and modules, lowest floor first. A floor imports only itself and lower floors. All
+other modules of the package are at the top."""
 PURE = {"core", "stored", "wire", "dovecot"}
 NOT_PURE = {
     "asyncio",
@@ -99,7 +101,7 @@ NOT_PURE = {
 
 
 def imports(file: Path) -> Iterator[tuple[str, bool]]:
-    """Every module a file imports, and whether it does so inside a function, or for the type checker only."""
+    """Yield every module a file imports, and whether only inside a function or for the type checker."""
     tree = ast.parse(file.read_text())
     late = {
         inner
@@ -143,7 +145,7 @@ def test_a_package_imports_only_what_the_floor_plan_allows(name: str) -> None:
 
 
 def floor_of(room: str, inside: tuple[str, ...]) -> int:
-    """inside: the parts of a path below the room."""
+    """Return the number of a floor. `inside`: the parts of a path below the package."""
     for number, names in enumerate(FLOORS[room]):
         if inside[0] in names or f"{inside[0]}.py" in names:
             return number
@@ -169,34 +171,34 @@ def test_every_package_stands_on_a_floor_and_every_name_of_a_floor_exists(name: 
     named = set().union(*FLOORS[name])
     packages = {path.parent.name for path in folder.glob("*/__init__.py")}
     assert packages <= named
-    assert [one for one in named if not (folder / one).exists()] == []
+    assert [name for name in named if not (folder / name).exists()] == []
 
 
 STATE_TYPES = {
-    # What is read and written, and what became of it.
+    # records that are read and written, and results of writing
     *("AuditEntry", "Bucket", "Document", "Lease", "Lost", "Space", "Swap", "Swapped"),
     *("EMPTY_VERSION", "SPACES", "SPLIT", "SPLIT_VERSION", "version_of"),
-    # Layouts.
+    # layouts
     *("KNOWN_SCHEMA", "SCHEMA", "SPLIT_SCHEMA"),
-    # How a store fails.
+    # failures of a store
     *("SchemaTooNew", "StoreBusy", "StoreError", "StoreRefused", "StoreUnavailable"),
 }
-"""Plain types and constants of `state.base`. The protocol of a store is none of them."""
+"""Plain types and constants of `state.base`. The protocol of a store is not among them."""
 
 
 def test_the_stored_package_imports_only_plain_types_and_bucket_numbers_of_the_state_layer() -> None:
-    known = {
+    imported = {
         module
         for file in files("director", "stored")
         for module, _ in imports(file)
         if module.startswith("state.") and not module.startswith("state.bucketnumbers.")
     }
-    assert known == {f"state.base.{name}" for name in STATE_TYPES}
+    assert imported == {f"state.base.{name}" for name in STATE_TYPES}
 
 
 def test_the_web_api_imports_only_the_operations_of_the_service() -> None:
-    known = {module for file in files("director", "web") for module, _ in imports(file)}
-    assert {module for module in known if room(module) == "service"} == {
+    imported = {module for file in files("director", "web") for module, _ in imports(file)}
+    assert {module for module in imported if room(module) == "service"} == {
         "director.service.operations.operations.Operations"
     }
 

@@ -1,4 +1,4 @@
-"""What README tells operators to do to install a director, and what that leaves on their machines."""
+"""The steps by which README tells operators to install a director, and their results."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PINNED = re.compile(r"^([A-Za-z0-9_.-]+)==([^\s;]+)(?: ; (.*))?$", re.MULTILINE)
 
 
 def pins(name: str) -> dict[str, str]:
-    """Version by package, of a file that pins them, for this release of Python."""
+    """Return the version of each package that a file pins, for this release of Python."""
     return {
         plain(package): version
         for package, version, marker in PINNED.findall((ROOT / name).read_text())
@@ -38,7 +38,7 @@ def plain(package: str) -> str:
 
 
 def block() -> list[list[str]]:
-    """The commands under "Install it for real", as a shell takes them."""
+    """Return the commands under "Install it for real", as a shell takes them."""
     page = (ROOT / "README.md").read_text()
     part = page.partition("## Install it for real\n")[2].partition("\n## ")[0]
     lines = "\n".join(line[4:] for line in part.splitlines() if line.startswith("    "))
@@ -47,19 +47,23 @@ def block() -> list[list[str]]:
 
 
 def needed() -> set[str]:
-    """All packages that a director needs, those of others included."""
-    todo, found = [Requirement(one).name for one in PROJECT["project"]["dependencies"]], set()
+    """Return all packages that a director needs, also indirectly."""
+    todo, found = [Requirement(package_).name for package_ in PROJECT["project"]["dependencies"]], set()
     while todo:
         name = plain(todo.pop())
         if name not in found:
             found.add(name)
-            wanted = map(Requirement, importlib.metadata.requires(name) or [])
-            todo += [one.name for one in wanted if one.marker is None or one.marker.evaluate({"extra": ""})]
+            requirement = map(Requirement, importlib.metadata.requires(name) or [])
+            todo += [
+                package_.name
+                for package_ in requirement
+                if package_.marker is None or package_.marker.evaluate({"extra": ""})
+            ]
     return found
 
 
 def test_a_former_build_is_not_installed_again(tmp_path: Path) -> None:
-    """A module that is gone from the sources, as a build of last year has it."""
+    """A former build contains a module that the sources do not have any more."""
     source = tmp_path / "source"
     left_out = shutil.ignore_patterns(".*", "tests", "build", "*.egg-info", "__pycache__", "*.so", "*.c")
     shutil.copytree(ROOT, source, ignore=left_out)
@@ -88,7 +92,7 @@ def test_the_versions_to_install_are_the_tested_versions() -> None:
     tested = pins("requirements-dev.lock")
     installed = pins("requirements.lock")
     assert set(installed) == needed() | {
-        plain(Requirement(one).name) for one in PROJECT["build-system"]["requires"]
+        plain(Requirement(package_).name) for package_ in PROJECT["build-system"]["requires"]
     }
     assert {name: tested[name] for name in installed} == installed
 
@@ -124,7 +128,7 @@ def test_readme_and_make_name_git_before_they_need_it() -> None:
 
 
 def test_readme_continues_after_the_start_of_the_director() -> None:
-    """`serve` in the foreground would never come to what follows."""
+    """After `serve` in the foreground no further command would run."""
     commands = block()
     assert [command for command in commands if "serve" in command] == []
     start = next(

@@ -1,4 +1,4 @@
-"""The lab's files: what the containers may, who can reach them, and that one file knows of the other."""
+"""The lab's files: the rights of the containers, their networks and ports, and that the files agree."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DEBIAN = {"2.4": "trixie", "2.3": "bookworm"}
 
 
 def stages() -> dict[str, str]:
-    """Target of the Dockerfile -> its lines."""
+    """Return the lines of each target of the Dockerfile."""
     found = {}
     for part in re.split(r"^(?=FROM )", DOCKERFILE, flags=re.MULTILINE)[1:]:
         match = re.match(r"FROM \S+ AS (\S+)\n", part)
@@ -30,8 +30,8 @@ def stages() -> dict[str, str]:
 
 
 def built_by(image: str) -> list[str]:
-    """The services that build it."""
-    return [name for name, one in SERVICES.items() if one["image"] == image and "build" in one]
+    """Return the services that build an image."""
+    return [name for name, builder in SERVICES.items() if builder["image"] == image and "build" in builder]
 
 
 def ports() -> list[str]:
@@ -57,14 +57,17 @@ def test_a_container_does_not_run_as_root_and_has_a_health_check(name: str) -> N
 
 @pytest.mark.parametrize("name", sorted(SERVICES))
 def test_an_image_is_built_once_and_before_others_run_it(name: str) -> None:
-    """Compose v2 builds all at once: two builds of one name, and containers are made anew the next time."""
+    """Compose v2 builds all at once: after two builds of one name it makes the containers again the next
+    time."""
     profiles = set(SERVICES[name].get("profiles", ()))
     order = list(SERVICES)
     builders = built_by(SERVICES[name]["image"])
-    assert len({SERVICES[one]["build"]["target"] for one in builders}) == 1
-    mine = [one for one in builders if profiles <= set(SERVICES[one].get("profiles", profiles))]
-    assert len(mine) == 1
-    assert order.index(mine[0]) <= order.index(name)
+    assert len({SERVICES[builder]["build"]["target"] for builder in builders}) == 1
+    builders = [
+        builder for builder in builders if profiles <= set(SERVICES[builder].get("profiles", profiles))
+    ]
+    assert len(builders) == 1
+    assert order.index(builders[0]) <= order.index(name)
 
 
 def test_ports_are_published_on_this_machine_only() -> None:
@@ -117,21 +120,21 @@ def test_only_the_service_that_makes_the_secrets_may_write_them() -> None:
 def test_every_secret_that_is_read_is_made() -> None:
     made = re.search(r"^for name in (.*); do$", (LAB / "secrets/make").read_text(), flags=re.MULTILINE)
     assert made is not None
-    wanted = re.compile(r"[a-z-]+\.(?:secret|token|password)\b")
+    pattern = re.compile(r"[a-z-]+\.(?:secret|token|password)\b")
     files = [path for path in LAB.rglob("*") if path.is_file() and path.suffix != ".pyc"] + [
         *(ROOT / "deploy/prometheus").glob("*")
     ]
-    read = {name for path in files for name in wanted.findall(path.read_text())}
+    read = {name for path in files for name in pattern.findall(path.read_text())}
     assert {name for name in read if "/" not in name} <= set(made[1].split())
 
 
 def test_no_program_is_given_a_secret_as_an_argument() -> None:
     secret = re.compile(r"\$\{?password|\$\(secret |\$\(cat [^)]*secrets")
-    own = re.compile(r"^\s*(printf|echo|REDISCLI_AUTH=\S+ )|^(user|masterauth|sentinel)\b|^\s*password=")
+    allowed = re.compile(r"^\s*(printf|echo|REDISCLI_AUTH=\S+ )|^(user|masterauth|sentinel)\b|^\s*password=")
     lines = [line for path in [*SCRIPTS, LAB / "redis/lib.sh"] for line in path.read_text().splitlines()]
     given = [line for line in lines if secret.search(line)]
     assert len(given) >= 5
-    assert [line for line in given if not own.search(line)] == []
+    assert [line for line in given if not allowed.search(line)] == []
 
 
 def test_every_volume_and_network_is_declared_and_used() -> None:
@@ -155,7 +158,7 @@ def test_a_build_gets_only_the_files_that_it_copies() -> None:
     allowed = {line[1:] for line in lines if line.startswith("!")}
     copied = set(re.findall(r"^COPY (?!--from)((?:\S+ )+)\S+$", DOCKERFILE, flags=re.MULTILINE))
     sources = {source for line in copied for source in line.split()}
-    unseen = {s for s in sources if not any(s == one or s.startswith(one + "/") for one in allowed)}
+    unseen = {s for s in sources if not any(s == path or s.startswith(path + "/") for path in allowed)}
     assert unseen == set()
 
 

@@ -17,7 +17,7 @@ def script(name: str) -> str:
 
 
 def user(text: str) -> str:
-    """The rights that a configuration gives the user `director`, with what comes in a variable left out."""
+    """Return the rights that a configuration gives the user `director`, without the parts in variables."""
     (found,) = re.findall(r"^user director on >\$\(secret \w+\) (.*)$", text, re.MULTILINE)
     return str(found).removesuffix(" $1")
 
@@ -41,9 +41,9 @@ def test_the_default_user_is_off_everywhere_and_can_read_the_append_only_file() 
 
 
 def test_the_settings_are_those_for_production_except_for_the_single_replica() -> None:
-    wanted = settings(GUIDE.partition("## Settings for production")[2].partition("- **No eviction")[0])
-    assert wanted["min-replicas-to-write"] == "1"
-    assert (wanted | {"min-replicas-to-write": "0"}).items() <= settings(script("redis.conf")).items()
+    documented = settings(GUIDE.partition("## Settings for production")[2].partition("- **No eviction")[0])
+    assert documented["min-replicas-to-write"] == "1"
+    assert (documented | {"min-replicas-to-write": "0"}).items() <= settings(script("redis.conf")).items()
 
 
 def test_passwords_are_neither_in_files_nor_in_arguments_of_a_command() -> None:

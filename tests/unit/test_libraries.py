@@ -1,4 +1,4 @@
-"""One library for one thing: checked in the syntax trees."""
+"""Each library has one purpose. Checked in the syntax trees."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ ASYNCIO = {
     "TimerHandle",
     "get_running_loop",
 }
-"""What is used of asyncio. Tasks, deadlines, events and locks are anyio's."""
+"""The names of asyncio in use. Tasks, deadlines, events and locks are anyio's."""
 LOOP_TASKS = {"create_future", "create_task", "run_in_executor"}
-"""Methods of the loop that are not used either."""
+"""Methods of the loop that are not used."""
 EXCEPTIONS = {
     # One for each accepted connection. Measured with uvloop: 3 µs of CPU, 30 µs in a task group.
     ("net/accept.py", "Task"),
@@ -37,13 +37,14 @@ EXCEPTIONS = {
 
 RESOLVERS = {
     "state/resolver.py",
-    "cli/hosts.py",  # a command ends with its look-up: it has no loop, and nothing else to do
+    "cli/hosts.py",  # a command waits for its look-up: it has no loop
 }
 LOOK_UPS = {"getaddrinfo", "gethostbyname", "gethostbyname_ex", "gethostbyaddr", "getnameinfo", "getfqdn"}
 
 
 def asyncio_names(file: Path) -> Iterator[str]:
-    """What a file takes of asyncio, and the methods of LOOP_TASKS that it calls on anything."""
+    """Yield the names that a file takes from asyncio, and the methods of LOOP_TASKS that it calls on any
+    object."""
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "asyncio":
             yield from (alias.name for alias in node.names)
@@ -57,7 +58,7 @@ def asyncio_names(file: Path) -> Iterator[str]:
 
 
 def name_of(file: Path) -> str:
-    """`net/accept.py`; `state/redis.py`."""
+    """Return the name of a file in these tables: `net/accept.py`; `state/redis.py`."""
     return str(file.relative_to(ROOT)).removeprefix("director/")
 
 

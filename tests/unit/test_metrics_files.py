@@ -1,4 +1,4 @@
-"""The alert rules and the dashboard name only what `/metrics` gives."""
+"""The alert rules and the dashboard name only metrics and labels of `/metrics`."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ FULL = MetricsSample(
 
 
 def given() -> dict[str, set[str]]:
-    """The samples of a page with everything on it, and their labels."""
+    """Return all samples of a page with every metric, and their labels."""
     labels: dict[str, set[str]] = {}
     for family in text_string_to_metric_families(render(FULL).decode()):
         for sample in family.samples:
@@ -60,7 +60,8 @@ def given() -> dict[str, set[str]]:
 
 
 def wrong(expression: str, more_labels: Set[str] = frozenset()) -> list[str]:
-    """What an expression names that is not given; more_labels: that are looked for in its result."""
+    """Return the names in an expression that `/metrics` does not give. `more_labels`: labels that its result
+    must have."""
     page = given()
     named = METRIC.findall(expression)
     unknown = [name for name, _ in named if name not in page]

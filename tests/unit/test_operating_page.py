@@ -22,7 +22,7 @@ INTERRUPTED = 130
 
 
 def rows(heading: str) -> Iterator[str]:
-    """The first cells of the tables under a heading."""
+    """Return the first cells of the tables under a heading."""
     part = PAGE.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
     yield from re.findall(r"^\| (.*?) \| ", part, flags=re.MULTILINE)
 
@@ -32,7 +32,7 @@ def listed_events() -> set[str]:
 
 
 def logged_events() -> set[str]:
-    """The names of events that the sources pass to a log, or put into a LogEvent."""
+    """Yield the names of events that the sources pass to a log, or put into a LogEvent."""
     calls = [
         node
         for path in (ROOT / "director").rglob("*.py")
@@ -40,7 +40,9 @@ def logged_events() -> set[str]:
         if isinstance(node, ast.Call) and called(node) in METHODS
     ]
     # the event is the first string, behind a time or a level
-    names = [next((found for one in call.args[:3] if (found := strings(one))), []) for call in calls]
+    names = [
+        next((found for argument in call.args[:3] if (found := strings(argument))), []) for call in calls
+    ]
     return {name for found in names for name in found if EVENT.fullmatch(name)}
 
 
@@ -52,7 +54,7 @@ def called(call: ast.Call) -> str:
 
 
 def strings(argument: ast.expr) -> list[str]:
-    """The strings that an argument can be."""
+    """Yield the strings that an argument can be."""
     match argument:
         case ast.Constant(value=str(text)):
             return [text] if text not in LEVELS else []
@@ -86,7 +88,7 @@ def test_every_exit_code_has_a_row() -> None:
 
 
 def commands(command: click.Command, *names: str) -> Iterator[tuple[str, click.Command]]:
-    """A command and those below it, each with its words."""
+    """Yield a command and its subcommands, each with its words."""
     yield " ".join(names), command
     if isinstance(command, click.Group):
         context = click.Context(command)

@@ -1,4 +1,4 @@
-"""What ends anvils that spin ends nothing else."""
+"""Only anvils that spin are ended."""
 
 from __future__ import annotations
 

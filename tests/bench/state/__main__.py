@@ -1,4 +1,4 @@
-"""What the state layer costs and gives: `python -m tests.bench.state --help`.
+"""Costs and limits of the state layer: `python -m tests.bench.state --help`.
 
 Each measure runs alone, on loopback, on servers of its own. Needs a C compiler and redis-server. Numbers are
 seconds, or as the head of a table says; three of them are min / median / max.
@@ -45,24 +45,30 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     quick = argparse.ArgumentParser(add_help=False)
-    quick.add_argument("--quick", action="store_true", help="small numbers: whether it works at all")
+    quick.add_argument(
+        "--quick", action="store_true", help="small numbers, to see that the measurement works"
+    )
     measures = parser.add_subparsers(dest="measure", required=True)
-    one = measures.add_parser("sizes", parents=[quick], help="bytes a user in Redis and SQLite")
-    one.add_argument("--users", type=int, action="append", help="1 M and 10 M if not given")
-    one = measures.add_parser("start", parents=[quick], help="warm start: until ready, answered, loaded")
-    one.add_argument("--users", type=int, action="append", help="1 M and 10 M if not given")
-    one.add_argument("--runs", type=int, help="5 for up to 1 M users, 3 for more if not given")
-    one.add_argument("--only", choices=start.KINDS, action="append", help="these stores only")
-    one = measures.add_parser("writes", parents=[quick], help="write-behind: rate, CPU, lag, memory")
-    one.add_argument("--rate", type=int, action="append", help="new users/s; 100000 and 20000 if not given")
-    one.add_argument("--seconds", type=float, default=60.0)
-    one.add_argument("--rounds", type=int, default=1)
-    one.add_argument("--names", action="store_true", help="with users.remember_names")
-    one.add_argument("--only", choices=writes.KINDS, action="append", help="these stores only")
-    one = measures.add_parser("outages", parents=[quick], help="logins while Redis is away, or slow")
-    one.add_argument("--rate", type=int, default=5000, help="new users/s")
-    one.add_argument("--seconds", type=float, default=20.0)
-    one.add_argument("--only", choices=outages.CASES, action="append", help="these only")
+    measure_ = measures.add_parser("sizes", parents=[quick], help="bytes a user in Redis and SQLite")
+    measure_.add_argument("--users", type=int, action="append", help="1 M and 10 M if not given")
+    measure_ = measures.add_parser("start", parents=[quick], help="warm start: until ready, answered, loaded")
+    measure_.add_argument("--users", type=int, action="append", help="1 M and 10 M if not given")
+    measure_.add_argument("--runs", type=int, help="5 for up to 1 M users, 3 for more if not given")
+    measure_.add_argument("--only", choices=start.KINDS, action="append", help="these stores only")
+    measure_ = measures.add_parser("writes", parents=[quick], help="write-behind: rate, CPU, lag, memory")
+    measure_.add_argument(
+        "--rate", type=int, action="append", help="new users/s; 100000 and 20000 if not given"
+    )
+    measure_.add_argument("--seconds", type=float, default=60.0)
+    measure_.add_argument("--rounds", type=int, default=1)
+    measure_.add_argument("--names", action="store_true", help="with users.remember_names")
+    measure_.add_argument("--only", choices=writes.KINDS, action="append", help="these stores only")
+    measure_ = measures.add_parser(
+        "outages", parents=[quick], help="logins while Redis is unreachable, or slow"
+    )
+    measure_.add_argument("--rate", type=int, default=5000, help="new users/s")
+    measure_.add_argument("--seconds", type=float, default=20.0)
+    measure_.add_argument("--only", choices=outages.CASES, action="append", help="these only")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bench") as name, ExitStack() as stack:
         bench = Bench(Path(name), stack)

@@ -101,8 +101,8 @@ def trouble(case: str) -> Iterator[Trouble]:
             yield Trouble(f"redis://127.0.0.1:{proxy.port}", begin=slow, end=fast)
     else:
         with RedisServer() as redis:
-            told = Trouble(redis.url)
-            yield told if case == "up" else Trouble(redis.url, begin=redis.kill, end=redis.start)
+            redis_trouble = Trouble(redis.url)
+            yield redis_trouble if case == "up" else Trouble(redis.url, begin=redis.kill, end=redis.start)
 
 
 def measure(bench: Bench, case: str, rate: int, seconds: float) -> tuple[str, ...]:

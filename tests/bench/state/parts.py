@@ -86,8 +86,8 @@ class Load:
 
     def result(self) -> dict[str, Any]:
         """Wait for the end, and return the result."""
-        said, _ = self._process.communicate()
-        result: dict[str, Any] = json.loads(said)
+        output, _ = self._process.communicate()
+        result: dict[str, Any] = json.loads(output)
         result["failed"] = result["fail"] + result["nohost"] + result["n"] - result["done"]
         return result
 
@@ -105,9 +105,9 @@ class Watch:
         self.seen: dict[str, list[float]] = {name: [] for name in values}
         self._values = values
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._look)
+        self._thread = threading.Thread(target=self._sample)
 
-    def _look(self) -> None:
+    def _sample(self) -> None:
         while not self._over.wait(self.EVERY):
             for name, value in self._values.items():
                 self.seen[name].append(value())
@@ -144,11 +144,11 @@ def random_blobs(users: int) -> Iterator[tuple[int, bytes]]:
         probes.setdefault(key >> BUCKET_SHIFT, []).append(key)
     seen = rounded(now, EXPIRE)
     for number in range(BUCKETS):
-        wanted = users * (number + 1) // BUCKETS - users * number // BUCKETS
-        some = random.getrandbits(BUCKET_SHIFT * wanted).to_bytes(BUCKET_SHIFT * wanted // 8 + 1)
+        size = users * (number + 1) // BUCKETS - users * number // BUCKETS
+        some = random.getrandbits(BUCKET_SHIFT * size).to_bytes(BUCKET_SHIFT * size // 8 + 1)
         step, mask = BUCKET_SHIFT // 8 + 1, (1 << BUCKET_SHIFT) - 1
         keys = {int.from_bytes(some[at : at + step]) & mask for at in range(0, len(some) - step, step)}
-        while len(keys) < wanted:
+        while len(keys) < size:
             keys.add(random.getrandbits(BUCKET_SHIFT))
         keys = {number << BUCKET_SHIFT | key | 1 << 32 for key in keys} | set(probes.get(number, ()))
         yield number, b"".join(RECORD.pack(key, ids[key & 3], now, seen, 0) for key in sorted(keys))

@@ -45,7 +45,7 @@ class Sample:
     """Seconds of logins of users whose bucket had not been read."""
     parts: list[float] = field(default_factory=list)
     """The part of the store that had been read, 0 to 1, at each request of `status`."""
-    said: int = 0
+    statuses: int = 0
     """The number of different status lines for the service manager."""
     lag: float = 0.0
     """The longest delay of a timer of the loop."""
@@ -56,7 +56,7 @@ class Manager:
     """Records what systemd is told, and when. Enter it around the start of the director."""
 
     def __init__(self) -> None:
-        self.heard: list[tuple[float, str]] = []
+        self.messages: list[tuple[float, str]] = []
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._thread = threading.Thread(target=self._listen, daemon=True)
 
@@ -75,11 +75,11 @@ class Manager:
     def _listen(self) -> None:
         while True:
             text = self._socket.recv(1 << 16).decode()
-            self.heard.append((time.time(), text))
+            self.messages.append((time.time(), text))
 
     @property
     def ready_at(self) -> float | None:
-        return next((at for at, text in self.heard if "READY=1" in text), None)
+        return next((at for at, text in self.messages if "READY=1" in text), None)
 
 
 def buckets_of_probes() -> list[tuple[int, str]]:
@@ -96,19 +96,19 @@ def start(director: DirectorProcess) -> Sample:
             took(client, "first")  # an unassigned user
             first = time.time() - begun
             sample = Sample(ready=0.0, first=first, loaded=0.0)
-            look(director, client, sample)
+            log_in_until_loaded(director, client, sample)
         until(lambda: manager.ready_at, within=WITHIN)
         assert manager.ready_at
         sample.ready = manager.ready_at - begun
         (line,) = director.logged("store_loaded")[-1:]
         sample.loaded = datetime.fromisoformat(line.split()[0].removeprefix("time=")).timestamp() - begun
-        sample.said = len({text for _, text in manager.heard})
+        sample.statuses = len({text for _, text in manager.messages})
     sample.lag, sample.rss = loop_lag(director), resident(director.pid)
     director.kill()
     return sample
 
 
-def look(director: DirectorProcess, client: Client, sample: Sample) -> None:
+def log_in_until_loaded(director: DirectorProcess, client: Client, sample: Sample) -> None:
     """Log in, until all has been read."""
     probes = buckets_of_probes()
     early, late = probes[0], probes[len(probes) // 2 :]
@@ -180,7 +180,7 @@ async def run(bench: Bench, sizes: Sequence[tuple[int, int]], kinds: Sequence[st
                     *(waits([w for s in samples for w in kind_of(s)]) for kind_of in (read_of, unread_of)),
                     spread((s.lag * 1000 for s in samples), 0),
                     str(min(len(set(s.parts)) for s in samples)),
-                    str(min(s.said for s in samples)),
+                    str(min(s.statuses for s in samples)),
                     f"{max(s.rss for s in samples) / MB:.0f}",
                 )
             )

@@ -1,4 +1,4 @@
-"""What the lab's client makes of its events."""
+"""The report that the lab's client makes of its events."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def login(
     return Event(began, ended, "imap", user, result, served=began + 0.1, backend=backend)
 
 
-def held(served: float, *, user: str = "user001", backend: str = "backend1") -> Event:
-    """A long session that was opened."""
+def long_session(served: float, *, user: str = "user001", backend: str = "backend1") -> Event:
+    """Return a long session that was opened."""
     return Event(served - 0.1, served + 0.1, IDLE, user, OK, served=served, backend=backend)
 
 
@@ -24,14 +24,14 @@ def lost(opened: Event, ended: float) -> Event:
 
 
 def test_a_user_with_a_long_session_who_is_served_elsewhere_is_on_two_backends() -> None:
-    found = report([held(100), login(150, 151, backend="backend2")], 140, 160)
-    assert [(one.user, one.backends) for one in found.on_two_backends] == [
+    found = report([long_session(100), login(150, 151, backend="backend2")], 140, 160)
+    assert [(overlap.user, overlap.backends) for overlap in found.on_two_backends] == [
         ("user001", ["backend1", "backend2"])
     ]
 
 
 def test_a_user_who_is_served_elsewhere_after_the_session_has_ended_is_not_on_two_backends() -> None:
-    before = held(100)
+    before = long_session(100)
     assert (
         report([before, lost(before, 149), login(150, 151, backend="backend2")], 140, 160).on_two_backends
         == []
@@ -39,7 +39,7 @@ def test_a_user_who_is_served_elsewhere_after_the_session_has_ended_is_not_on_tw
 
 
 def test_two_users_on_two_backends_are_not_one_user_on_two() -> None:
-    found = report([held(100), login(150, 151, user="user002", backend="backend2")], 140, 160)
+    found = report([long_session(100), login(150, 151, user="user002", backend="backend2")], 140, 160)
     assert found.on_two_backends == []
 
 
@@ -50,7 +50,7 @@ def test_only_events_that_ended_in_the_requested_time_count() -> None:
 
 
 def test_long_sessions_are_open_until_their_end_is_noted() -> None:
-    first, second = held(100), held(101, user="user002")
+    first, second = long_session(100), long_session(101, user="user002")
     found = report([first, second, lost(first, 110)], 105, 120)
     assert (found.sessions, found.reopened) == (1, 1)
 
@@ -58,7 +58,7 @@ def test_long_sessions_are_open_until_their_end_is_noted() -> None:
 def test_a_table_of_long_answers_fits_80_columns() -> None:
     failed = login(1, 2, result=REFUSED)
     failed.text = "NO " + 200 * "x"
-    twice = [held(1, user=f"user{n:03}") for n in range(20)] + [
+    twice = [long_session(1, user=f"user{n:03}") for n in range(20)] + [
         login(2, 3, user=f"user{n:03}", backend="backend2") for n in range(20)
     ]
     text = table(report([failed, *twice], 0, 10))

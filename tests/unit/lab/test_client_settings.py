@@ -1,4 +1,4 @@
-"""What the lab's client takes from its environment."""
+"""The settings that the lab's client takes from its environment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The judge's verdict: what is allowed, what is not, and what does not count because nothing was tried."""
+"""The judge's verdict: allowed failures, other failures, and scenarios that count as wrong because nothing
+was tested."""
 
 from __future__ import annotations
 
@@ -28,7 +29,7 @@ def cut(ended: float, *, proxy: str = "proxy1") -> Event:
 
 
 def logged(event: Event) -> Session:
-    """The session of that login as the backend's log has it."""
+    """Return the session of a login, as in the backend's log."""
     return Session(
         event.user, "backend1", event.protocol, f"{event.served}", event.served - 0.01, event.ended
     )
@@ -71,7 +72,7 @@ def test_a_scenario_in_which_a_protocol_was_not_tried_is_wrong(protocol: str) ->
 
 
 def test_a_scenario_without_long_sessions_is_wrong() -> None:
-    assert verdict(EVERYTHING, held=0).problems == ["no long session was held: nothing was tried"]
+    assert verdict(EVERYTHING, held=0).problems == ["no long session was open: nothing was tested"]
 
 
 def test_a_scenario_whose_sessions_are_not_in_the_logs_is_wrong() -> None:
@@ -109,7 +110,7 @@ def test_events_before_or_after_a_scenario_do_not_count() -> None:
 
 
 def test_a_login_counts_in_the_scenario_in_which_it_began() -> None:
-    """One that ends behind it, after 30 s, is its own; and so it is not that of the next one."""
+    """A login that ends after its scenario, 30 s later, counts in it, and not in the next scenario."""
     seen = verdict([*EVERYTHING, failed(199, until=229), failed(70, until=101)])
     assert (seen.failed, seen.slowest) == (1, 30)
     assert "begun at 199.0" in seen.problems[0]
@@ -190,8 +191,8 @@ def test_the_last_line_of_the_table_says_how_many_scenarios_went_wrong() -> None
 
 
 def test_a_change_that_a_director_does_not_have_is_lost() -> None:
-    wanted = {"backend2": {"weight": 51}, "backend4": {"tag": "spare", "up": False}}
+    expected = {"backend2": {"weight": 51}, "backend4": {"tag": "spare", "up": False}}
     kept = {"backend2": {"weight": 51, "up": True}, "backend4": {"tag": "spare", "up": False}}
-    assert differences(wanted, kept) == []
-    assert differences(wanted, kept | {"backend2": {"weight": 100}}) == ["backend2 has weight 100, not 51"]
-    assert len(differences(wanted, {})) == 3
+    assert differences(expected, kept) == []
+    assert differences(expected, kept | {"backend2": {"weight": 100}}) == ["backend2 has weight 100, not 51"]
+    assert len(differences(expected, {})) == 3

@@ -1,4 +1,4 @@
-"""The judge: who was on two backends, by logs of real backends and by doctored ones."""
+"""The judge finds users on two backends, in logs of real backends and in changed logs."""
 
 from __future__ import annotations
 
@@ -16,15 +16,19 @@ STOPPED = {"2.3": 1795676010.7, "2.4": 1795676012.8}
 
 
 def log(release: str) -> list[str]:
-    """What a backend of that release wrote, as the engine printed it: every kind of session and of end."""
+    """Return the log of a backend of that release, as the engine printed it: sessions of all kinds, with all
+    kinds of ends."""
     return (DATA / f"backend-{release}.log").read_text().splitlines()
 
 
 def of(release: str, user: str, *, stopped: tuple[float, ...] = NEVER) -> list[tuple[str, float]]:
-    """Protocol and length of a user's sessions, in the order of their beginning."""
-    found = [one for one in sessions("backend1", log(release), stopped, LONG_AFTER) if one.user == user]
+    """Return protocol and length of a user's sessions, in the order of their beginning."""
+    found = [
+        session for session in sessions("backend1", log(release), stopped, LONG_AFTER) if session.user == user
+    ]
     return [
-        (one.protocol, round(one.ended - one.began, 2)) for one in sorted(found, key=lambda one: one.began)
+        (session.protocol, round(session.ended - session.began, 2))
+        for session in sorted(found, key=lambda session: session.began)
     ]
 
 
@@ -122,17 +126,17 @@ def test_sessions_of_two_users_do_not_overlap() -> None:
 
 def test_a_delivery_to_another_backend_than_the_sessions_counts() -> None:
     delivery = session("backend2", 4.999, 5, protocol="lmtp")
-    assert [one.sessions[1] for one in overlaps([session("backend1", 1, 10), delivery])] == [delivery]
+    assert [overlap.sessions[1] for overlap in overlaps([session("backend1", 1, 10), delivery])] == [delivery]
 
 
 def test_a_user_on_three_backends_is_one_overlap_until_only_one_backend_is_left() -> None:
     three = [session("backend1", 1, 10), session("backend2", 5, 20), session("backend3", 8, 15)]
-    assert [(one.began, one.ended) for one in overlaps(three)] == [(5, 15)]
+    assert [(overlap.began, overlap.ended) for overlap in overlaps(three)] == [(5, 15)]
 
 
 def test_two_overlaps_of_a_user_are_two() -> None:
     found = overlaps([session("backend1", 1, 30), session("backend2", 5, 7), session("backend2", 9, 10)])
-    assert [(one.began, one.ended) for one in found] == [(5, 7), (9, 10)]
+    assert [(overlap.began, overlap.ended) for overlap in found] == [(5, 7), (9, 10)]
 
 
 def test_the_text_of_an_overlap_names_user_length_and_backends() -> None:
@@ -142,9 +146,9 @@ def test_the_text_of_an_overlap_names_user_length_and_backends() -> None:
 
 @BOTH
 def test_a_user_on_two_backends_is_found_in_a_changed_log(release: str) -> None:
-    """The same sessions in the log of another backend, a little later: everybody who stayed was on two."""
-    ours = sessions("backend1", log(release), NEVER, LONG_AFTER)
-    theirs = sessions(
+    """The same sessions in the log of another backend, a little later: every user who stayed was on two."""
+    first = sessions("backend1", log(release), NEVER, LONG_AFTER)
+    second = sessions(
         "backend2", [line.replace("06:53", "06:54") for line in log(release)], NEVER, LONG_AFTER
     )
-    assert {one.user for one in overlaps([*ours, *theirs])} == {"user009"}
+    assert {overlap.user for overlap in overlaps([*first, *second])} == {"user009"}

@@ -21,7 +21,7 @@ from director.net.descriptors import RESERVE, Descriptors
 from director.net.listen import BACKLOG, tcp_listener, unix_listener
 from director.net.places import StreamPlace
 from tests.descriptors import without_descriptors
-from tests.listening import Told
+from tests.listening import Reports
 from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
@@ -55,7 +55,7 @@ class Place:
     """A listening socket, what its acceptor tells, and its clients."""
 
     def __init__(self, sock: socket.socket, stack: ExitStack) -> None:
-        self.told, self._sock, self._stack = Told(), sock, stack
+        self.told, self._sock, self._stack = Reports(), sock, stack
         self.acceptor: Acceptor
 
     def make(self, limits: Limits | None = None, descriptors: int | None = None, **options: Any) -> Acceptor:

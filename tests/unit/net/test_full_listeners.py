@@ -17,7 +17,7 @@ from director.net.authreply import AuthreplyClient, AuthreplySocket
 from director.net.listen import tcp_listener, unix_listener
 from director.wire.admin import Command, UserList
 from director.wire.socketmap import Request, found, netstring
-from tests.listening import Told, acceptor
+from tests.listening import Reports, acceptor
 from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
@@ -150,9 +150,9 @@ class Full:
     """A listener with MOST places, and its clients."""
 
     def __init__(self, protocol: Protocol, sock: socket.socket, stack: ExitStack) -> None:
-        self.protocol, self.work, self.told = protocol, Work(), Told()
+        self.protocol, self.work, self.told = protocol, Work(), Reports()
         self._address, self._family, self._stack = sock.getsockname(), sock.family, stack
-        self._acceptor = acceptor(sock, Limits(MOST), told=self.told)
+        self._acceptor = acceptor(sock, Limits(MOST), reports=self.told)
 
     async def serve(self) -> None:
         await self.protocol.serve(self._acceptor, self.work)

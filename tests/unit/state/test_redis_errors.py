@@ -1,4 +1,4 @@
-"""What the answers of Redis servers mean, those included that cannot be provoked in every version."""
+"""The meaning of errors of Redis servers, also of errors that not every version can be made to send."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ def test_an_unknown_answer_is_refused_with_the_servers_words() -> None:
 
 def test_a_password_that_a_server_repeats_is_removed_from_the_error() -> None:
     answers = (ResponseError(f"ERR unknown command {SECRET}"), ConnectionError(f"lost: {SECRET}"))
-    said = "".join(str(translated(answer, URL, "open", secrets=ADDRESS.secrets())) for answer in answers)
-    assert SECRET not in said
+    text = "".join(str(translated(answer, URL, "open", secrets=ADDRESS.secrets())) for answer in answers)
+    assert SECRET not in text
 
 
 def test_an_address_does_not_show_its_password() -> None:

@@ -15,14 +15,15 @@ pytestmark = pytest.mark.anyio
 
 
 class NameServer:
-    """Says nothing of the name `gone` until it is told to; counts what it is asked."""
+    """A name server that answers about the name `gone` only after `answer` is set. It records the
+    requests."""
 
     def __init__(self) -> None:
-        self.asked: list[str] = []
+        self.requests: list[str] = []
         self.answer = threading.Event()
 
     def __call__(self, name: str) -> Sequence[str]:
-        self.asked.append(name)
+        self.requests.append(name)
         if name == "gone":
             self.answer.wait()
             raise OSError("no such name")
@@ -52,7 +53,7 @@ async def test_names_are_answered_while_any_number_of_look_ups_wait_for_a_silent
     assert await resolver.addresses("here") == ["10.0.0.1"]
     server.answer.set()
     assert all(tries)
-    assert server.asked == ["gone", "here"]
+    assert server.requests == ["gone", "here"]
 
 
 async def test_a_look_up_without_a_free_thread_fails_and_the_next_look_up_is_made(
@@ -85,7 +86,7 @@ async def test_all_tasks_that_wait_for_a_name_get_the_answer_of_one_look_up(serv
         await anyio.wait_all_tasks_blocked()
         server.answer.set()
     assert failures == ["no such name"] * 3
-    assert server.asked == ["gone"]
+    assert server.requests == ["gone"]
 
 
 async def test_the_answer_of_an_abandoned_look_up_goes_to_the_next_task_that_asks(server: NameServer) -> None:
@@ -94,7 +95,7 @@ async def test_the_answer_of_an_abandoned_look_up_goes_to_the_next_task_that_ask
     server.answer.set()
     with pytest.raises(OSError, match="no such name"):
         await resolver.addresses("gone")
-    assert server.asked == ["gone"]
+    assert server.requests == ["gone"]
 
 
 async def test_an_answer_that_came_when_no_task_waited_goes_to_the_next_task_that_asks(
@@ -106,7 +107,7 @@ async def test_an_answer_that_came_when_no_task_waited_goes_to_the_next_task_tha
     await until(lambda: not threads("gone"))
     with pytest.raises(OSError, match="no such name"):
         await resolver.addresses("gone")
-    assert server.asked == ["gone"]
+    assert server.requests == ["gone"]
 
 
 async def test_an_old_answer_that_no_task_waited_for_is_not_used(
@@ -117,24 +118,24 @@ async def test_an_old_answer_that_no_task_waited_for_is_not_used(
     await given_up(resolver, "gone")
     server.answer.set()
     await until(lambda: not threads("gone"))
-    await anyio.lowlevel.checkpoint()  # the thread's last word is in the loop's queue
+    await anyio.lowlevel.checkpoint()  # the thread's result is in the loop's queue
     await resolver.addresses("here")
     assert not resolver.is_asking("gone")
     with pytest.raises(OSError, match="no such name"):
         await resolver.addresses("gone")
-    assert server.asked == ["gone", "here", "gone"]
+    assert server.requests == ["gone", "here", "gone"]
 
 
 async def test_a_name_is_looked_up_again_after_each_answer(server: NameServer) -> None:
     resolver = Resolver(server)
     await resolver.addresses("here")
     await resolver.addresses("here")
-    assert server.asked == ["here", "here"]
+    assert server.requests == ["here", "here"]
 
 
 async def test_an_address_needs_no_name_server(server: NameServer) -> None:
     assert await Resolver(server).addresses("2001:DB8::1") == ["2001:db8::1"]
-    assert server.asked == []
+    assert server.requests == []
 
 
 async def test_the_system_resolver_gives_each_address_once() -> None:

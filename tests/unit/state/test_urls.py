@@ -1,4 +1,4 @@
-"""Which URLs name a store, and what is said about the others."""
+"""The URLs that name a store, and the reasons for which other URLs are refused."""
 
 from __future__ import annotations
 
