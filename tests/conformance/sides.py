@@ -15,7 +15,7 @@ import msgspec
 
 from tests.conformance.commands import ADDRESSES, DIFFERENT, NAMES
 from tests.conformance.doveadm import Doveadm, Run
-from tests.conformance.original import Original, originals
+from tests.conformance.dovecot23 import Dovecot23Director, dovecot23_directors
 from tests.e2e.processes import Client, DirectorProcess, Directors
 from tests.servers import free_port
 
@@ -59,8 +59,8 @@ class Side(msgspec.Struct):
 
 
 class Sides(msgspec.Struct):
-    original: Side
-    ours: Side
+    dovecot: Side
+    project: Side
     doveadm: Doveadm
 
     async def differing(self, commands: Sequence[str], way: str) -> list[str]:
@@ -72,9 +72,9 @@ class Sides(msgspec.Struct):
         """
         found = []
         for command in commands:
-            theirs, mine = [await self._run(side, command, way) for side in (self.original, self.ours)]
-            if (theirs == mine) is (command in DIFFERENT):
-                found.append(f"{command} ({way}): expected {theirs}, got {mine}")
+            dovecots, got = [await self._run(side, command, way) for side in (self.dovecot, self.project)]
+            if (dovecots == got) is (command in DIFFERENT):
+                found.append(f"{command} ({way}): expected {dovecots}, got {got}")
         return found
 
     async def _run(self, side: Side, command: str, way: str) -> Run:
@@ -91,31 +91,33 @@ async def both_sides(
     folder: Path, directors: int, flush_sockets: tuple[str, str] = ("", "")
 ) -> AsyncIterator[Sides]:
     """Run a ring of each kind with the same backends. `flush_sockets`: the setting of each."""
-    there, here = flush_sockets
+    dovecots_socket, own_socket = flush_sockets
     port = free_port()
     admins = [f"{OURS}{number}:{port}" for number in range(1, directors + 1)]
     each = [
         {
-            "settings": {"listen.admin": f'tcp = "{admin}"', "users": f'flush_socket = "{here}"'},
+            "settings": {"listen.admin": f'tcp = "{admin}"', "users": f'flush_socket = "{own_socket}"'},
             "backends": [f"{ADDRESSES[0]}-{ADDRESSES[-1]}"],
         }
         for admin in admins
     ]
-    with Directors(folder / "o", first=f"{OURS}1", count=directors, state="memory:", each=each) as ours:
-        async with originals(folder, ADDRESSES, directors, flush_socket=there) as theirs:
-            await anyio.to_thread.run_sync(ours.wait_whole)
+    with Directors(folder / "o", first=f"{OURS}1", count=directors, state="memory:", each=each) as ring:
+        async with dovecot23_directors(
+            folder, ADDRESSES, directors, flush_socket=dovecots_socket
+        ) as dovecots:
+            await anyio.to_thread.run_sync(ring.wait_whole)
             yield Sides(
-                original=_original_side(theirs[0]),
-                ours=Side(ours[0].run, admins[0], ours[0].member, partial(_log_in, ours[0])),
+                dovecot=_dovecot_side(dovecots[0]),
+                project=Side(ring[0].run, admins[0], ring[0].member, partial(_log_in, ring[0])),
                 # doveadm reads the user hash format there, and asks for all user names there
-                doveadm=Doveadm(folder, NAMES, theirs[0].configuration),
+                doveadm=Doveadm(folder, NAMES, dovecots[0].configuration),
             )
 
 
-def _original_side(original: Original) -> Side:
+def _dovecot_side(director: Dovecot23Director) -> Side:
     # 0: there is no ring, and none of its commands
-    member = f"{original.address}:{original.port or '<none>'}"
-    return Side(original.run, original.tcp, member, partial(_log_in_there, original))
+    member = f"{director.address}:{director.port or '<none>'}"
+    return Side(director.run, director.tcp, member, partial(_log_in_there, director))
 
 
 def _log_in(director: DirectorProcess) -> None:
@@ -123,10 +125,10 @@ def _log_in(director: DirectorProcess) -> None:
         client.ask(NAMES)
 
 
-def _log_in_there(original: Original) -> None:
+def _log_in_there(director: Dovecot23Director) -> None:
     async def each() -> None:
         for name in NAMES:
-            await original.log_in(name)
+            await director.log_in(name)
 
     anyio.run(each)
 

@@ -14,7 +14,7 @@ from director.net.authreply import AuthreplySocket
 from director.net.listen import unix_listener
 from director.records import HostInfo
 from director.wire.authreply import GREETING, LINE_LIMIT
-from tests.conformance.original import originals
+from tests.conformance.dovecot23 import dovecot23_directors
 from tests.conformance.real_operations import real_node
 from tests.listening import acceptor
 from tests.needs import needs
@@ -116,8 +116,8 @@ async def test_every_line_is_answered_as_by_dovecots_director(folder: Path) -> N
     needs("dovecot")
     mail_servers = [f"{host.address}@{host.tag}".rstrip("@") for host in HOSTS]
     sent = HANDSHAKES + [HELLO + replies for replies in REPLIES + TOO_LONG]
-    async with originals(folder, mail_servers) as (original,), _authreply_socket(folder) as path:
-        expected = [_comparable(await _talk(original.authreply, data)) for data in sent]
+    async with dovecot23_directors(folder, mail_servers) as (director,), _authreply_socket(folder) as path:
+        expected = [_comparable(await _talk(director.authreply, data)) for data in sent]
         got = [_comparable(await _talk(path, data)) for data in sent]
     assert got == expected
     print(

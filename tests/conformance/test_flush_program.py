@@ -83,14 +83,14 @@ async def _requests(sides: Sides, side: Side, recorder: Recorder) -> list[list[b
 
 async def test_the_flush_program_is_asked_in_the_same_bytes_for_the_same_users(folder: Path) -> None:
     needs("dovecot", "doveadm")
-    theirs, ours = folder / "theirs", folder / "ours"
+    dovecots_path, own_path = folder / "dovecots", folder / "own"
     async with (
-        Recorder().at(theirs) as asked_there,
-        Recorder().at(ours) as asked_here,
-        both_sides(folder, 3, (f"unix:{theirs}", f"unix:{ours}")) as sides,
+        Recorder().at(dovecots_path) as dovecots,
+        Recorder().at(own_path) as own,
+        both_sides(folder, 3, (f"unix:{dovecots_path}", f"unix:{own_path}")) as sides,
     ):
-        expected = await _requests(sides, sides.original, asked_there)
-        got = await _requests(sides, sides.ours, asked_here)
+        expected = await _requests(sides, sides.dovecot, dovecots)
+        got = await _requests(sides, sides.project, own)
     assert got == expected
     assert [len(requests) for requests in got] == [count for _, count in COMMANDS]
     assert got[0] == [b"VERSION\tscript\t4\t0\n-\nFLUSH\n1669653170\n127.0.1.1\n127.0.1.3\nup\n100\n\n"]

@@ -92,7 +92,7 @@ async def test_two_monitors_that_keep_their_connections_are_answered_as_by_dovec
     up = [f"{address} 100  U" for address in ADDRESSES]
     found = []
     async with both_sides(folder, 3) as sides:
-        for side in (sides.original, sides.ours):
+        for side in (sides.dovecot, sides.project):
             await anyio.to_thread.run_sync(side.log_in)
             found.append(await _watched(side, (ADDRESSES[0], ADDRESSES[1])))
             found.append(await _watched(side, (ADDRESSES[2], ADDRESSES[2])))
@@ -103,7 +103,7 @@ async def test_a_monitor_sees_the_change_of_another_monitor_that_has_its_answer(
     needs("dovecot", "doveadm")
     found = []
     async with both_sides(folder, 3) as sides:
-        for side in (sides.original, sides.ours):
+        for side in (sides.dovecot, sides.project):
             async with monitor(side) as one, monitor(side) as other:
                 await one.send("HOST-DOWN", ADDRESSES[0])
                 await other.send("HOST-DOWN", ADDRESSES[0])
@@ -122,7 +122,7 @@ async def test_the_commands_of_a_monitor_that_hangs_up_are_carried_out_as_by_dov
     # A single director: in a ring Dovecot 2.3's director loses the line after a line that waits for the ring
     needs("dovecot", "doveadm")
     async with both_sides(folder, 1) as sides:
-        for side in (sides.original, sides.ours):
+        for side in (sides.dovecot, sides.project):
             await anyio.to_thread.run_sync(side.log_in)
             watching = over_unix(side.admin) if way == "unix" else over_tcp(side.tcp)
             await _obeyed(watching, {ADDRESSES[0], ADDRESSES[2]})

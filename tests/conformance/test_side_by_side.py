@@ -18,7 +18,7 @@ from director.wire.admin import GREETING
 from tests.conformance import commands
 from tests.conformance.commands import ADDRESSES, DIFFERENT, IMPROVED, NAMES, NOT_COMPARED
 from tests.conformance.doveadm import Doveadm
-from tests.conformance.original import originals
+from tests.conformance.dovecot23 import dovecot23_directors
 from tests.conformance.real_operations import played_node
 from tests.conformance.recording import Recording
 from tests.conformance.serving import admin_socket
@@ -39,7 +39,7 @@ async def test_every_command_prints_the_same_on_both(folder: Path) -> None:
     found, compared = [], {}
     async with both_sides(folder, 3) as sides:
         for way, some in {"unix": listed, "tcp": listed, "base_dir": looking}.items():
-            for side in (sides.original, sides.ours):
+            for side in (sides.dovecot, sides.project):
                 await anyio.to_thread.run_sync(side.log_in)
             found += await sides.differing(some, way)
             compared[way] = len(some)
@@ -54,7 +54,7 @@ async def test_scripts_on_the_socket_get_replies_that_dovecots_director_does_not
     found = {}
     async with both_sides(folder, 3) as sides:
         for title, (sent, _) in IMPROVED.items():
-            found[title] = [await _answered(side.admin, sent) for side in (sides.original, sides.ours)]
+            found[title] = [await _answered(side.admin, sent) for side in (sides.dovecot, sides.project)]
     changes = [f"{title}: {dovecots!r} became {answer!r}" for title, (dovecots, answer) in found.items()]
     print("\nbetter on purpose:", *changes, sep="\n- ")
     assert {title: answer for title, (_, answer) in found.items()} == {
@@ -82,7 +82,7 @@ async def test_scripts_on_the_socket_get_the_replies_of_dovecots_director(folder
     greeting, lines = SAME[title]
     async with both_sides(folder, 1) as sides:
         answers = []
-        for side in (sides.original, sides.ours):
+        for side in (sides.dovecot, sides.project):
             found = [await _answered(side.admin, line, greeting) for line in lines]
             hosts = await _answered(side.admin, b"HOST-LIST\n")
             answers.append((found, [row.split(b"\t")[:5] for row in hosts.splitlines()]))
@@ -105,7 +105,7 @@ async def _answered(path: str, sent: bytes, greeting: bytes = GREETING) -> bytes
 async def test_a_director_without_a_ring_prints_the_same_too(folder: Path) -> None:
     needs("dovecot", "doveadm")
     async with both_sides(folder, 1) as sides:
-        for side in (sides.original, sides.ours):
+        for side in (sides.dovecot, sides.project):
             await anyio.to_thread.run_sync(side.log_in)
         found = await sides.differing(commands.lines(commands.LOOKING + commands.FORMATS), "unix")
     assert found == []
@@ -115,7 +115,7 @@ async def test_a_director_without_a_ring_prints_the_same_too(folder: Path) -> No
 async def test_the_same_ring_is_printed_in_the_same_way_on_both(directors: int, folder: Path) -> None:
     needs("dovecot", "doveadm")
     async with AsyncExitStack() as stack:
-        ring = await stack.enter_async_context(originals(folder, ADDRESSES, directors))
+        ring = await stack.enter_async_context(dovecot23_directors(folder, ADDRESSES, directors))
         members = [_member(row) for row in await ring[0].ask("DIRECTOR-LIST")]
         node = await stack.enter_async_context(played_node(Recording(HOSTS, members=members)))
         path = await stack.enter_async_context(admin_socket(node.operations, folder / "admin"))

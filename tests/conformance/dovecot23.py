@@ -76,7 +76,7 @@ service anvil {{
 """
 
 
-class Original(msgspec.Struct):
+class Dovecot23Director(msgspec.Struct):
     """A running director of Dovecot 2.3."""
 
     address: str
@@ -123,29 +123,29 @@ class Original(msgspec.Struct):
 
 
 @asynccontextmanager
-async def originals(
+async def dovecot23_directors(
     folder: Path,
     mail_servers: Sequence[str],
     directors: int = 1,
     expire: int = 900,
     flush_socket: str = "",
-) -> AsyncIterator[list[Original]]:
+) -> AsyncIterator[list[Dovecot23Director]]:
     """Run directors of Dovecot 2.3 in one ring while the block runs. A single director has no ring."""
     addresses = [f"{NETWORK}{number}" for number in range(1, directors + 1)]
     port = _free_port(addresses[0]) if directors > 1 else 0
     servers = " ".join(f"{address}:{port}" for address in addresses) if port else ""
     ring = [
-        Original(address, port, _free_port(address), folder / address, folder / f"{address}.conf")
+        Dovecot23Director(address, port, _free_port(address), folder / address, folder / f"{address}.conf")
         for address in addresses
     ]
-    for original in ring:
-        original.configuration.write_text(
-            _configuration(original, servers, mail_servers, expire, flush_socket)
+    for director in ring:
+        director.configuration.write_text(
+            _configuration(director, servers, mail_servers, expire, flush_socket)
         )
     processes: list[anyio.abc.Process] = []
     try:
-        for original in ring:
-            processes.append(await _start(original))
+        for director in ring:
+            processes.append(await _start(director))
         await _formed(ring)
         yield ring
     finally:
@@ -157,20 +157,20 @@ async def originals(
 
 
 def _configuration(
-    original: Original, servers: str, mail_servers: Sequence[str], expire: int, flush_socket: str
+    director: Dovecot23Director, servers: str, mail_servers: Sequence[str], expire: int, flush_socket: str
 ) -> str:
     root = os.geteuid() == 0
     user, group = getpass.getuser(), grp.getgrgid(os.getegid()).gr_name
-    ports = {"director-doveadm": original.doveadm_port} | ({"ring": original.port} if servers else {})
+    ports = {"director-doveadm": director.doveadm_port} | ({"ring": director.port} if servers else {})
     listeners = [
-        f"inet_listener {name} {{\n address = {original.address}\n port = {port}\n }}"
+        f"inet_listener {name} {{\n address = {director.address}\n port = {port}\n }}"
         for name, port in ports.items()
     ]
     return CONFIGURATION.format(
-        run=original.run,
-        name=original.address,
-        log=f"{original.run}.log",
-        address=original.address,
+        run=director.run,
+        name=director.address,
+        log=f"{director.run}.log",
+        address=director.address,
         servers=servers,
         mail_servers=" ".join(mail_servers),
         expire=expire,
@@ -181,12 +181,12 @@ def _configuration(
     )
 
 
-async def _start(original: Original) -> anyio.abc.Process:
+async def _start(director: Dovecot23Director) -> anyio.abc.Process:
     # A file and no pipe: Dovecot's processes keep stderr open, and the reader of a pipe would wait for them.
-    output = os.open(f"{original.run}.start", os.O_WRONLY | os.O_CREAT)
+    output = os.open(f"{director.run}.start", os.O_WRONLY | os.O_CREAT)
     try:
         return await anyio.open_process(
-            ["dovecot", "-F", "-c", str(original.configuration)],
+            ["dovecot", "-F", "-c", str(director.configuration)],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -196,10 +196,10 @@ async def _start(original: Original) -> anyio.abc.Process:
         os.close(output)
 
 
-async def _formed(ring: Sequence[Original]) -> None:
+async def _formed(ring: Sequence[Dovecot23Director]) -> None:
     with anyio.fail_after(START_WITHIN):
         while True:
-            if all([await original.synced() for original in ring]):
+            if all([await director.synced() for director in ring]):
                 return
             await anyio.sleep(POLL)
 
