@@ -52,6 +52,7 @@ PROGRAMS = [
     "director/doctor",
     "director/dovecot",
     "director/errors.py",
+    "director/net",
     "director/records.py",
     "director/statetools",
     "director/types.py",
@@ -60,6 +61,7 @@ PROGRAMS = [
     "tests/unit/cli",
     "tests/unit/doctor",
     "tests/unit/dovecot",
+    "tests/unit/net",
     "tests/unit/statetools",
     "tests/unit/web",
 ]

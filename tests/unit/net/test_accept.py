@@ -113,7 +113,7 @@ async def serving(
 
 
 async def heard(sock: socket.socket) -> bytes:
-    """What comes next; empty: the connection was closed."""
+    """The next bytes; empty: the connection was closed."""
     with anyio.fail_after(10):
         try:
             return await asyncio.get_running_loop().sock_recv(sock, 100)
@@ -125,7 +125,7 @@ async def heard(sock: socket.socket) -> bytes:
 
 
 @pytest.mark.shows("A-2")
-async def test_a_connection_over_the_limit_of_a_listener_is_closed_and_told(over_unix: Place) -> None:
+async def test_a_connection_over_the_limit_of_a_listener_is_closed_and_reported(over_unix: Place) -> None:
     clients = [over_unix.client() for _ in range(3)]
     async with serving(over_unix.make(Limits(2))):
         assert [await heard(sock) for sock in clients] == [b"+", b"+", b""]
@@ -182,7 +182,7 @@ async def test_over_a_limit_a_connection_that_can_be_spared_is_closed_instead(ov
         await until(lambda: over_unix.acceptor.connections == 2)
 
 
-async def test_few_of_the_connections_that_give_way_are_open_at_a_time(over_unix: Place) -> None:
+async def test_few_connections_that_lose_their_places_are_open_at_a_time(over_unix: Place) -> None:
     leaving: list[asyncio.Transport] = []
 
     def make_room(address: str) -> bool:
@@ -275,7 +275,7 @@ async def test_a_listener_without_limits_leaves_descriptors_to_others_and_to_its
         assert await heard(clients[2]) == b"+"
 
 
-async def test_a_listener_that_refuses_is_not_looked_at_again_and_again(over_tcp: Place) -> None:
+async def test_a_listener_that_refuses_connections_is_not_polled_without_end(over_tcp: Place) -> None:
     acceptor = over_tcp.make()
     async with serving(acceptor):
         assert await heard(over_tcp.client()) == b"+"

@@ -1,4 +1,4 @@
-"""The authreply socket between a real client and an owner who answers when he likes."""
+"""The authreply socket between a real client and an owner that answers whenever it likes."""
 
 from __future__ import annotations
 
@@ -122,14 +122,14 @@ async def test_a_first_line_with_a_password_is_refused_without_a_word_of_it(sett
     assert "expected VERSION director-authreply-client 1 0" in reason
 
 
-async def test_half_a_line_at_the_end_is_not_answered_and_is_told(setting: Setting) -> None:
+async def test_half_a_line_at_the_end_is_reported_and_not_answered(setting: Setting) -> None:
     sock = await setting.connect(HELLO + b"now\nno")
     sock.shutdown(socket.SHUT_WR)
     assert await _rest(sock) == GREETING + b"now\n"
     assert "in the middle of a line" in setting.owner.refused[0]
 
 
-async def test_a_client_that_goes_away_while_a_reply_waits_is_told_to_the_owner(setting: Setting) -> None:
+async def test_the_owner_is_told_when_a_client_disconnects_while_a_reply_waits(setting: Setting) -> None:
     sock = await setting.connect(HELLO + b"later\n")
     await until(lambda: len(setting.owner.held) == 1)
     sock.close()

@@ -39,7 +39,7 @@ def test_a_file_without_a_certificate_has_no_end(tmp_path: Path) -> None:
         first_end(str(tmp_path / "nowhere"))
 
 
-def test_what_is_no_certificate_is_an_error_wherever_it_ends() -> None:
+def test_bytes_that_are_no_certificate_are_an_error_wherever_they_end() -> None:
     whole = ssl.PEM_cert_to_DER_cert(pem(SOON).decode())
     for length in range(0, len(whole) - 1, 7):
         with pytest.raises(ValueError, match=r"no X\.509 certificate"):

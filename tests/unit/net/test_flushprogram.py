@@ -25,7 +25,7 @@ Answering = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[Non
 
 
 class Service:
-    """A script service on a unix socket and a TCP port. `answer` is what it says; None: it waits for ever."""
+    """A script service on a unix socket and a TCP port. `answer`: its bytes; None: it sends nothing."""
 
     def __init__(self, folder: Path, answer: bytes | None) -> None:
         self.path, self.port, self.answer = folder / "flush", free_port(), answer
@@ -100,14 +100,14 @@ async def test_a_service_that_closes_without_a_word_has_failed(tmp_path: Path) -
         ("flush", "'flush': expected"),
     ],
 )
-async def test_what_cannot_be_reached_is_a_failure_that_names_it(setting: str, problem: str) -> None:
+async def test_an_unreachable_service_is_a_failure_that_names_the_service(setting: str, problem: str) -> None:
     port = free_port()
     result = await run_flush(setting.format(port=port), REQUEST, TIMEOUT, RESOLVE)
     assert not result.ok
     assert result.problem.startswith(problem.format(port=port))
 
 
-async def test_a_service_that_takes_too_long_is_left(tmp_path: Path) -> None:
+async def test_a_service_that_takes_too_long_is_a_failure(tmp_path: Path) -> None:
     async with Service(tmp_path, None).listening() as service:
         result = await run_flush(f"unix:{service.path}", REQUEST, 0.1, RESOLVE)
         assert result == FlushResult(False, [], "no result within 0.1 s")
@@ -130,7 +130,7 @@ async def test_a_program_is_run_with_its_own_arguments_and_those_of_the_move(tmp
     assert result == FlushResult(True, [*words, "oops"], "")
 
 
-async def test_a_program_that_fails_is_told_with_its_exit_status(tmp_path: Path) -> None:
+async def test_a_failing_program_is_reported_with_its_exit_status(tmp_path: Path) -> None:
     result = await run_flush(f"exec:{program(tmp_path, 'echo no; exit 3')}", REQUEST, TIMEOUT, RESOLVE)
     assert result == FlushResult(False, ["no"], "the program failed with exit status 3")
 
@@ -156,7 +156,7 @@ async def test_a_program_that_takes_too_long_is_killed_with_all_it_started(tmp_p
 
 def alive(pid: int) -> bool:
     try:
-        # a zombie that nobody collects, as in a container without an init, is not alive
+        # a zombie that no process collects, as in a container without an init, does not run
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
@@ -177,7 +177,9 @@ async def test_a_program_is_killed_although_it_was_only_being_started(tmp_path: 
     for delay in (0.0, 0.0005, 0.001, 0.002, 0.004):
         result = await run_flush(f"exec:{file}", REQUEST, delay, RESOLVE)
         assert not result.ok
-        await until(lambda: running(file) == [])  # what it started is nobody's child: it ends a moment later
+        await until(
+            lambda: running(file) == []
+        )  # the program that it started has no parent any more, and ends a moment later
 
 
 def running(file: Path) -> list[Path]:

@@ -39,7 +39,7 @@ class Log:
 
 
 class Work:
-    """What clients have asked for. Requests that say `later`, and `HOST-FLUSH`, wait for `done`."""
+    """Records the requests of clients. Requests that say `later`, and `HOST-FLUSH`, wait for `done`."""
 
     def __init__(self) -> None:
         self.begun = 0
@@ -254,7 +254,7 @@ async def test_clients_that_only_hold_their_connections_lock_no_client_out(full:
 
 
 @pytest.mark.shows("A-3")
-async def test_the_client_that_was_idle_longest_gives_way_and_the_others_stay(full: Full) -> None:
+async def test_the_client_that_was_idle_longest_loses_its_place_and_the_others_stay(full: Full) -> None:
     clients = []
     for _ in range(MOST):
         clients.append(await full.client(full.protocol.hello))
@@ -266,7 +266,7 @@ async def test_the_client_that_was_idle_longest_gives_way_and_the_others_stay(fu
 
 
 @pytest.mark.shows("A-3")
-async def test_operations_under_way_give_way_to_no_client_and_are_answered(full: Full) -> None:
+async def test_operations_in_progress_lose_no_place_to_another_client_and_are_answered(full: Full) -> None:
     held = [await full.busy(full.protocol.long) for _ in range(MOST)]
     assert await full.is_closed_at_once()
     full.work.finish()
@@ -274,7 +274,7 @@ async def test_operations_under_way_give_way_to_no_client_and_are_answered(full:
 
 
 @pytest.mark.shows("A-3")
-async def test_a_client_that_says_nothing_is_closed_after_its_time(
+async def test_a_client_that_sends_nothing_is_closed_after_the_time_out(
     full: Full, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(places, "FIRST_WITHIN", 0.2)
@@ -285,7 +285,7 @@ async def test_a_client_that_says_nothing_is_closed_after_its_time(
 
 
 @pytest.mark.shows("A-3")
-async def test_a_client_that_has_spoken_once_may_be_idle_as_long_as_it_likes(
+async def test_a_client_that_has_sent_a_line_may_be_idle_without_limit(
     full: Full, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(places, "FIRST_WITHIN", 0.2)
@@ -298,7 +298,7 @@ async def test_a_client_that_has_spoken_once_may_be_idle_as_long_as_it_likes(
 
 
 @pytest.mark.shows("A-3")
-async def test_clients_that_read_no_listing_lock_nobody_out_and_one_that_is_read_goes_on(
+async def test_clients_that_do_not_read_their_listings_lock_no_client_out_and_a_read_listing_continues(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(places, "TAKE_WITHIN", 0.2)
@@ -315,7 +315,7 @@ async def test_clients_that_read_no_listing_lock_nobody_out_and_one_that_is_read
 
 
 @pytest.mark.parametrize("name", ["admin", "socketmap"])
-async def test_idle_clients_of_an_address_give_way_to_a_client_of_that_address(name: str) -> None:
+async def test_an_idle_client_loses_its_place_to_another_client_of_its_address(name: str) -> None:
     sock = tcp_listener(name, HERE, 0).socket
     async with full_of(name, sock) as full:
         for _ in range(3 * MOST):

@@ -62,7 +62,7 @@ async def test_a_connection_is_used_again_until_it_is_lost(tmp_path: Path) -> No
     assert fake.accepted == 2
 
 
-async def test_who_waits_when_the_connection_is_lost_is_told(tmp_path: Path) -> None:
+async def test_a_kick_that_waits_fails_when_the_connection_is_lost(tmp_path: Path) -> None:
     async with (
         FakeIpc(lambda _: None).listening(tmp_path / "ipc") as fake,
         anyio.create_task_group() as tasks,
@@ -80,14 +80,14 @@ async def test_who_waits_when_the_connection_is_lost_is_told(tmp_path: Path) -> 
         fake.hang_up()
 
 
-async def test_where_nobody_listens_the_error_says_so(tmp_path: Path) -> None:
+async def test_the_error_says_that_no_process_listens_at_the_socket(tmp_path: Path) -> None:
     with pytest.raises(KickError) as caught:
         async with channel(tmp_path).connection():
             pass
     assert str(caught.value) == f"{tmp_path / 'ipc'}: cannot connect: No such file or directory"
 
 
-async def test_who_may_not_connect_is_told_what_to_set(tmp_path: Path) -> None:
+async def test_a_missing_permission_is_reported_with_the_setting_to_change(tmp_path: Path) -> None:
     async with FakeIpc(lambda _: b"+0\n").listening(tmp_path / "ipc"):
         (tmp_path / "ipc").chmod(0o600 if os.getuid() == 0 else 0)
         if os.getuid() == 0:
@@ -101,7 +101,7 @@ async def test_who_may_not_connect_is_told_what_to_set(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("data", [b"hello\n", b":" + b"x" * 20_000 + b"\n", b"+1\n+1\n"])
-async def test_what_no_ipc_says_ends_the_connection(tmp_path: Path, data: bytes) -> None:
+async def test_a_reply_that_ipc_never_sends_ends_the_connection(tmp_path: Path, data: bytes) -> None:
     async with FakeIpc(lambda _: data).listening(tmp_path / "ipc"):
         async with channel(tmp_path).connection() as connection:
             with suppress(KickError):
@@ -119,7 +119,7 @@ async def test_a_connection_is_closed_when_its_user_gives_up(tmp_path: Path) -> 
     assert fake.accepted == 1
 
 
-async def test_kicks_do_not_go_on_to_the_anvil_of_a_dovecot_that_was_stopped_and_started(
+async def test_kicks_do_not_reach_the_anvil_of_a_dovecot_that_was_stopped_and_started(
     tmp_path: Path,
 ) -> None:
     """An anvil waits for its clients to leave: the old one still answers, but it knows no new session."""
@@ -137,7 +137,7 @@ async def test_kicks_do_not_go_on_to_the_anvil_of_a_dovecot_that_was_stopped_and
     ipc.close()
 
 
-async def test_connections_that_nobody_uses_do_not_keep_an_anvil_from_ending(
+async def test_unused_connections_do_not_keep_an_anvil_from_ending(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kickline, "IDLE_TIME", 0.1)
@@ -148,7 +148,7 @@ async def test_connections_that_nobody_uses_do_not_keep_an_anvil_from_ending(
         await until(lambda: fake.open == 0, within=20)
 
 
-async def test_there_are_only_so_many_connections_and_fewer_when_idle(tmp_path: Path) -> None:
+async def test_the_number_of_connections_is_limited_and_lower_for_idle_connections(tmp_path: Path) -> None:
     answered: list[int] = []
     async with FakeIpc(lambda _: b"+1\n").listening(tmp_path / "ipc") as fake:
         ipc, fake.held = channel(tmp_path), anyio.Event()

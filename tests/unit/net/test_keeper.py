@@ -132,7 +132,7 @@ def test_lines_that_login_processes_write_while_the_director_is_dead_are_read_by
     bench: Bench,
 ) -> None:
     bench.die()
-    writer = os.open(bench.folder / "notify", os.O_WRONLY | os.O_NONBLOCK)  # ENXIO where nobody reads
+    writer = os.open(bench.folder / "notify", os.O_WRONLY | os.O_NONBLOCK)  # ENXIO if no process reads
     os.write(writer, b"alice\n")
     os.close(writer)
     answer, _ = bench.ask("serve")
@@ -169,7 +169,9 @@ def test_a_director_that_comes_back_ends_the_countdown_of_the_stop(bench: Bench)
     keeper.close_all([one.descriptor for one in answer.kept])
 
 
-def test_of_two_directors_one_gets_the_sockets_and_the_other_hears_that_they_are_served(bench: Bench) -> None:
+def test_one_of_two_directors_gets_the_sockets_and_the_other_is_told_that_they_are_served(
+    bench: Bench,
+) -> None:
     bench.die()
     first, connection = bench.ask("serve")
     second, _ = bench.ask("serve")
@@ -193,7 +195,7 @@ def test_a_director_that_dies_while_it_asks_leaves_everything_to_the_next_one(be
     keeper.close_all([one.descriptor for one in answer.kept])
 
 
-def test_a_peer_that_says_nothing_or_nonsense_is_closed_and_delays_nobody(bench: Bench) -> None:
+def test_a_peer_that_sends_nothing_or_nonsense_is_closed_and_delays_no_other_peer(bench: Bench) -> None:
     bench.die()
     with ExitStack() as peers:
         silent, loud = (
@@ -289,7 +291,7 @@ def test_a_keeper_whose_control_socket_was_replaced_ends_and_leaves_the_files(be
         assert bench.files == ALL
 
 
-def test_a_standalone_keeper_goes_on_with_nothing_to_hold(tmp_path: Path, stack: ExitStack) -> None:
+def test_a_standalone_keeper_continues_without_sockets_to_hold(tmp_path: Path, stack: ExitStack) -> None:
     bench = Bench(tmp_path, stack, standalone=True)
     bench.die()
     bench.pass_time(AFTER_DEATH + 1)
@@ -327,7 +329,7 @@ def started(tmp_path: Path, stack: ExitStack) -> Iterator[tuple[Bench, KeeperCon
 
 
 def open_in(process: int) -> list[str]:
-    """What the descriptors of a process are of."""
+    """The files and sockets that the descriptors of a process stand for."""
     found = []
     for end in os.listdir(f"/proc/{process}/fd"):
         with suppress(FileNotFoundError):
@@ -360,7 +362,7 @@ async def test_the_process_is_small_and_holds_nothing_but_the_sockets(
 
 
 @pytest.mark.anyio
-async def test_it_is_seen_when_the_process_was_killed_and_no_zombie_stays(
+async def test_a_killed_keeper_is_noticed_and_leaves_no_zombie(
     started: tuple[Bench, KeeperConnection, int],
 ) -> None:
     _, link, child = started
@@ -410,7 +412,7 @@ async def test_a_process_of_another_user_gets_nothing_whatever_the_mode_of_the_f
     keeper.close_all([one.descriptor for one in answer.kept])
 
 
-def test_a_keeper_of_another_user_is_not_believed(tmp_path: Path) -> None:
+def test_a_keeper_of_another_user_is_not_trusted(tmp_path: Path) -> None:
     needs_root("to listen as another user")
     path = str(tmp_path / "director-keeper")
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
@@ -436,7 +438,7 @@ def test_in_a_folder_that_a_director_may_not_look_into_it_has_no_keeper(tmp_path
         os.seteuid(0)
 
 
-def test_a_keeper_that_a_director_may_see_but_not_ask_is_told(tmp_path: Path) -> None:
+def test_a_keeper_that_a_director_may_not_ask_is_reported(tmp_path: Path) -> None:
     needs_root("to ask as another user")
     let_everybody_in(tmp_path)
     path = str(tmp_path / "director-keeper")
@@ -449,7 +451,7 @@ def test_a_keeper_that_a_director_may_see_but_not_ask_is_told(tmp_path: Path) ->
             os.seteuid(0)
 
 
-def test_where_no_control_socket_can_be_made_the_reason_is_told_and_nothing_is_started(
+def test_no_keeper_is_started_if_no_control_socket_can_be_made_and_the_reason_is_reported(
     bench: Bench, tmp_path: Path
 ) -> None:
     (tmp_path / "file").touch()
@@ -457,7 +459,7 @@ def test_where_no_control_socket_can_be_made_the_reason_is_told_and_nothing_is_s
         keeperlink.start(str(tmp_path / "file/director-keeper"), bench.kept())
 
 
-def test_a_keeper_that_is_stopped_delays_nobody_for_longer_than_its_deadline(
+def test_a_stopped_keeper_delays_no_director_for_longer_than_the_deadline(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(keeper, "ASK_WITHIN", 0.05)

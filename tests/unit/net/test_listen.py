@@ -48,18 +48,18 @@ def test_a_unix_socket_answers_as_soon_as_it_is_opened(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", [0o666, 0o600, 0o660])
-def test_a_socket_has_the_mode_it_should_whatever_the_umask(tmp_path: Path, mode: int) -> None:
+def test_a_socket_has_the_configured_mode_whatever_the_umask(tmp_path: Path, mode: int) -> None:
     with closing(unix_listener("listen.login", str(tmp_path / "s"), mode=mode)):
         assert mode_of(tmp_path / "s") == mode
 
 
-def test_missing_folders_are_made_so_that_everybody_can_enter(tmp_path: Path) -> None:
+def test_missing_folders_are_made_with_access_for_all_users(tmp_path: Path) -> None:
     path = tmp_path / "login" / "director" / "login"
     with closing(unix_listener("listen.login", str(path), mode=0o666)):
         assert mode_of(path.parent) == mode_of(path.parent.parent) == 0o755
 
 
-def test_a_socket_belongs_to_whom_it_should(tmp_path: Path) -> None:
+def test_a_socket_has_the_configured_owner_and_group(tmp_path: Path) -> None:
     me = pwd.getpwuid(os.getuid())
     with closing(unix_listener("l", str(tmp_path / "s"), mode=0o600, user=me.pw_name, group=str(me.pw_gid))):
         status = (tmp_path / "s").stat()
@@ -94,7 +94,7 @@ def test_a_socket_whose_process_died_is_replaced(tmp_path: Path) -> None:
             assert client.getpeername() == str(tmp_path / "s")
 
 
-def test_a_socket_somebody_serves_is_left_to_him_and_named(tmp_path: Path) -> None:
+def test_a_socket_that_another_process_serves_is_left_alone_and_named(tmp_path: Path) -> None:
     path = str(tmp_path / "s")
     with closing(unix_listener("listen.login", path, mode=0o600)):
         with pytest.raises(ListenError, match="another process listens there") as caught:
@@ -128,7 +128,7 @@ def test_a_file_in_the_way_is_not_removed(tmp_path: Path, opener: Callable[..., 
     assert (tmp_path / "s").read_text() == "precious"
 
 
-def test_a_dead_socket_where_a_folder_is_needed_gives_way_as_dovecots_own_director_leaves_one(
+def test_a_dead_socket_of_dovecots_director_is_replaced_by_the_folder_that_is_needed(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "login/director"
@@ -159,7 +159,7 @@ def test_a_path_longer_than_the_kernel_takes_is_refused(tmp_path: Path) -> None:
 
 
 PROJECT = Path(__file__).parents[3]
-AS_SOMEBODY_ELSE = """
+AS_ANOTHER_USER = """
 import os, sys
 from director.errors import ListenError
 from director.net import listen
@@ -173,9 +173,9 @@ except ListenError as exc:
 
 
 @pytest.mark.parametrize("opener", ["unix_listener", "open_fifo"])
-def test_where_nothing_may_be_created_it_is_told_who_may_not(tmp_path: Path, opener: str) -> None:
+def test_a_folder_without_write_permission_is_reported_with_the_uid(tmp_path: Path, opener: str) -> None:
     (tmp_path / "login").mkdir(0o500)
-    command = [sys.executable, "-c", AS_SOMEBODY_ELSE, opener, str(tmp_path / "login" / "s")]
+    command = [sys.executable, "-c", AS_ANOTHER_USER, opener, str(tmp_path / "login" / "s")]
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=15, cwd=PROJECT)
     assert done.returncode == EX_CONFIG
     assert re.search(f"listen.login: cannot listen on {tmp_path}/login/s: uid [0-9]+ may not", done.stderr)
@@ -255,7 +255,7 @@ def test_a_fifo_left_behind_is_used_again_because_writers_may_wait_for_it(tmp_pa
     assert not path.exists()
 
 
-def test_a_fifo_that_somebody_else_holds_is_shared_and_left_as_it_is(tmp_path: Path) -> None:
+def test_a_fifo_that_another_process_reads_is_shared_and_left_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / "notify"
     os.mkfifo(path, 0o600)
     holder = os.open(path, os.O_RDONLY | os.O_NONBLOCK)

@@ -141,7 +141,7 @@ async def send(sock: Socket, data: bytes) -> None:
 
 
 async def send_what_fits(sock: Socket, data: bytes) -> int:
-    """Send until nobody has read for a while. Returns how many bytes it was."""
+    """Send until the other end has not read for a while. Returns the number of bytes."""
     sent = refused = 0
     while sent < len(data) and refused < 200:
         try:
@@ -221,7 +221,7 @@ async def test_an_auth_that_dies_before_its_first_word_is_replaced_with_growing_
         assert await read(auth, 6) == b"hello\n"
 
 
-async def test_a_client_that_talked_with_auth_ends_when_auth_dies(
+async def test_a_client_whose_auth_has_answered_ends_when_auth_dies(
     setting: Setting, client: Socket, auth: Socket
 ) -> None:
     await send(auth, b"last words\n")
@@ -230,7 +230,7 @@ async def test_a_client_that_talked_with_auth_ends_when_auth_dies(
     await until(lambda: setting.owner.gone == 1)
 
 
-async def test_a_client_that_goes_away_while_auth_is_away_is_forgotten(setting: Setting) -> None:
+async def test_a_client_that_disconnects_while_auth_is_unreachable_is_forgotten(setting: Setting) -> None:
     with await setting.connect():
         await until(lambda: setting.owner.told)
     await until(lambda: setting.owner.gone == 1)
@@ -276,7 +276,7 @@ async def test_an_auth_that_does_not_read_stops_the_client_and_everything_arrive
 
 
 @pytest.mark.shows("A-48")
-async def test_a_client_that_says_much_before_auth_is_there_is_not_read_without_end(
+async def test_a_client_that_sends_much_before_auth_is_reachable_is_not_read_without_end(
     setting: Setting, client: Socket
 ) -> None:
     data = bytes(range(256)) * 20_000
@@ -290,7 +290,7 @@ async def test_a_client_that_says_much_before_auth_is_there_is_not_read_without_
 
 
 @pytest.mark.shows("A-49")
-async def test_a_client_that_says_much_while_auth_is_silent_and_hangs_up_is_gone_at_once(
+async def test_a_client_that_sends_much_while_auth_is_silent_and_hangs_up_is_closed_at_once(
     setting: Setting, client: Socket, auth: Socket
 ) -> None:
     data = bytes(range(256)) * 20_000
@@ -302,7 +302,7 @@ async def test_a_client_that_says_much_while_auth_is_silent_and_hangs_up_is_gone
     assert len(await read(auth, len(data))) < len(data)
 
 
-async def test_a_client_that_says_much_while_auth_is_away_and_hangs_up_is_gone_at_once(
+async def test_a_client_that_sends_much_while_auth_is_unreachable_and_hangs_up_is_closed_at_once(
     setting: Setting,
 ) -> None:
     clients = [await setting.connect() for _ in range(20)]
@@ -317,7 +317,7 @@ async def test_a_client_that_says_much_while_auth_is_away_and_hangs_up_is_gone_a
 
 
 @pytest.mark.shows("A-50")
-async def test_a_client_whose_auth_stops_reading_and_who_hangs_up_is_gone_at_once(
+async def test_a_client_that_hangs_up_is_closed_at_once_although_its_auth_stopped_reading(
     setting: Setting, client: Socket, auth: Socket
 ) -> None:
     await send(auth, b"hello\n")
@@ -327,7 +327,7 @@ async def test_a_client_whose_auth_stops_reading_and_who_hangs_up_is_gone_at_onc
     await until(lambda: setting.owner.gone == 1)
 
 
-async def test_a_paused_client_that_reads_on_is_watched_no_longer_and_hangs_up_as_ever(
+async def test_a_paused_client_that_reads_again_is_no_longer_watched_and_can_hang_up(
     setting: Setting, client: Socket, auth: Socket
 ) -> None:
     data = bytes(range(256)) * 2000
@@ -367,7 +367,7 @@ async def test_a_relay_that_stops_sends_what_was_written_and_then_closes_everyth
 
 
 class Successor:
-    """Takes over what `given` says, with a relay of its own and nobody who listens."""
+    """Takes over the connections `given`, with a relay of its own and no listener."""
 
     def __init__(self, folder: Path, given: list[Connection]) -> None:
         self.owner = LoginOwner()
@@ -405,7 +405,7 @@ async def test_a_connection_accepted_at_the_last_moment_is_given_to_the_successo
                         os.close(one.auth)
 
 
-async def test_a_connection_goes_on_at_a_successor_in_the_middle_of_lines_both_ways(
+async def test_a_connection_continues_at_a_successor_in_the_middle_of_lines_in_both_directions(
     setting: Setting, client: Socket, auth: Socket, tmp_path: Path
 ) -> None:
     await send(client, b"a req")
@@ -423,7 +423,7 @@ async def test_a_connection_goes_on_at_a_successor_in_the_middle_of_lines_both_w
         assert await read(auth, 5) == b"more\n"
 
 
-async def test_what_the_kernel_had_no_room_for_is_sent_by_the_successor_once_and_in_order(
+async def test_bytes_that_the_kernel_had_no_room_for_are_sent_by_the_successor_once_and_in_order(
     setting: Setting, client: Socket, auth: Socket, tmp_path: Path
 ) -> None:
     lines = b"".join(b"%07d\n" % number for number in range(100_000))
@@ -436,7 +436,7 @@ async def test_what_the_kernel_had_no_room_for_is_sent_by_the_successor_once_and
             assert await read(client, len(lines)) == lines
 
 
-async def test_what_was_said_before_auth_could_be_reached_reaches_it_from_the_successor(
+async def test_lines_from_before_auth_was_reachable_reach_it_from_the_successor(
     setting: Setting, client: Socket, tmp_path: Path
 ) -> None:
     await send(client, b"hello\n")
@@ -451,7 +451,7 @@ async def test_what_was_said_before_auth_could_be_reached_reaches_it_from_the_su
                 assert await read(client, 8) == b"welcome\n"
 
 
-async def test_what_was_said_to_an_auth_that_has_not_answered_is_not_said_twice(
+async def test_lines_to_an_auth_that_has_not_answered_are_not_sent_twice(
     setting: Setting, client: Socket, auth: Socket, tmp_path: Path
 ) -> None:
     await send(client, b"hello\n")
@@ -473,7 +473,7 @@ async def test_a_client_that_hangs_up_at_the_successor_ends_its_connection_to_au
         assert await read(auth, 1) == b""
 
 
-async def test_a_socket_is_served_that_lies_where_the_director_may_not_go(tmp_path: Path) -> None:
+async def test_a_socket_in_a_folder_that_the_director_may_not_enter_is_served(tmp_path: Path) -> None:
     # login/ is for root and the login processes; Python 3.13 wanted to see the file, and the director ended
     setting = Setting(tmp_path / "inside")
     setting.path.parent.mkdir(mode=0o700)

@@ -30,7 +30,7 @@ class Heard:
 
 @pytest.mark.shows("R-62")
 @pytest.mark.parametrize("size", [1, 3, 100])
-def test_lines_come_out_whole_however_they_are_cut(size: int) -> None:
+def test_lines_are_complete_however_the_bytes_are_split(size: int) -> None:
     heard = Heard()
     data = b"alice\n\nb\x01tob\ncarl\xff\n"
     for at in range(0, len(data), size):
@@ -50,7 +50,7 @@ def test_lines_that_end_with_crlf_name_the_same_users(size: int) -> None:
 
 @pytest.mark.shows("I-53", "K15")
 @pytest.mark.parametrize("size", [7, 500, 4096, 100_000])
-def test_a_line_that_is_too_long_is_skipped_and_told_once(size: int) -> None:
+def test_a_line_that_is_too_long_is_skipped_and_reported_once(size: int) -> None:
     heard = Heard()
     data = b"alice\n" + b"x" * 20_000 + b"\nbob\n" + b"y" * LINE_LIMIT + b"\n"
     for at in range(0, len(data), size):
@@ -62,7 +62,7 @@ def test_a_line_that_is_too_long_is_skipped_and_told_once(size: int) -> None:
 
 @pytest.mark.shows("I-53", "R-62")
 @pytest.mark.anyio
-async def test_it_goes_on_reading_a_fifo_after_its_writers_have_gone(tmp_path: Path) -> None:
+async def test_a_fifo_is_read_further_after_its_writers_have_closed_it(tmp_path: Path) -> None:
     fifo = open_fifo("notify", str(tmp_path / "fifo"), mode=0o600)
     heard = Heard()
     pipe = os.fdopen(fifo.fd, "rb", buffering=0, closefd=False)
@@ -175,14 +175,16 @@ async def test_a_fifo_put_into_the_place_of_ours_does_not_leave_its_writers_wait
     os.mkfifo(other)
     other.rename(reading.path)
     await until(lambda: not reading.fifo.is_lost())
-    writer = os.open(reading.path, os.O_WRONLY | os.O_NONBLOCK)  # ENXIO where nobody reads
+    writer = os.open(reading.path, os.O_WRONLY | os.O_NONBLOCK)  # ENXIO if no process reads
     os.write(writer, b"name\n")
     os.close(writer)
     await reading.hears(b"name")
 
 
 @pytest.mark.anyio
-async def test_what_cannot_be_a_fifo_is_told_once_and_mended_when_it_is_gone(reading: Reading) -> None:
+async def test_a_file_that_is_no_fifo_is_logged_once_and_the_fifo_is_made_when_the_file_is_gone(
+    reading: Reading,
+) -> None:
     reading.path.unlink()
     reading.path.write_text("no FIFO")
     await until(lambda: reading.told.events == ["notify_fifo_lost"])
@@ -234,7 +236,7 @@ async def test_a_fifo_handed_over_is_read_and_is_not_removed_at_the_end(tmp_path
 
 
 @pytest.mark.anyio
-async def test_a_fifo_handed_over_after_its_file_was_removed_is_missed_at_its_path(tmp_path: Path) -> None:
+async def test_the_removed_file_of_a_fifo_that_was_handed_over_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "fifo"
     os.mkfifo(path)
     descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK)

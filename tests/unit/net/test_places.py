@@ -36,7 +36,7 @@ def test_the_client_that_was_waited_for_longest_is_closed_first() -> None:
     assert listener.close_all() == ["second", "third", "first"]
 
 
-def test_words_that_are_no_whole_line_do_not_keep_a_place() -> None:
+def test_bytes_that_are_no_complete_line_do_not_keep_a_place() -> None:
     listener = Listener()
     slow = listener.client("slow")
     listener.client("silent")

@@ -142,7 +142,7 @@ def test_a_flood_on_one_link_is_read_in_several_turns_of_the_loop() -> None:
 
 @pytest.mark.shows("A-26")
 @pytest.mark.parametrize("messages", [1, ring_native.MESSAGES], ids=["frames", "messages"])
-def test_very_many_tiny_messages_are_dealt_with_in_several_turns_of_the_loop(messages: int) -> None:
+def test_very_many_tiny_messages_are_handled_in_several_turns_of_the_loop(messages: int) -> None:
     async def turns() -> list[int]:
         end, turns = End(), [0]
         loop = asyncio.get_running_loop()
@@ -231,7 +231,7 @@ async def test_a_link_that_is_not_to_be_read_is_left_alone_until_it_is_and_nothi
         await until(lambda: len(other.received) == 31)
 
 
-async def test_what_is_no_frame_is_told_to_both_ends(linked: Linked) -> None:
+async def test_bytes_that_are_no_frame_are_reported_to_both_ends(linked: Linked) -> None:
     async with linked() as (near, far):
         near.own.send(LARGE)
         await until(lambda: near.closed)
@@ -240,7 +240,7 @@ async def test_what_is_no_frame_is_told_to_both_ends(linked: Linked) -> None:
         assert far.closed == []
 
 
-async def test_after_close_nothing_more_is_taken_in(linked: Linked) -> None:
+async def test_nothing_is_received_after_close(linked: Linked) -> None:
     async with linked() as (near, far):
         far.on_message = lambda message: far.own.close()
         near.own.send(encode([Ping(1)]) + encode([Ping(2)]))
@@ -249,7 +249,7 @@ async def test_after_close_nothing_more_is_taken_in(linked: Linked) -> None:
         assert far.closed == []
 
 
-async def test_the_last_words_arrive_though_the_other_end_was_not_read_to_the_end(linked: Linked) -> None:
+async def test_the_last_message_arrives_although_unread_bytes_remain(linked: Linked) -> None:
     async with linked() as (near, far):
 
         def send_away(message: object) -> None:
@@ -263,7 +263,7 @@ async def test_the_last_words_arrive_though_the_other_end_was_not_read_to_the_en
         assert near.received == [Bye("enough")]
 
 
-async def test_the_owner_is_told_once_when_the_other_end_goes_away(linked: Linked) -> None:
+async def test_the_owner_is_told_once_when_the_other_end_disconnects(linked: Linked) -> None:
     async with linked() as (near, far):
         near.own.close()
         await until(lambda: far.closed)
@@ -271,7 +271,7 @@ async def test_the_owner_is_told_once_when_the_other_end_goes_away(linked: Linke
         assert near.closed == []
 
 
-async def test_a_neighbour_who_does_not_read_is_told_of_and_then_given_up(
+async def test_a_neighbour_that_does_not_read_is_reported_and_then_disconnected(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(ringlink, "QUEUE_LIMIT", 8_000_000)
@@ -330,7 +330,7 @@ async def test_sealed_frames_arrive_in_both_directions_large_ones_too(linked: Li
         assert near.unreadable == far.unreadable == []
 
 
-async def test_a_plain_frame_among_sealed_ones_is_not_taken_and_ends_the_link(linked: Linked) -> None:
+async def test_a_plain_frame_among_sealed_ones_is_refused_and_ends_the_link(linked: Linked) -> None:
     async with sealed(linked) as (near, far):
         sealed_one, sealed_two = (near.own.writer.encode([Ping(serial)]) for serial in (1, 3))
         near.own.send(sealed_one + encode([Ping(2)]) + sealed_two)
@@ -394,14 +394,16 @@ async def test_a_dialler_without_tls_is_told_that_it_is_needed(authority: Author
     assert far.link is None
 
 
-async def test_a_dialler_with_tls_is_told_that_nobody_here_speaks_it(authority: Authority) -> None:
+async def test_a_dialling_director_with_tls_is_told_that_this_director_does_not_use_it(
+    authority: Authority,
+) -> None:
     near, far = await meet(authority.tls("127.0.0.1").dialling, None)
     await until(lambda: near.refused)
     assert far.unreadable[0].startswith("127.0.0.1 uses TLS, this director does not")
     assert near.link is None
 
 
-async def test_a_plain_greeting_is_taken_for_what_it_is_by_a_dialler_with_tls(authority: Authority) -> None:
+async def test_a_dialling_director_with_tls_recognises_a_plain_greeting(authority: Authority) -> None:
     near, far = End(authority.tls("127.0.0.1").dialling), End()
     async with listening(far) as address:
         await asyncio.get_running_loop().create_connection(near.new, *address)
@@ -438,7 +440,7 @@ async def test_a_bad_certificate_is_named_and_its_owner_is_told(
     assert any("refuses the certificate" in text or reason in text for text in trouble(owner))
 
 
-async def test_who_shows_no_certificate_stays_outside(authority: Authority) -> None:
+async def test_a_director_without_a_certificate_is_refused(authority: Authority) -> None:
     anybody = ssl.create_default_context(cafile=authority.ca)
     near, far = await meet(
         lambda peer: TlsSession(anybody, peer, dialled=True, own_digest=b""),
@@ -449,7 +451,7 @@ async def test_who_shows_no_certificate_stays_outside(authority: Authority) -> N
     assert "certificate required" in trouble(near)[0]
 
 
-async def test_who_says_nothing_in_the_handshake_is_given_up(
+async def test_a_peer_that_sends_nothing_in_the_handshake_is_disconnected(
     authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ringlink, "TLS_TIMEOUT", 0.05)
@@ -463,7 +465,7 @@ async def test_who_says_nothing_in_the_handshake_is_given_up(
     assert end.closed == []
 
 
-async def test_who_hangs_up_in_the_handshake_is_told_of_once(authority: Authority) -> None:
+async def test_a_peer_that_hangs_up_in_the_handshake_is_reported_once(authority: Authority) -> None:
     end = End(authority.tls("127.0.0.1").accepting)
     async with listening(end) as address:
         socket.create_connection(address).close()

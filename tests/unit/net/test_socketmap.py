@@ -70,7 +70,7 @@ async def test_a_client_that_is_no_postfix_is_closed_after_the_answers_before_an
     assert log.told == ["socketmap_client_refused: b'GET / H' is not the length of a netstring"]
 
 
-async def test_half_a_request_is_told_and_a_whole_one_before_the_end_is_answered() -> None:
+async def test_half_a_request_is_reported_and_the_complete_request_before_it_is_answered() -> None:
     log = Log()
     async with client(log) as stream:
         await stream.send(netstring(b"lmtp alice") + b"10:lmt")
@@ -81,7 +81,7 @@ async def test_half_a_request_is_told_and_a_whole_one_before_the_end_is_answered
     assert log.told == ["socketmap_client_refused: the client hung up in the middle of a request"]
 
 
-async def test_a_client_that_just_hangs_up_is_nothing_to_tell() -> None:
+async def test_a_client_that_hangs_up_is_not_reported() -> None:
     log = Log()
     async with client(log) as stream:
         await stream.send(netstring(b"lmtp alice"))
