@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
+from director.core.moves.jobs import Flush, Forget
 from director.core.placement.addresses import host_id
 from director.core.placement.names import entry
 from director.core.placement.users import BUCKET_SHIFT, MOVING, User, pack
@@ -20,8 +21,6 @@ from director.core.protocol.effects import Answer, Effect, Kick, Persist, Send
 from director.core.protocol.events import (
     Claimed,
     Event,
-    Flush,
-    Forget,
     HostChange,
     HostMove,
     Kicked,

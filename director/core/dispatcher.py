@@ -10,18 +10,9 @@ from collections.abc import Sequence
 from director.core.agreement import Agreement
 from director.core.gatekeeper import Gatekeeper
 from director.core.logins.startup import Startup
-from director.core.moves.jobs import UserJobs
+from director.core.moves.jobs import Flush, Forget, UnpinUser, UserJobs
 from director.core.protocol.effects import Effect, OperationFailed
-from director.core.protocol.events import (
-    Flush,
-    Forget,
-    HostChange,
-    HostsMoved,
-    Interrupt,
-    MemberChange,
-    Order,
-    UnpinUser,
-)
+from director.core.protocol.events import HostChange, HostsMoved, Interrupt, MemberChange, Order
 from director.core.protocol.messages import HostRow, MemberRow
 from director.core.ring.barrier import Barrier
 from director.core.ring.partition import Partition, Standing

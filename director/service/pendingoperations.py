@@ -8,16 +8,8 @@ from typing import overload
 import anyio
 import msgspec
 
-from director.core.protocol.events import (
-    Event,
-    Flush,
-    Forget,
-    HostChange,
-    HostsMoved,
-    Interrupt,
-    MemberChange,
-    UsersEvent,
-)
+from director.core.moves.jobs import Flush, Forget
+from director.core.protocol.events import Event, HostChange, HostsMoved, Interrupt, MemberChange, UsersEvent
 from director.core.protocol.messages import HostRow, MemberRow
 from director.errors import OperationError
 from director.records import MoveCounts

@@ -96,7 +96,7 @@ def is_address(text: str) -> bool:
 
 
 def user_name(request: AnyRequest, suffix: str = "") -> str:
-    """The user name in the path `/v1/users/NAME`, which may have slashes.
+    """The user name in a path such as `/v1/users/NAME`, which may have slashes.
 
     It is read from the path as it was sent, because the router replaces `%2F` and `//` in its copy.
 
@@ -108,6 +108,6 @@ def user_name(request: AnyRequest, suffix: str = "") -> str:
     """
     raw: bytes = request.scope["raw_path"].partition(b"?")[0]
     try:
-        return unquote_to_bytes(raw.removeprefix(b"/v1/users/").removesuffix(suffix.encode())).decode()
+        return unquote_to_bytes(raw.split(b"/", 3)[3].removesuffix(suffix.encode())).decode()
     except UnicodeDecodeError:
         raise BadRequest("the user name is not UTF-8") from None

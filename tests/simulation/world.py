@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from director.core.director import Director
+from director.core.moves.jobs import Flush, Forget, KickSessions, MoveUser, UnpinUser
 from director.core.moves.kicks import AGAIN_AFTER, KICK_TIMEOUT
 from director.core.placement.assign import Gate
 from director.core.placement.hashing import UserHash
@@ -50,20 +51,16 @@ from director.core.protocol.events import (
     DialFailed,
     Dropped,
     Event,
-    Flush,
     FlushEnded,
-    Forget,
     HostChange,
     Interrupt,
     Kicked,
     KicksEnded,
-    KickSessions,
     LinkClosed,
     LinkOpened,
     Lookup,
     MemberChange,
     MembersListed,
-    MoveUser,
     Received,
     Seen,
     SessionsListed,
@@ -74,7 +71,6 @@ from director.core.protocol.events import (
     StoredUsers,
     Thawed,
     TimerFired,
-    UnpinUser,
 )
 from director.core.protocol.kicktypes import KickWhat, ProxiedSession
 from director.core.protocol.messages import (

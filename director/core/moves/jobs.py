@@ -20,20 +20,12 @@ from director.core.placement.assign import Assigner, Backend
 from director.core.placement.names import NameTable, entry
 from director.core.placement.users import BUCKETS, BY_HAND, LATEST, PINNED, RECORD, User, is_alive, unpack
 from director.core.protocol.effects import Effect, OperationFailed, Persist, UsersDone
-from director.core.protocol.events import (
-    Flush,
-    Forget,
-    Interrupt,
-    KickSessions,
-    MoveUser,
-    UnpinUser,
-    UsersEvent,
-)
-from director.core.protocol.kicktypes import Fence
+from director.core.protocol.events import Interrupt, UsersEvent
+from director.core.protocol.kicktypes import Fence, KickWhat
 from director.core.protocol.ringtimings import STORE_WAIT
 from director.core.tables.hosts import HostTable
 from director.errors import OperationError, TryAgain, UnknownName
-from director.types import HostId, Now, Stamp, UserKey
+from director.types import Address, HostId, Now, Stamp, UserKey
 
 SLICE = 1500
 """Users looked at in one turn of the loop by all walks together."""
@@ -45,6 +37,55 @@ SCANNED = 64
 """Buckets looked at by a walk in one turn of the loop, however empty they are."""
 FORGOTTEN = 500
 """Users that are forgotten at a time. A forgotten user is moved to no host, without the kick delay."""
+
+
+class MoveUser(UsersEvent, frozen=True):
+    """An operator moves a user to a host."""
+
+    key: UserKey
+    """The key in the pool of the host's tag."""
+    host: Address
+    name: bytes = b""
+    """The user's name, for listings; empty: unknown."""
+    pin: bool = False
+    """Whether the user is pinned to the host."""
+    early: bool = False
+    """Whether the move is reported when every director has confirmed, before the kick delay."""
+
+
+class UnpinUser(UsersEvent, frozen=True):
+    """An operator lets the assignment of a pinned user expire again."""
+
+    key: UserKey
+
+
+class Flush(UsersEvent, frozen=True):
+    """An operator moves the users of a host (None: of all) to the hosts that the hash selects."""
+
+    host: Address | None = None
+    tag: str | None = None
+    """Only hosts with this tag are flushed; None: all."""
+    max_parallel: int | None = None
+    old_tag: bytes | None = None
+    """The former tag of the host, in whose pool its users are assigned."""
+    before: int = 0
+    """With `old_tag`: only users with an earlier stamp are moved."""
+
+
+class Forget(UsersEvent, frozen=True):
+    """An operator deletes the assignments of a host's users (None: of all users) and ends their sessions."""
+
+    host: Address | None = None
+
+
+class KickSessions(UsersEvent, frozen=True):
+    """An operator ends sessions on all directors. No user is moved."""
+
+    what: KickWhat
+    wait: bool = True
+    """Whether the kick waits if as many kicks as allowed are under way; else it is refused."""
+    count_only: bool = False
+    """Whether the sessions are only counted."""
 
 
 class _Walk(msgspec.Struct, eq=False):
@@ -115,6 +156,8 @@ class UserJobs:
                 self.forget(event, now)
             case KickSessions():
                 self.kick(event, now)
+            case _:
+                raise AssertionError(event)
 
     def move(self, event: MoveUser, now: Now) -> None:
         row = self._hosts.get(event.host)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from director.core.protocol.kicktypes import KickWhat, ProxiedSession
+from director.core.protocol.kicktypes import ProxiedSession
 from director.core.protocol.messages import HostRow, MemberRow, RingMessage
 from director.types import Address, LinkId, MemberId, RequestId, UserKey
 
@@ -170,59 +170,13 @@ class StoredMembers(msgspec.Struct, frozen=True):
     """Directors that have been met, by this director or by another that shares the store."""
 
 
-class MoveUser(msgspec.Struct, frozen=True):
-    """An operator moves a user to a host.
+class UsersEvent(msgspec.Struct, frozen=True):
+    """An operator's operation on users. `UsersDone` or `OperationFailed` follows.
 
-    `UsersDone` or `OperationFailed` follows, as for all UsersEvents.
+    Each operation is declared where it is carried out, in `core/moves/jobs.py`.
     """
 
     operation: int
-    key: UserKey
-    """The key in the pool of the host's tag."""
-    host: Address
-    name: bytes = b""
-    """The user's name, for listings; empty: unknown."""
-    pin: bool = False
-    """Whether the user is pinned to the host."""
-    early: bool = False
-    """Whether the move is reported when every director has confirmed, before the kick delay."""
-
-
-class UnpinUser(msgspec.Struct, frozen=True):
-    operation: int
-    key: UserKey
-
-
-class Flush(msgspec.Struct, frozen=True):
-    """An operator moves the users of a host (None: of all) to the hosts that the hash selects."""
-
-    operation: int
-    host: Address | None = None
-    tag: str | None = None
-    """Only hosts with this tag are flushed; None: all."""
-    max_parallel: int | None = None
-    old_tag: bytes | None = None
-    """The former tag of the host, in whose pool its users are assigned."""
-    before: int = 0
-    """With `old_tag`: only users with an earlier stamp are moved."""
-
-
-class Forget(msgspec.Struct, frozen=True):
-    """An operator deletes the assignments of a host's users (None: of all users) and ends their sessions."""
-
-    operation: int
-    host: Address | None = None
-
-
-class KickSessions(msgspec.Struct, frozen=True):
-    """An operator ends sessions on all directors. No user is moved."""
-
-    operation: int
-    what: KickWhat
-    wait: bool = True
-    """Whether the kick waits if as many kicks as allowed are under way; else it is refused."""
-    count_only: bool = False
-    """Whether the sessions are only counted."""
 
 
 class Interrupt(msgspec.Struct, frozen=True):
@@ -330,8 +284,6 @@ class Stopping(msgspec.Struct, frozen=True):
     """The director is to stop. It first has its neighbours link with each other. `Departed` follows."""
 
 
-UsersEvent = MoveUser | UnpinUser | Flush | Forget | KickSessions
-"""Operators' operations on users. `UsersDone` or `OperationFailed` follows."""
 Order = HostChange | HostsMoved | MemberChange | UsersEvent | Interrupt
 """Everything that operators can ask for."""
 Event = (

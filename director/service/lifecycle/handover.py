@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from director.core.protocol.events import Flush, Forget
+from director.core.moves.jobs import Flush, Forget
 from director.errors import DirectorError
 from director.net.login import Connection
 from director.records import MoveInfo, UnstoredChange

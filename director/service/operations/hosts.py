@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import msgspec
 
 from director.core.director import Director
-from director.core.protocol.events import Flush, HostChange, HostMove, HostsMoved
+from director.core.moves.jobs import Flush
+from director.core.protocol.events import HostChange, HostMove, HostsMoved
 from director.core.protocol.messages import HostRow
 from director.core.tables.hosts import HostTable, is_usable
 from director.core.tables.movedhosts import is_parked_at

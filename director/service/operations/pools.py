@@ -5,8 +5,9 @@ from __future__ import annotations
 import shlex
 from collections.abc import Awaitable, Callable, Sequence
 
+from director.core.moves.jobs import Flush
 from director.core.placement.addresses import host_id
-from director.core.protocol.events import Flush, HostChange
+from director.core.protocol.events import HostChange
 from director.core.protocol.messages import HostRow
 from director.core.tables.changes import problem_with
 from director.core.tables.hosts import HostTable, is_usable

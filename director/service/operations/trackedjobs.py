@@ -11,8 +11,9 @@ import anyio.abc
 import msgspec
 
 from director.core.director import Director
+from director.core.moves.jobs import Flush, Forget, MoveUser
 from director.core.placement.users import BUCKET_SHIFT
-from director.core.protocol.events import Flush, Forget, MoveUser, UsersEvent
+from director.core.protocol.events import UsersEvent
 from director.errors import OperationError, UnknownName
 from director.records import MoveCounts, MoveInfo, Problem, UsersChange
 from director.service.lifecycle.handover import UnfinishedJob

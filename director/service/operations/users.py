@@ -16,8 +16,8 @@ import msgspec
 
 from director.core.checks import wrong_kick
 from director.core.director import Director
+from director.core.moves.jobs import Flush, Forget, KickSessions, MoveUser, UnpinUser
 from director.core.placement.users import BUCKET_SHIFT, PINNED
-from director.core.protocol.events import Flush, Forget, KickSessions, MoveUser, UnpinUser
 from director.core.protocol.kicktypes import ByField, ByName, HashOnHosts, KickWhat
 from director.core.protocol.messages import HostRow
 from director.errors import BadRequest, TryAgain, UnknownName

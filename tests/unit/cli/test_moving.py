@@ -12,7 +12,7 @@ import sys
 import pytest
 
 from director.cli.progress import how_far, in_words
-from director.core.protocol.events import Flush, Forget
+from director.core.moves.jobs import Flush, Forget
 from director.errors import TryAgain
 from director.records import MoveInfo, UsersChange
 from tests.e2e.processes import until

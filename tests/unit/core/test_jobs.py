@@ -7,20 +7,11 @@ from typing import Any
 
 import pytest
 
+from director.core.moves.jobs import Flush, Forget, MoveUser, UnpinUser
 from director.core.placement.addresses import host_id
 from director.core.placement.users import BY_HAND, MOVING, PINNED, User, pack
 from director.core.protocol.effects import Effect, Kick, OperationFailed, Persist, UsersDone
-from director.core.protocol.events import (
-    Flush,
-    Forget,
-    HostChange,
-    Interrupt,
-    Kicked,
-    KicksEnded,
-    MoveUser,
-    Persisted,
-    UnpinUser,
-)
+from director.core.protocol.events import HostChange, Interrupt, Kicked, KicksEnded, Persisted
 from director.core.ring.partition import Standing
 from director.errors import Refused, TryAgain, UnknownName
 from director.records import MoveCounts

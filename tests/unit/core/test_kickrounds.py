@@ -5,9 +5,10 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from director.core.moves.jobs import KickSessions
 from director.core.moves.kickrounds import LASTS, MOST_REMEMBERED
 from director.core.protocol.effects import CountSessions, Kick, OperationFailed, UsersDone
-from director.core.protocol.events import Kicked, KicksEnded, KickSessions
+from director.core.protocol.events import Kicked, KicksEnded
 from director.core.protocol.kicktypes import ByName, Fence
 from director.core.protocol.messages import KickRound
 from director.core.protocol.ringtimings import ROUND_AGAIN

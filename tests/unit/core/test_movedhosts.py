@@ -5,12 +5,13 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from director.core.moves.jobs import MoveUser
 from director.core.placement.addresses import host_id
 from director.core.placement.assign import Gate, Wait
 from director.core.placement.hashing import UserHash
 from director.core.placement.users import BY_HAND, MOVING, PINNED, User, pack
 from director.core.protocol.effects import Answer, Effect, Kick, LogEvent, OperationDone
-from director.core.protocol.events import HostChange, HostMove, HostsMoved, Lookup, MoveUser, SessionsListed
+from director.core.protocol.events import HostChange, HostMove, HostsMoved, Lookup, SessionsListed
 from director.core.protocol.kicktypes import OnHost
 from director.core.protocol.messages import Hosts, Users
 from director.core.tables.hosts import BackendSetting, HostTable, merge_rows

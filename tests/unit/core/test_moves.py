@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from director.core.moves.jobs import MoveUser
 from director.core.moves.leaderwatch import ABANDONED
 from director.core.moves.movestate import SUBJECT, TRANSITIONS, Stage
 from director.core.moves.movingusers import MOVE_TIMEOUT
@@ -23,15 +24,7 @@ from director.core.protocol.effects import (
     StopFlush,
     UsersDone,
 )
-from director.core.protocol.events import (
-    FlushEnded,
-    HostChange,
-    Kicked,
-    KicksEnded,
-    Lookup,
-    MoveUser,
-    Persisted,
-)
+from director.core.protocol.events import FlushEnded, HostChange, Kicked, KicksEnded, Lookup, Persisted
 from director.core.protocol.kicktypes import HashOnHosts
 from director.core.protocol.messages import MoveRound, Token, Users
 from director.core.protocol.ringtimings import ROUND_AGAIN, STORE_WAIT

@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
+from director.core.moves.jobs import Flush, Forget, UnpinUser
 from director.core.placement.users import BUCKET_SHIFT, pack
 from director.core.protocol.effects import Answer, Effect, ListSessions, OperationFailed, ReadBuckets
-from director.core.protocol.events import (
-    BucketsRead,
-    Flush,
-    Forget,
-    Lookup,
-    Started,
-    StoredUsers,
-    StoreOpened,
-    UnpinUser,
-)
+from director.core.protocol.events import BucketsRead, Lookup, Started, StoredUsers, StoreOpened
 from director.errors import TryAgain
 from director.types import RequestId
 from tests.unit.core.cores import BACKENDS, START, Played, of, user

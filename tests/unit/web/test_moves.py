@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import pytest
 
-from director.core.protocol.events import Flush, Forget
+from director.core.moves.jobs import Flush, Forget
 from director.core.protocol.kicktypes import ByField, ByName
 from tests.e2e.processes import until
 from tests.unit.service.parts import key_of
