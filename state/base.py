@@ -167,7 +167,7 @@ class StoreUnavailable(StoreError):
         self.store, self.operation, self.after, self.reason = store, operation, after, reason
         if after is not None:
             reason = f"no answer within {after:.1f} s"
-        super().__init__(f"{store}: {operation}: {reason}; what it holds is unknown until it answers")
+        super().__init__(f"{store}: {operation}: {reason}; its content is unknown until it answers")
 
 
 class StoreRefused(StoreError):
@@ -199,7 +199,7 @@ class StoreBusy(StoreError):
         self.store, self.file, self.holder = store, file, holder
         super().__init__(
             f"{store}: {file} is in use by {holder or 'another process'}:"
-            " stop that one, or give each director a file of its own"
+            " stop that process, or give each director its own file"
         )
 
 
@@ -208,7 +208,7 @@ class LockLost(StoreError):
 
     def __init__(self, store: str, task: str) -> None:
         self.store, self.task = store, task
-        super().__init__(f"{store}: the lock for {task!r} was lost; whoever gets it next goes on")
+        super().__init__(f"{store}: the lock for {task!r} was lost; its next holder continues the task")
 
 
 class StoreUrlError(StoreError):

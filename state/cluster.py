@@ -81,7 +81,7 @@ class ClusterLink(Link):
                 return replies
         places = ", ".join(sorted({f"{host}:{port}" for (host, port), _ in waiting.values()}))
         raise redis.ConnectionError(
-            f"{HOPS} nodes in turn said that another one keeps a key, at last {places}"
+            f"{HOPS} nodes in a row said that another node has the key; the last one named {places}"
         )
 
     async def _send_once(

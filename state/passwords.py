@@ -84,5 +84,5 @@ def read_password(file: Path) -> str:
     if "\0" in password:
         raise PasswordFileError("it is UTF-16 text; save it as UTF-8")
     if "\n" in password:
-        raise PasswordFileError("it has several lines, and a password is one")
+        raise PasswordFileError("it has several lines; write the password alone, on one line")
     return password

@@ -23,21 +23,21 @@ AWAY = {
 _CLUSTER = "the server is part of a Redis Cluster: name it with redis+cluster://HOST:PORT"
 
 ADVICE = {
-    "NOAUTH": "the server wants a password: write USER:PASSWORD@ into the URL, or use password_file=",
+    "NOAUTH": "the server requires a password: write USER:PASSWORD@ into the URL, or use password_file=",
     "WRONGPASS": "the server does not accept this user and password: correct the password file, which is read"
-    " again with each attempt, or the URL, which counts from the next start or director reload --exec on",
-    "NOPERM": "the ACL does not allow this user the command or the keys: extend it with ACL SETUSER",
+    " again with each attempt, or the URL, which applies from the next start or director reload --exec on",
+    "NOPERM": "the ACL does not give this user a right to the command or its keys: add it with ACL SETUSER",
     "OOM": "the server's memory is full: raise maxmemory, and keep maxmemory-policy at noeviction",
     "READONLY": "the server is a read-only replica: name the primary in the URL",
-    "MISCONF": "the server cannot save its data: free its disk or mend its permissions, see its log",
-    "NOREPLICAS": "too few replicas follow the server: bring them back, or lower min-replicas-to-write",
+    "MISCONF": "the server cannot save its data (see its log): free its disk, or repair its permissions",
+    "NOREPLICAS": "too few replicas are connected to the server: start them, or lower min-replicas-to-write",
     "WRONGTYPE": "another program keeps data under this prefix: choose another one with ?prefix=",
     "DENIED": "the server is in protected mode: give it a password, or set bind and protected-mode",
     "MOVED": _CLUSTER,
     "CROSSSLOT": _CLUSTER,
     "NOCLUSTER": "the server is not part of a Redis Cluster: name it with redis://HOST:PORT",
     "NOSERVICE": "no sentinel knows the service that the URL names: redis-cli -p 26379 SENTINEL MASTERS"
-    " lists those it knows",
+    " lists the services",
     "SENTINELAUTH": "the sentinels refuse the login: use sentinel_password_file= (and sentinel_username=);"
     " the file is read again with each attempt",
 }
@@ -89,7 +89,7 @@ def translated(
         if code in ADVICE:
             hints = notes if code in _LOGIN else ()
             return StoreRefused(url, operation, code, "; ".join([ADVICE[code], *hints]))
-        return StoreRefused(url, operation, code, f"see the server's log; it said: {text[:200]}")
+        return StoreRefused(url, operation, code, f"see the server's log; its answer: {text[:200]}")
     return StoreUnavailable(url, operation, reason=text)
 
 
@@ -112,5 +112,5 @@ def unreadable(url: str, operation: str, remedy: str) -> StoreRefused:
         operation: the operation that has read the value.
         remedy: the command that removes it.
     """
-    advice = f"something else than a director wrote what is stored; to remove it: {remedy}"
+    advice = f"another program than a director wrote this entry; to remove it: {remedy}"
     return StoreRefused(url, operation, "unreadable", advice)

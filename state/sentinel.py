@@ -147,7 +147,7 @@ async def _check_role(connection: AbstractConnection, node: Node) -> None:
         if role[0] != b"master":
             shown = f"{node[0]}:{node[1]}"
             raise redis.ConnectionError(
-                f"{shown} is no primary, though the sentinels say so: a failover goes on"
+                f"{shown} is not a primary, although the sentinels say so: a failover is in progress"
             )
     except BaseException:
         await connection.disconnect(nowait=True)

@@ -232,7 +232,7 @@ class SqliteStore:
         """Run `job`, in the thread. If the file is damaged, set it aside and begin a new one."""
         if file.was_replaced():
             file.let_go()
-            raise OSError("the file was removed or replaced while in use; the one that is there is used now")
+            raise OSError("the file was removed or replaced while in use; the file that is there now is used")
         try:
             with messages_are_text():
                 if happened := file.what_happened():

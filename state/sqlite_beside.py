@@ -70,7 +70,7 @@ class BesideFile(DatabaseFile):
             self._refuse(operation, str(exc))
 
     def _refuse(self, operation: str, problem: str) -> NoReturn:
-        advice = f"{self.path} is damaged ({problem}): a director sets it aside with its next write"
+        advice = f"{self.path} is damaged ({problem}): a director that writes to it sets it aside"
         raise StoreRefused(self._store, operation, "damaged", advice)
 
 
@@ -97,4 +97,6 @@ class SqliteReader(SqliteStore):
         return Health(server=f"SQLite {sqlite3.sqlite_version}", took=time.monotonic() - start)
 
     def _refuse(self, operation: str) -> NoReturn:
-        raise StoreRefused(self.url, operation, "a director has it", "stop that one, then run it again")
+        raise StoreRefused(
+            self.url, operation, "in use by a director", "stop the director, then run the command again"
+        )

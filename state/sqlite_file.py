@@ -156,7 +156,7 @@ class DatabaseFile:
         damaged = list(self.path.parent.glob(f"{glob.escape(self.path.name)}.damaged-*Z*"))
         if len([file for file in damaged if not file.name.endswith(("-wal", "-shm"))]) >= SET_ASIDE:
             advice = (
-                f"the file is damaged, as {SET_ASIDE} before it: check the disk and its file system,"
+                f"the file is damaged for the {SET_ASIDE + 1}th time: check the disk and its file system,"
                 f" then remove {self.path}.damaged-*"
             )
             raise StoreRefused(self._store, "set aside", "damaged again", advice)
@@ -269,7 +269,7 @@ class DatabaseFile:
         """Refuse a folder, pipe or device: it cannot be set aside, and perhaps not even be read to its
         end."""
         if self.path.exists() and not self.path.is_file():
-            advice = f"{self.path} is no regular file: remove it, or name another one"
+            advice = f"{self.path} is not a regular file: remove it, or name another file"
             raise StoreRefused(self._store, operation, "not a file", advice)
 
     def _take_lock(self) -> None:

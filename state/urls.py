@@ -116,7 +116,7 @@ def _sqlite(url: str, parts: SplitResult, base_dir: Path, timeout: float, *, bes
         return StoreUrlError(without_secrets(url), text, "write sqlite:///RELATIVE or sqlite:////ABSOLUTE")
 
     if parts.netloc:
-        raise problem("there is a host name where a third slash belongs")
+        raise problem("a host name stands where a third slash belongs")
     if parts.query or parts.fragment:
         raise problem("a SQLite file takes no options; write ? as %3F and # as %23 in its name")
     path = unquote(parts.path)
@@ -188,7 +188,9 @@ def _within(shown: str, path: str, kind: str) -> tuple[str, str]:
     """Return the service, empty unless there are sentinels, and the database, as written after the hosts."""
     path = path.strip("/")
     if kind == "cluster" and path:
-        raise StoreUrlError(shown, f"database {path!r}", "a Cluster has no databases: leave it out")
+        raise StoreUrlError(
+            shown, f"database {path!r}", "a Cluster has only database 0: leave the number out"
+        )
     if kind != "sentinel":
         return "", path
     service, _, number = path.partition("/")
@@ -229,7 +231,7 @@ def _query(shown: str, parts: SplitResult, kind: str) -> dict[str, str]:
             raise StoreUrlError(shown, f"{key} is given twice", "give it once")
         query[key] = value
     if parts.fragment:
-        raise StoreUrlError(shown, "there is a # in it", "write # in a password as %23")
+        raise StoreUrlError(shown, "it contains a #", "write # in a password as %23")
     return query
 
 

@@ -85,7 +85,7 @@ class ExportFile:
             ExportError: the file is not a complete export.
         """
         self._file, self._name = file, name
-        self._bound = bound_at(now, EXPIRE, SKEW)
+        self._bound = bound_at(int(now), EXPIRE, SKEW)
         self.clipped = 0
         """Lines with times more than an hour ahead, and the first of them."""
         self.first_clipped = 0

@@ -293,7 +293,7 @@ def _host_update(values: Sequence[bytes]) -> HostUpdate:
 def _host_reset_users(values: Sequence[bytes]) -> HostResetUsers:
     max_parallel = _number(values[1], UINT32_MAX) if len(values) > 1 else None
     if max_parallel == 0:
-        raise ValueError("no moves at a time would never end")
+        raise ValueError("with 0 moves at a time it would never end")
     return HostResetUsers(_optional_address(values), max_parallel)
 
 

@@ -148,7 +148,7 @@ async def test_a_primary_that_became_a_replica_is_unavailable_not_refused(
     try:
         with pytest.raises(StoreUnavailable, match="has become a replica"):
             await store.swap_buckets([put(1, b"x")])
-        with pytest.raises(StoreUnavailable, match="is no primary, though the sentinels say so"):
+        with pytest.raises(StoreUnavailable, match="is not a primary, although the sentinels say so"):
             await store.versions("users")
     finally:
         primary.command("REPLICAOF", "NO", "ONE")

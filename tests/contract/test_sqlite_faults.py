@@ -313,9 +313,9 @@ async def test_what_is_no_regular_file_is_refused_and_left_alone(
 ) -> None:
     make(tmp_path / "state.db")
     store = store_in(stores, tmp_path)
-    with pytest.raises(StoreRefused, match="remove it, or name another one"):
+    with pytest.raises(StoreRefused, match="remove it, or name another file"):
         await store.open()
-    with pytest.raises(StoreRefused, match="remove it, or name another one"):
+    with pytest.raises(StoreRefused, match="remove it, or name another file"):
         await store.layout()
     assert os.listdir(tmp_path) == ["state.db"]
 

@@ -81,7 +81,7 @@ async def store(tmp_path: Path, stores: Stores) -> StateStore:
 async def test_a_file_that_is_in_use_is_busy_and_names_file_and_process(
     store: StateStore, tmp_path: Path, stores: Stores
 ) -> None:
-    with pytest.raises(StoreBusy, match="stop that one") as caught:
+    with pytest.raises(StoreBusy, match="stop that process") as caught:
         await store_in(stores, tmp_path).open()
     assert caught.value.file == tmp_path / "state.db"
     assert caught.value.holder == f"process {os.getpid()}"

@@ -675,11 +675,11 @@ async def test_what_is_read_beside_a_director_is_of_one_moment(tmp_path: Path, s
     assert held is not None
     await store.swap_document("hosts", held.version, encode_rows(HOSTS[:1]))
     assert await everything(reader) == before
-    with pytest.raises(StoreRefused, match="stop that one"):
+    with pytest.raises(StoreRefused, match="stop the director"):
         await reader.swap_document("hosts", held.version, b"x")
-    with pytest.raises(StoreRefused, match="stop that one"):
+    with pytest.raises(StoreRefused, match="stop the director"):
         await reader.swap_buckets([Swap("users", 1, EMPTY_VERSION, b"x")])
-    with pytest.raises(StoreRefused, match="stop that one"):
+    with pytest.raises(StoreRefused, match="stop the director"):
         await reader.append_audit([])
     await reader.close()
     assert await everything(store) != before
@@ -696,7 +696,7 @@ async def test_a_file_that_a_director_holds_is_exit_code_69(
     assert (ran.returncode, ran.stdout) == (69, "")
     assert ran.stderr == (
         f"director: {url}: {tmp_path}/state.db is in use by process {os.getpid()}:"
-        " stop that one, or give each director a file of its own\n"
+        " stop that process, or give each director its own file\n"
     )
 
 

@@ -24,7 +24,7 @@ def canonical(address: str) -> Address:
     if isinstance(ip, ipaddress.IPv4Address):
         return Address(str(ip))
     if ip.scope_id is not None:
-        raise ValueError(f"{address!r}: an address with a zone cannot be used, leave out %{ip.scope_id}")
+        raise ValueError(f"{address!r}: an address with a zone cannot be used; remove %{ip.scope_id}")
     packed = ip.packed
     if packed[:12] == bytes(10) + b"\xff\xff":
         return Address(f"::ffff:{ipaddress.IPv4Address(packed[12:])}")

@@ -194,7 +194,7 @@ def _values_from(data: bytes, at: int) -> list[bytes]:
     """
     count, at = _header(data, at, FIXARRAY, 0xDC)
     if not count:
-        raise ValueError("there is nothing in it")
+        raise ValueError("it is empty")
     values = []
     for _ in range(count):
         end = _end(data, at)
@@ -257,5 +257,5 @@ def _end(data: bytes, at: int, depth: int = 2) -> int:
 def _part(data: bytes, at: int, size: int) -> bytes:
     part = data[at : at + size]
     if len(part) < size:
-        raise IndexError("it ends before this value does")
+        raise IndexError("it is truncated in the middle of a value")
     return part

@@ -85,9 +85,7 @@ def read_endpoint(text: str, port: int, resolve: Resolve) -> Endpoint:
         return Endpoint(address, port)
     found = _resolved(host, resolve)
     if len(found) > 1:
-        raise ValueError(
-            f"{host} has {len(found)} addresses; write the one that is meant: {', '.join(found)}"
-        )
+        raise ValueError(f"{host} has {len(found)} addresses; write the address to use: {', '.join(found)}")
     return Endpoint(found[0], port)
 
 
@@ -166,7 +164,7 @@ def own_endpoint(
         return local_servers[0]
     if local_servers:
         raise ValueError(
-            f"{' and '.join(map(str, local_servers))} are all of this machine; say which one this director is"
+            f"{' and '.join(map(str, local_servers))} are addresses of this machine; write this director's"
         )
     raise ValueError("none of ring.servers is an address of this machine; list this director there")
 
@@ -215,7 +213,9 @@ def _read_backend(entry: str, weight: int, resolve: Resolve) -> list[BackendSett
     if problem is not None:
         raise ValueError(problem)
     if re.fullmatch(r"\[.*\]|.*\]:[0-9]*|[^:]*:[0-9]*", host):
-        raise ValueError("a backend has no port and no brackets here, write its address or name alone")
+        raise ValueError(
+            "a backend host is written without port and brackets: write its address or name alone"
+        )
     first, hyphen, last = host.partition("-")
     if hyphen and (start := _address(first)) is not None:
         return [BackendSetting(address, "", tag, weight) for address in _range(start, last)]
@@ -229,10 +229,10 @@ def _range(start: Address, last: str) -> list[Address]:
     if end is None:
         raise ValueError(f'"{last}" after the hyphen is not an address; write a range as {start}-LAST')
     if _family(start) != _family(end):
-        raise ValueError(f"the ends of a range must be of one address family: {start} is not like {end}")
+        raise ValueError(f"both ends of a range must have the same address family: {start} and {end} differ")
     low, high = (int(ipaddress.ip_address(one_machine(address))) for address in (start, end))
     if low > high:
-        raise ValueError(f"the range is reversed, write {end}-{start}")
+        raise ValueError(f"the range is reversed; write {end}-{start}")
     bits = 16 if ":" in start else 8
     if low >> bits != high >> bits:
         part = "16 bits of an IPv6" if bits == 16 else "number of an IPv4"

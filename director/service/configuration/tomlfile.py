@@ -153,10 +153,10 @@ class Reader:
         if not secrets:
             raise ValueError(f"{file} is empty")
         if len(secrets) > kind.lines == 1:
-            raise ValueError(f"{file} has {len(secrets)} lines: one is expected, the secret itself")
+            raise ValueError(f"{file} has {len(secrets)} lines; write the secret alone, on one line")
         if len(secrets) > kind.lines:
             raise ValueError(
-                f"{file} has {len(secrets)} lines: a line is a secret, write {kind.lines} at most;"
+                f"{file} has {len(secrets)} lines: each line is a secret, and {kind.lines} are the most;"
                 " the first is offered to the other directors, all are accepted"
             )
         if min(map(len, secrets)) < kind.at_least:

@@ -348,7 +348,7 @@ def test_a_token_file_of_two_lines_is_refused_because_no_client_could_send_it(pl
     place.write("api.token", "0123456789abcdef\nfedcba9876543210\n")
     problem = place.problem('[http]\nlisten = "127.0.0.1:9092"\ntoken_file = "api.token"\n' + BACKENDS)
     assert problem.key == "http.token_file"
-    assert "has 2 lines: one is expected" in problem.expected
+    assert "has 2 lines; write the secret alone" in problem.expected
     assert "0123456789abcdef" not in str(problem)
 
 

@@ -247,7 +247,7 @@ def test_an_ascending_range_has_every_address_once(first: int, last: int) -> Non
         ("10.1.0.1@a b", "tag"),
         ("@gold", "expected an address"),
         ("", "expected an address"),
-        ("10.1.0.1:143", "no port"),
+        ("10.1.0.1:143", "without port"),
         ("10.1.0.1 10.1.0.2", "expected an address"),
         ("0.0.0.0", "one machine"),
         ("10.1.0.999", "not an address"),

@@ -120,7 +120,7 @@ BAD = [
     (b"HOST-RESET-USERS\tx", "doveadm sent invalid HOST-RESET-USERS parameters: 'x' is not an IP address"),
     (
         b"HOST-RESET-USERS\t127.0.1.1\t0",
-        "doveadm sent invalid HOST-RESET-USERS parameters: no moves at a time would never end",
+        "doveadm sent invalid HOST-RESET-USERS parameters: with 0 moves at a time it would never end",
     ),
     (b"USER-LIST\tx", "doveadm sent invalid USER-LIST parameters: 'x' is not an IP address"),
     (b"USER-MOVE\tu", "doveadm sent invalid USER-MOVE parameters: user or host is missing"),
