@@ -311,11 +311,11 @@ async def test_every_reason_to_wait_has_a_word(node: Node) -> None:
 
 
 async def test_a_host_that_takes_no_new_users_is_not_up_in_the_metrics(node: Node) -> None:
-    """The help of `director_host_up` says: takes new users."""
+    """The help of `director_host_up` says: gets new users."""
     await node.operations.hosts.update(HOSTS[0], 0, reason="")
     await node.operations.hosts.set_up(HOSTS[1], up=False, reason="")
     text = (await node.operations.metrics.page()).decode()
-    assert "# HELP director_host_up 1 while a host takes new users\n" in text
+    assert "# HELP director_host_up 1 while a host gets new users: it is up and has a weight over 0\n" in text
     up = [re.search(rf'director_host_up{{host="{host}",tag=""}} (\S+)', text) for host in HOSTS]
     assert [match and match[1] for match in up] == ["0.0", "0.0", "1.0"]
 
