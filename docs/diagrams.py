@@ -31,8 +31,8 @@ def drawn(first: S, table: Mapping[S, frozenset[S]]) -> str:
 
 
 DIAGRAMS = {
-    "link": drawn(link.State.GREETING, link.TRANSITIONS),
-    "store": drawn(connection.State.CLOSED, connection.TRANSITIONS),
+    "link": drawn(link.LinkState.GREETING, link.TRANSITIONS),
+    "store": drawn(connection.ConnectionState.CLOSED, connection.TRANSITIONS),
     "move": drawn(movestate.Stage.STORING, movestate.TRANSITIONS),
 }
 

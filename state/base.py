@@ -404,8 +404,8 @@ class StateStore(Protocol):
             A context manager that gives the lock; None: another process holds it.
 
         Raises:
-            LockLost: the lock was taken away, or not renewed in time, or this process was suspended for too
-                long. The block is cancelled first.
+            LockLost: another process took the lock, or it was not renewed in time, or this process was
+                suspended for too long. The block is cancelled first.
         """
 
     async def append_audit(self, entries: Sequence[AuditEntry]) -> None:

@@ -31,9 +31,9 @@ class OwnLeases:
     def members(self) -> list[Lease]:
         """Return the leases that have not expired, in the order of their members."""
         now = time.monotonic()
-        alive = [(until - now, lease) for until, lease in self._leases.values() if until > now]
+        unexpired = [(until - now, lease) for until, lease in self._leases.values() if until > now]
         return sorted(
-            (msgspec.structs.replace(lease, remaining=remaining) for remaining, lease in alive),
+            (msgspec.structs.replace(lease, remaining=remaining) for remaining, lease in unexpired),
             key=lambda lease: lease.member,
         )
 

@@ -204,4 +204,4 @@ class MemoryStore:
         """Let other tasks run, as every store does. After this call nothing interrupts the method."""
         await checkpoint()
         if not self._open:
-            raise StoreUnavailable(self.url, operation, reason="it is not open")
+            raise StoreUnavailable(self.url, operation, reason="the store is not open")

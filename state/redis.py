@@ -231,8 +231,8 @@ class RedisStore:
             max(1, round(ttl * 1000)),
             stored,
         )
-        (alive,) = await self._required("renew").call("renew", [command])
-        return bool(alive)
+        (was_held,) = await self._required("renew").call("renew", [command])
+        return bool(was_held)
 
     async def release(self, member: str) -> None:
         await self._required("release").call("release", [("HDEL", f"{self._prefix}lease", member)])
@@ -305,7 +305,7 @@ class RedisStore:
 
     def _required(self, operation: str) -> Link:
         if self._link is None:
-            raise StoreUnavailable(self.url, operation, reason="it is not open")
+            raise StoreUnavailable(self.url, operation, reason="the store is not open")
         return self._link
 
     def _key(self, space: Space, number: int) -> str:

@@ -9,13 +9,14 @@ from redis.exceptions import AuthenticationError, RedisClusterException, RedisEr
 
 from state.base import StoreError, StoreRefused, StoreUnavailable
 
-AWAY = {
+TRANSIENT = {
     "LOADING": "the server reads its data from disk after a start: wait until it has them",
-    "BUSY": "a script of somebody else runs on the server: end it with SCRIPT KILL",
-    "UNKILLABLE": "a script of somebody else runs on the server and has written: wait, or restart the server",
-    "MASTERDOWN": "the server is a replica that lost its primary: bring that back, or promote a replica",
+    "BUSY": "a script of another program runs on the server: end it with SCRIPT KILL",
+    "UNKILLABLE": "a script of another program runs on the server and has"
+    " written: wait, or restart the server",
+    "MASTERDOWN": "the server is a replica that lost its primary: restart the primary, or promote a replica",
     "CLUSTERDOWN": "slots have no primary: wait for the failover; if there is none,"
-    " bring a node of theirs back, and look with redis-cli --cluster check",
+    " restart one of their nodes, and check with redis-cli --cluster check",
     "TRYAGAIN": "a slot is being moved to another node: finish that with redis-cli --cluster fix",
 }
 """Error codes that usually pass without an operator, with advice for when they do not."""
@@ -82,13 +83,13 @@ def translated(
     text = str(exc)
     for secret in secrets:
         text = text.replace(secret, "…")
-    if isinstance(exc, RedisError) and (code := code_of(exc)) in AWAY:
-        return StoreUnavailable(url, operation, reason=f"the server says {code}: {AWAY[code]}")
+    if isinstance(exc, RedisError) and (code := code_of(exc)) in TRANSIENT:
+        return StoreUnavailable(url, operation, reason=f"the server says {code}: {TRANSIENT[code]}")
     if isinstance(exc, ResponseError | AuthenticationError):
         code = code_of(exc)
         if code in ADVICE:
-            hints = notes if code in _LOGIN else ()
-            return StoreRefused(url, operation, code, "; ".join([ADVICE[code], *hints]))
+            problems = notes if code in _LOGIN else ()
+            return StoreRefused(url, operation, code, "; ".join([ADVICE[code], *problems]))
         return StoreRefused(url, operation, code, f"see the server's log; its answer: {text[:200]}")
     return StoreUnavailable(url, operation, reason=text)
 

@@ -5,7 +5,7 @@ This module has the link to a single server; `sentinel` and `cluster` have the o
 
 Each call is one pipelined round trip to each server, under one deadline that includes connecting. A
 connection that failed in any way, or whose caller was cancelled, is dropped; the next call makes a new one. A
-command is sent twice only if a server said that it had not run it: a script that it had forgotten, a key that
+command is sent twice only if a server said that it had not run it: a script that it no longer had, a key that
 it no longer keeps. (The library's clients repeat a command whose answer was lost, unless their retries are
 turned off: `python -m tests.bench.redis_clients`.)
 """

@@ -38,12 +38,12 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local latest = now + 60000 + ARGV[2]
 local held = redis.call('HGETALL', KEYS[1])
-local alive = 0
+local was_held = 0
 for i = 1, #held, 2 do
     if tonumber(string.match(held[i + 1], '^%d+') or '0') <= now then
         redis.call('HDEL', KEYS[1], held[i])
     else
-        if held[i] == ARGV[1] then alive = 1 end
+        if held[i] == ARGV[1] then was_held = 1 end
         local until_, rest = string.match(held[i + 1], '^(%d+)( .*)$')
         if until_ and tonumber(until_) > latest then
             redis.call('HSET', KEYS[1], held[i], string.format('%.0f', latest) .. rest)
@@ -51,7 +51,7 @@ for i = 1, #held, 2 do
     end
 end
 redis.call('HSET', KEYS[1], ARGV[1], string.format('%.0f ', now + ARGV[2]) .. ARGV[3])
-return alive
+return was_held
 """
 # One script reads both, because TIME has no key: on a Cluster it would give another node's clock.
 MEMBERS = b"""

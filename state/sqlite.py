@@ -205,7 +205,7 @@ class SqliteStore:
 
     def _require(self, operation: str) -> ThreadPoolExecutor:
         if self._thread is None:
-            raise StoreUnavailable(self.url, operation, reason="it is not open")
+            raise StoreUnavailable(self.url, operation, reason="the store is not open")
         return self._thread
 
     async def _run(self, operation: str, job: Callable[[sqlite3.Connection], T]) -> T:

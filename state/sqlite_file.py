@@ -29,7 +29,7 @@ LOGS = ("-wal", "-shm")
 SET_ASIDE = 10
 """The most damaged files that are kept. If there is one more, something damages the file again and again."""
 
-_FULL = ("disk full", "free some space on its disk; what changed meanwhile is written then")
+_FULL = ("disk full", "free some space on its disk; changes wait in memory and are written then")
 _PERMISSION = ("no permission", "make the file and its folder writable for this user")
 _READ_ONLY = ("read-only", "make the file and its folder, and the file system, writable for this user")
 
@@ -331,7 +331,7 @@ class DatabaseFile:
             return  # a newer schema, whose columns this program does not know
         columns = _columns(db)
         if found < 0 or (found == 0 and columns):
-            raise damage(f"there is no schema {found}")
+            raise damage(f"schema {found} does not exist")
         with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as model:
             migrate_sqlite(model, self._store, 0, self._steps[:found], lambda step: None)
             if missing := _columns(model) - columns:

@@ -91,7 +91,7 @@ def _payload(page: bytes, at: int, size: int, content: Content, newer: Mapping[i
     while overflow > 0:
         page = _page(content, newer, next_page)
         if not next_page or len(page) < PAGE:
-            raise ValueError("a page that the row goes on in is missing")
+            raise ValueError("a page of the row is missing")
         parts.append(page[4 : 4 + overflow])
         overflow -= PAGE - 4
         next_page = int.from_bytes(page[:4])

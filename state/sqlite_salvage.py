@@ -115,20 +115,20 @@ def _content(file: Path) -> Iterator[Content]:
 def _take_document(documents: dict[str, bytes], row: Sequence[Value]) -> None:
     """Add the document of a row, if it is undamaged and not among `documents` already."""
     match row:
-        case (str(name), bytes(version), bytes(data)) if _is_whole(version, data):
+        case (str(name), bytes(version), bytes(data)) if _is_undamaged(version, data):
             documents.setdefault(name, data)
 
 
 def _put(db: sqlite3.Connection, number: Value, row: Sequence[Value]) -> None:
     match row:
         case (str(space), int(id), bytes(version), bytes(data)):
-            if space in SPACES and 0 <= id < NUMBERS and _is_whole(version, data):
+            if space in SPACES and 0 <= id < NUMBERS and _is_undamaged(version, data):
                 db.execute(PUT_BUCKET, (space, id, version, data))
         case (_, float() | int() as at, str(), str(), str(), str(), str()) if isinstance(number, int):
             db.execute(PUT_AUDIT, (number, float(at), *row[2:]))
 
 
-def _is_whole(version: Value, data: Value) -> bool:
+def _is_undamaged(version: Value, data: Value) -> bool:
     return isinstance(data, bytes) and bool(data) and version == version_of(data)
 
 

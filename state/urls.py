@@ -48,7 +48,7 @@ def open_store(url: str, *, base_dir: Path, timeout: float = 2.0, beside: bool =
         StoreUrlError: the URL names no store.
     """
     try:
-        parts, *others = (urlsplit(part) for part in _cut(url))
+        parts, *others = (urlsplit(part) for part in _hosts_apart(url))
     except ValueError:
         raise StoreUrlError(
             without_secrets(url), "not a URL", FORMS
@@ -71,7 +71,7 @@ def open_store(url: str, *, base_dir: Path, timeout: float = 2.0, beside: bool =
     raise StoreUrlError(without_secrets(url), "not the URL of a store", FORMS)
 
 
-def _cut(url: str) -> list[str]:
+def _hosts_apart(url: str) -> list[str]:
     """Return the URL with only the first of its hosts, and `//HOST` for each other host: `urlsplit` knows
     no lists."""
     scheme, separator, rest = url.partition("://")

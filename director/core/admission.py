@@ -211,6 +211,7 @@ class Admission:
             kind: number,
             "ahead": None if latest is None else f"{latest - int(now.unix)} s",
             "before": left_out or None,
-            "note": "a time over one hour ahead of this clock became an earlier one; what they say is kept",
+            "note": "times over one hour ahead of this clock were replaced by"
+            " earlier times; all other values were kept",
         }
         return [LogEvent(Level.WARNING, "stamps_clipped", fields)]

@@ -32,7 +32,7 @@ from director.types import MemberId, Now
 CLIPPED = 60
 """Seconds by which no honest stamp is ahead."""
 NO_USABLE_HOST = (
-    "no host is up with a weight over 0: new users wait 30 s and fail temporarily; director up HOST"
+    "no host is up with a weight over 0; new users wait 30 s, then fail temporarily; run `director up HOST`"
 )
 
 Row = TypeVar("Row", HostRow, MemberRow)
@@ -116,7 +116,7 @@ class Agreement:
         before = self._limit.left_out(peer, number, now)
         if before is None:
             return []
-        note = f"more than {MOST_ROWS} changes of the list of directors: these are not kept"
+        note = f"the list of directors keeps {MOST_ROWS} run-time changes; these were left out"
         fields = {"peer": peer, "directors": before + number, "note": note}
         return [LogEvent(Level.WARNING, "directors_left_out", fields)]
 
@@ -165,7 +165,11 @@ class Agreement:
         effects.append(StoreHosts())
         for row in rows:
             since = self._present.get(row.address)
-            if self._run.started and since is not None and (not row.present or _came_back(row, since, now)):
+            if (
+                self._run.started
+                and since is not None
+                and (not row.present or _was_added_again(row, since, now))
+            ):
                 self._kicks.host(row.address, now)  # the host was removed, so its users are assigned anew
         effects += [self._log_row(row) for row in rows] if self._run.started else []
         before = self.digest
@@ -219,7 +223,10 @@ class Agreement:
         if self._ring.removed is not self._logins.removed:
             self._logins.removed = self._ring.removed
             if self._ring.removed:
-                note = "logins are refused until `director ring add` on another director"
+                note = (
+                    "an operator removed this director; logins fail temporarily"
+                    " until `director ring add` on another director"
+                )
                 effects.append(
                     LogEvent(Level.ERROR, "removed_from_ring", {"me": self._ring.me, "note": note})
                 )
@@ -239,7 +246,7 @@ class Agreement:
         if row.moved and not row.present:
             now = [named.address for named in self._hosts.named(row.moved)]
             fields: dict[str, object] = {"name": row.moved, "before": row.address, "after": " ".join(now)}
-            return LogEvent(Level.INFO, "backend_moved", fields)
+            return LogEvent(Level.INFO, "host_address_changed", fields)
         return _log_row(row)
 
 
@@ -247,7 +254,7 @@ def _neighbour(source: Neighbour | str) -> Neighbour | None:
     return None if isinstance(source, str) else source
 
 
-def _came_back(row: HostRow, since: int, now: Now) -> bool:
+def _was_added_again(row: HostRow, since: int, now: Now) -> bool:
     """Whether a present host was removed and added again meanwhile, although this director has not heard of
     the removal.
 

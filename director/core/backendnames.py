@@ -6,7 +6,8 @@ The name service's answers for a name take three steps, all pure:
     file, table, last applied file -> `plan_moves` -> backends that have another address, all moved at once
     the rest -> `filechanges.compare`, as for a changed file
 
-A name that had one address and has another one now has *moved*: everything goes with it. Only a director
+If a name had one address and has another one now, its backend has *moved*: weight, tag, state, pins and users
+follow the name. Only a director
 whose resolver has returned a new address moves the backend. A director whose resolver returns the same as the
 last time leaves the table alone. So directors that see the change at different moments do not undo each
 other's moves.
@@ -24,10 +25,10 @@ from director.core.placement.addresses import address_order
 from director.core.protocol.events import HostMove
 from director.core.protocol.messages import HostRow
 from director.core.tables.hosts import BackendSetting
-from director.core.tables.movedhosts import is_parked, parking_address
+from director.core.tables.movedhosts import has_no_address, placeholder_address
 from director.types import Address
 
-GONE_AFTER = 30.0
+DROPPED_AFTER = 30.0
 """Seconds for which an address must be missing from the answers before it no longer counts, if the name has
 several."""
 RETURNS_AFTER = 30
@@ -70,7 +71,7 @@ class NameAddresses:
         self._seen = {
             address: missing
             for address, missing in self._seen.items()
-            if missing is None or now < missing + GONE_AFTER
+            if missing is None or now < missing + DROPPED_AFTER
         }
 
 
@@ -134,8 +135,8 @@ def _before(
 ) -> Address | None:
     """Return the address that the backend of this name has left for `after`; None: this director has no news
     of that."""
-    place = parking_address(name)
-    if place in rows and is_parked(rows[place]):
+    place = placeholder_address(name)
+    if place in rows and has_no_address(rows[place]):
         return place
     addresses = [address for address, row in rows.items() if row.present and row.hostname == name]
     others = [address for address in addresses if address != after]
@@ -148,13 +149,13 @@ def _before(
 
 
 def _evict(moves: dict[str, HostMove], rows: Mapping[Address, HostRow]) -> None:
-    """Add moves for backends whose addresses other backends get, and that have no new address: their rows are
-    parked until the names have addresses again."""
+    """Add moves for backends whose addresses other backends get, and that have no new address: their rows
+    get placeholder addresses until the names have addresses again."""
     for move in list(moves.values()):
         row = rows.get(move.after)
         if row is None or not row.present or row.hostname in ("", move.name) or row.hostname in moves:
             continue
-        moves[row.hostname] = HostMove(row.hostname, move.after, parking_address(row.hostname))
+        moves[row.hostname] = HostMove(row.hostname, move.after, placeholder_address(row.hostname))
 
 
 def known_settings(

@@ -15,7 +15,7 @@ Each event takes these steps. Their order is what keeps the promises of docs/rin
    comes before the event.
 3. The event goes to the part that it concerns: `Logins`, `Reception` for neighbours, `Ring` for links,
    `Dispatcher` for operators, the tables for what the store holds.
-4. `_settle`: everything else is brought in line with what has happened.
+4. `_follow_up`: all other parts react to what has happened.
 
    a. The rest of what neighbours have sent, then one turn's share of long work: exchanges, housekeeping.
    b. Links: which directors are neighbours now, which are dialled (`Neighbours`). Before the gate, because a
@@ -82,6 +82,7 @@ from director.core.protocol.events import (
     MembersListed,
     Order,
     Persisted,
+    ProcessStalled,
     Received,
     Seen,
     SessionsListed,
@@ -92,7 +93,6 @@ from director.core.protocol.events import (
     StoredUsers,
     StoreOpened,
     TableChanged,
-    Thawed,
     TimerFired,
 )
 from director.core.protocol.messages import Names, Users
@@ -101,7 +101,7 @@ from director.core.protocol.view import RingView
 from director.core.protocol.writers import Writers
 from director.core.reception import Reception
 from director.core.ring.barrier import Barrier
-from director.core.ring.link import Identity, State
+from director.core.ring.link import Identity, LinkState
 from director.core.ring.partition import Partition, Standing
 from director.core.ring.ring import Ring
 from director.core.ring.trust import Trust
@@ -297,22 +297,22 @@ class Director:
         """All parts that may have work left or wait for a time."""
         self._writers = Writers()
         self._now = 0.0
-        self.settled = True
+        self.deadline_changed = True
         """Whether the last event may have changed `next_deadline()`."""
 
     @property
-    def smaller_since(self) -> float | None:
+    def minority_since(self) -> float | None:
         """Monotonic time at which this director found itself on the minority side; None: it is not there."""
-        return self._partition.smaller_since
+        return self._partition.minority_since
 
-    def take_over(self, smaller_since: float | None) -> None:
+    def take_over(self, minority_since: float | None) -> None:
         """Continue where a predecessor in this process has stopped.
 
         Args:
-            smaller_since: as in the predecessor, so that this director need not wait for `isolation_wait`
+            minority_since: as in the predecessor, so that this director need not wait for `isolation_wait`
                 from the beginning.
         """
-        self._partition.smaller_since = smaller_since
+        self._partition.minority_since = minority_since
 
     def set_limits(self, settings: Settings) -> None:
         """Take over changed settings, except `flush_program` and `remember_names`.
@@ -344,7 +344,7 @@ class Director:
             self.kicks.new_turn()
         self.assigner.unix = int(now.unix)
         self._now = now.mono
-        self.settled = True
+        self.deadline_changed = True
         effects = self.announce()
         effects += self._interruptions.check(now)
         match event:
@@ -362,11 +362,11 @@ class Director:
                 answers = self._logins.claimed(key, now)
                 if answers:
                     self._intake.placed_by_store(key, waiting[0].name)
-                return [*effects, *self.announce(), *answers, *self._settle(now)]
+                return [*effects, *self.announce(), *answers, *self._follow_up(now)]
             case Received():
                 effects += self._reception.received(event, now)
                 if self._only_users(event):
-                    self.settled = False
+                    self.deadline_changed = False
                     return effects
             case Seen(names):
                 self._intake.seen(names)
@@ -381,7 +381,7 @@ class Director:
                 effects += self._dispatcher.handle(event, now)
             case _:
                 effects += self._happened(event, now)
-        return [*effects, *self.announce(), *self._settle(now)]
+        return [*effects, *self.announce(), *self._follow_up(now)]
 
     def clock_is_sure(self, mono: float) -> bool:
         """Whether the clock may decide that a record has long expired.
@@ -423,13 +423,13 @@ class Director:
                 return effects
             case ClaimFailed(key):
                 self._logins.claim_failed(key, now)
-            case Leases(alive, until):
-                self._partition.leases = alive
+            case Leases(holders, until):
+                self._partition.leases = holders
                 self._interruptions.lease_until = until
-                if alive is None or until > now.mono:
+                if holders is None or until > now.mono:
                     self._trust.caught_up()
-            case Thawed(gap):
-                return self._interruptions.thawed(gap, now)
+            case ProcessStalled(gap):
+                return self._interruptions.stalled(gap, now)
             case Persisted(number):
                 self.moves.stored(number, now)
                 self.jobs.stored(number, now)
@@ -493,7 +493,7 @@ class Director:
     @property
     def joining(self) -> bool:
         """Whether this director is comparing its memory with its neighbours, to join the ring."""
-        return not self.synced and any(n.state is State.EXCHANGING for n in self.ring.links.values())
+        return not self.synced and any(n.state is LinkState.EXCHANGING for n in self.ring.links.values())
 
     @property
     def partial(self) -> bool:
@@ -524,15 +524,15 @@ class Director:
         """Whether a frame holds only users and names, as most do, and neither the ring nor a waiting login is
         concerned."""
         neighbour = self.ring.links.get(event.link)
-        if neighbour is None or neighbour.state is State.CLOSED or self._has_work():
+        if neighbour is None or neighbour.state is LinkState.CLOSED or self._has_work():
             return False
-        if len(self.near) or len(self.moves) or self.moves.in_hand:
+        if len(self.near) or len(self.moves) or self.moves.led:
             return False
         return all(isinstance(m, Users | Names) for m in event.messages)
 
     # ---- after every event
 
-    def _settle(self, now: Now) -> list[Effect]:
+    def _follow_up(self, now: Now) -> list[Effect]:
         """Bring neighbours, barrier, standing, gate and everything that waits in line with what has
         happened."""
         effects = self._reception.turn(now)

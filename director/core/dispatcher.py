@@ -12,7 +12,7 @@ from director.core.gatekeeper import Gatekeeper
 from director.core.logins.startup import Startup
 from director.core.moves.jobs import Flush, Forget, UnpinUser, UserJobs
 from director.core.protocol.effects import Effect, OperationFailed
-from director.core.protocol.events import HostChange, HostsMoved, Interrupt, MemberChange, Order
+from director.core.protocol.events import HostChange, HostsMoved, InterruptFlush, MemberChange, Order
 from director.core.protocol.messages import HostRow, MemberRow
 from director.core.ring.barrier import Barrier
 from director.core.ring.partition import Partition, Standing
@@ -21,10 +21,12 @@ from director.core.tables.changes import Changes
 from director.errors import OperationError, Refused, TryAgain
 from director.types import Now
 
-REMOVED = "this director was removed from the ring; ask one that is in it"
-STOPS = "this director stops; ask another one"
-CUT_OFF = "this director is cut off from the larger part of the ring; ask one there"
-READING = "this director has not read all users from the store yet; ask again in some seconds, or another one"
+REMOVED = "this director was removed from the ring; run the command on a ring member"
+STOPS = "this director is stopping; run the command on another director"
+MINORITY_SIDE = "this director is on the minority side of a partition; run the command on the majority side"
+READING = (
+    "this director is still reading users from the store; retry in some seconds, or use another director"
+)
 
 
 class Dispatcher:
@@ -45,7 +47,7 @@ class Dispatcher:
         self._changes, self._jobs = changes, jobs
 
     def handle(self, order: Order, now: Now) -> list[Effect]:
-        if isinstance(order, Interrupt):
+        if isinstance(order, InterruptFlush):
             self._jobs.interrupt(order)
             return []
         refused = self._refused(order)
@@ -59,13 +61,13 @@ class Dispatcher:
 
     def _refused(self, order: Order) -> tuple[type[OperationError], str] | None:
         """Return the error and its reason if this director cannot carry out the order now; None: it can."""
-        # an order may bring this director back
+        # such an order may add this director again
         if self._ring.removed and not isinstance(order, MemberChange):
             return Refused, REMOVED
         if isinstance(order, HostChange | HostsMoved | MemberChange):
             return (TryAgain, STOPS) if self._ring.leaving else None
         if self._partition.standing is Standing.WAIT:
-            return Refused, CUT_OFF
+            return Refused, MINORITY_SIDE
         if self._startup.under_way and isinstance(order, Flush | Forget | UnpinUser):
             return TryAgain, READING
         return None

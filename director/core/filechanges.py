@@ -66,7 +66,7 @@ class AppliedHost(msgspec.Struct, frozen=True, array_like=True):
 
 class Outcome(Enum):
     MADE = "made"
-    """The host is changed as the file says, for the whole ring."""
+    """The host is changed as the file says, on all directors."""
     KEPT = "kept"
     """The file has changed it, but an operator has changed it at run time since it was last applied: the
     change at run time stays."""
@@ -98,9 +98,9 @@ class Difference(msgspec.Struct, frozen=True):
             return str(row.weight), str(setting.weight if setting else "")
         if self.attribute == "tag":
             return row.tag, setting.tag if setting else ""
-        return ("there" if row.present else ""), (_in_words(setting) if setting else "")
+        return ("present" if row.present else ""), (_in_words(setting) if setting else "")
 
-    def gone_from(self, row: HostRow | None) -> bool:
+    def is_resolved_by(self, row: HostRow | None) -> bool:
         """Whether a host with this row no longer has the difference."""
         current, setting = row or NEVER, self.setting
         if setting is None or self.attribute == "host":
@@ -279,7 +279,7 @@ def applied_in_steps(data: bytes) -> Steps[tuple[Applied, str]]:
     """Return what `read_applied` returns, some rows in each step."""
     pairs = split_map(data)
     applied: Applied = {}
-    problem = "" if pairs is not None else "it is cut off or overwritten"
+    problem = "" if pairs is not None else "it is truncated or overwritten"
     for member, parts in scan_map(data) if pairs is None else pairs:
         rows = yield from sound_in_steps(parts, AppliedHost, member.encode(), only_checked=pairs is None)
         yield

@@ -1,4 +1,4 @@
-"""The gate: which users are answered from memory at the moment (all, assigned users, none)."""
+"""The login gate: whether logins of all users, of assigned users or of none are answered from memory now."""
 
 from __future__ import annotations
 
@@ -68,17 +68,17 @@ class Gatekeeper:
         self._assigner.limit = barrier.limit or NO_LIMIT
         self._partition.review(barrier, now, departed)
         missing = not departed >= set(ring.counted).difference(barrier.ring)
-        barrier.look_for(now, missing=missing)
+        barrier.probe_if_missing(now, missing=missing)
 
     def review(self, now: Now) -> list[Effect]:
         """Open or close the gate. Waiting logins are woken when it opens further."""
         effects: list[Effect] = []
         was_unverified = self._trust.unverified
         barrier, standing = self._barrier, self._partition.standing
-        settled = barrier.synced and standing is not Standing.WAIT
-        trusted = self._trust.review(self._ring, now, alone=self.known_alone, settled=settled)
+        in_sync = barrier.synced and standing is not Standing.WAIT
+        trusted = self._trust.review(self._ring, now, alone=self.known_alone, in_sync=in_sync)
         if was_unverified and not self._trust.unverified:
-            effects.append(LogEvent(Level.INFO, "memory_checked", {"users": len(self._assigner.users)}))
+            effects.append(LogEvent(Level.INFO, "assignments_verified", {"users": len(self._assigner.users)}))
         may_list = self._run.started and not self._trust.unverified and not self._assigner.unread
         if self._sessions_due and may_list:
             self._sessions_due = False
@@ -89,7 +89,7 @@ class Gatekeeper:
         before = self._assigner.gate
         if gate is not before:
             self._assigner.gate = gate
-            effects.append(LogEvent(Level.INFO, "gate", self._fields(gate)))
+            effects.append(LogEvent(Level.INFO, "login_gate_changed", self._fields(gate)))
             if gate is Gate.OPEN and standing is Standing.ISOLATED:
                 self._counters.isolated += 1
         claiming = self._partition.claiming and gate is Gate.KNOWN
@@ -100,7 +100,7 @@ class Gatekeeper:
 
     def _fields(self, gate: Gate) -> dict[str, object]:
         return {
-            "answers": {Gate.CLOSED: "nobody", Gate.KNOWN: "known users", Gate.OPEN: "everybody"}[gate],
+            "answers": {Gate.CLOSED: "none", Gate.KNOWN: "assigned users", Gate.OPEN: "all users"}[gate],
             "standing": self._partition.standing.value,
             "synced": self._barrier.synced,
             "ring": ",".join(self._barrier.ring),

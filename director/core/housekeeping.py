@@ -1,11 +1,11 @@
 """Housekeeping: walks through all buckets, a few buckets in each turn of the loop.
 
-One walk drops records that are gone. While the table is full, another drops records of users with a single
-login. After a change of hosts, a third confirms the records of users that the hash would now put elsewhere
-(docs/ring.md, rule 49).
+One walk drops records that have long expired. While the table is full, a second walk drops records of users
+with a single login. After a change of hosts, a third walk confirms the records of users for whom the hash now
+selects another host (docs/ring.md, rule 49).
 
 Users of a removed host are not dropped sooner. Their records say when they were assigned; without these
-records, a director that was unreachable could bring back older ones.
+records, older records from a director that was unreachable would count again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from director.core.protocol.effects import Effect, Level, LogEvent
 from director.types import Now
 
 SWEEP_SECONDS = 60
-"""Seconds in which the walk for records that are gone visits every bucket once."""
+"""Seconds in which the walk for long expired records visits every bucket once."""
 SWEEP_EVERY = 1.0
 DROPPED = 200
 """Records dropped after which this walk visits no more buckets in the turn of the loop."""
@@ -120,7 +120,7 @@ class Housekeeping:
         return max(1, RECORDS * BUCKETS // max(1, len(self._users)))
 
     def _sweep(self, number: int, unix: int) -> int:
-        """Drop the records of a bucket that are gone. Returns how many were dropped."""
+        """Drop the records of a bucket that have long expired. Returns how many were dropped."""
         dropped = self._users.sweep(number, unix)
         if dropped:
             self._sweep_names(number)
@@ -139,6 +139,7 @@ class Housekeeping:
             "users": len(self._users),
             "limit": self._assigner.limit,
             "not_remembered": number,
-            "note": "new users are placed by the hash alone; who logs in? raise users.max on every director",
+            "note": "new users get the host that the hash selects, and no record; check"
+            " which users log in, or raise users.max on every director",
         }
         return [LogEvent(Level.WARNING, "users_limit_reached", fields)]

@@ -28,7 +28,7 @@ DISPLACED = 150
 NAME = 6
 """The cost of a name that is looked at, in records that could be merged in that time."""
 RECALLED = 200
-"""Names looked for in one turn of the loop. With ten million users each takes 10 µs."""
+"""Names looked up in one turn of the loop. With ten million users each takes 10 µs."""
 
 
 class Intake:
@@ -76,7 +76,7 @@ class Intake:
         self._room -= records
 
     def keep(self, records: bytes) -> None:
-        """Keep records of a neighbour that is gone, and merge them in the next turns."""
+        """Keep records that came over a link that was closed, and merge them in the next turns."""
         self._left_behind.append(records)
 
     def next_deadline(self) -> float | None:
@@ -114,7 +114,7 @@ class Intake:
         """Keep and announce the names of assigned users who were seen and whose names are unknown here.
 
         A name is stored up to 30 s after its user. It is lost if all directors stop before that. If there are
-        many in a turn, only some are looked for; the others follow when the users are next seen.
+        many in a turn, only some are looked up; the others follow when the users are next seen.
         """
         if lost := self._names.missing(entries, RECALLED):
             self._names.add(lost)
@@ -184,7 +184,7 @@ class Intake:
     def names(self, neighbour: Neighbour, names: Names) -> list[Effect]:
         """Keep names for listings, and pass them on to the right if they have hops left."""
         try:
-            known = self._of_known_users(names.entries)
+            known = self._of_assigned_users(names.entries)
         except ValueError as exc:
             return neighbour.close(str(exc))
         if names.hops:
@@ -197,7 +197,7 @@ class Intake:
             return [Send(self._ring.right.link, [Names(names.entries, onward)])]
         return []
 
-    def _of_known_users(self, entries: bytes) -> bytes:
+    def _of_assigned_users(self, entries: bytes) -> bytes:
         """Return the names whose users are assigned.
 
         Nearly all are, because the records came before the names. Other names would be kept without end.

@@ -18,9 +18,10 @@ from director.core.ring.trust import Trust
 from director.core.run import Run
 from director.types import Now
 
-FROZEN = 1.0
+STALLED = 1.0
 """Seconds by which an event may come after the requested deadline. If it comes later, the process was
 suspended."""
+STALLED_NOTE = "no login is answered until the assignments have been compared with the neighbours"
 LATE = 0.05
 """Seconds by which this process must be late before the time-outs of the links are moved."""
 
@@ -48,18 +49,18 @@ class Interruptions:
         self._partition, self._trust, self._gatekeeper = partition, trust, gatekeeper
         self._housekeeping, self._kicks, self._users = housekeeping, kicks, users
         self._clock_watch = ClockWatch()
-        self._thawed_at = float("-inf")
+        self._suspended_at = float("-inf")
 
     def check(self, now: Now) -> list[Effect]:
-        """Check at an event whether this director was interrupted since the one before.
+        """Check at an event whether this director was interrupted since the event before.
 
-        If this process was late, no other director is blamed for it.
+        If this process was late, no link is closed as silent because of it.
         """
         effects: list[Effect] = []
         if self.expected is not None:
             late = now.mono - self.expected
             self.expected = None
-            if late > FROZEN:
+            if late > STALLED:
                 effects += self._suspended(late, now)
             elif late > LATE:
                 self._ring.forgive(late, now)
@@ -67,26 +68,26 @@ class Interruptions:
         step = self._clock_watch.step(now)
         return effects + self._clock_stepped(step, now) if step else effects
 
-    def thawed(self, gap: float, now: Now) -> list[Effect]:
+    def stalled(self, gap: float, now: Now) -> list[Effect]:
         """Handle a suspension that the driver has noticed, unless `check` has noticed it already.
 
         Args:
             gap: seconds of the suspension.
             now: the time.
         """
-        return self._suspended(gap, now) if now.mono >= self._thawed_at + FROZEN else []
+        return self._suspended(gap, now) if now.mono >= self._suspended_at + STALLED else []
 
     def _suspended(self, gap: float, now: Now) -> list[Effect]:
         """React to a suspension of this process: compare memory with the neighbours before any login is
         answered."""
-        fields = {"seconds": round(gap, 1), "note": "comparing with the neighbours first"}
-        self._thawed_at = now.mono
+        fields = {"seconds": round(gap, 1), "note": STALLED_NOTE}
+        self._suspended_at = now.mono
         if self._partition.leases is not None and now.mono >= self.lease_until:
             self._trust.lapsed(now)
         self._partition.doubt_leases()
-        self._ring.thawed(now)
-        self._ring.suspended(gap + FROZEN, now)
-        effects = [LogEvent(Level.WARNING, "frozen", fields), *self._trust.thawed(self._ring, now)]
+        self._ring.resumed(now)
+        self._ring.suspended(gap + STALLED, now)
+        effects = [LogEvent(Level.WARNING, "process_stalled", fields), *self._trust.resumed(self._ring, now)]
         if self._run.started and self._trust.unverified:
             self._barrier.wait(now, at_once=True)
         return effects + self._gatekeeper.review(now)
@@ -102,9 +103,12 @@ class Interruptions:
         if seconds > 0:
             self._ring.suspended(seconds, now)
         self._gatekeeper.review_sessions()
-        note = "users count as seen earlier, or later, by that; sessions are listed again"
+        note = (
+            "the times of last logins are wrong by that; listing sessions,"
+            " and dropping no user for users.expire"
+        )
         return [LogEvent(Level.WARNING, "clock_stepped", {"seconds": round(seconds, 1), "note": note})]
 
     def clock_was_steady(self, mono: float) -> bool:
-        """Whether the clock has not stepped in the time after which an assignment expires."""
+        """Whether the clock has not stepped for as long as it takes an assignment to expire."""
         return mono >= self._clock_watch.stepped_at + self._users.expire

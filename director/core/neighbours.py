@@ -8,12 +8,12 @@ from director.core.placement.names import NameTable
 from director.core.placement.users import UserTable
 from director.core.protocol.effects import Departed, Effect, Send
 from director.core.ring.barrier import Barrier
-from director.core.ring.link import State, postpone_exchanges
+from director.core.ring.link import LinkState, postpone_exchanges
 from director.core.ring.ring import Ring, log_neighbours
 from director.core.ring.trust import Trust
 from director.types import Now
 
-TELL_AGAIN = 2.0
+SEND_AGAIN = 2.0
 """Seconds without agreement after which neighbours get the tables once more."""
 
 
@@ -30,7 +30,7 @@ class Neighbours:
     ) -> None:
         self._ring, self._barrier, self._trust, self._agreement = ring, barrier, trust, agreement
         self._users, self._names = users, names
-        self._tables_told_at = float("-inf")
+        self._tables_sent_at = float("-inf")
         self._announced_departure = False
 
     def turn(self, now: Now, *, loading: bool) -> list[Effect]:
@@ -61,13 +61,13 @@ class Neighbours:
             ring.named = barrier.ring
             effects += self._agreement.meet()  # before links that were made only for this are closed
         had_right, had_left = ring.right, ring.left
-        lost = any(n is not None and n.state is State.CLOSED for n in (had_right, had_left))
+        lost = any(n is not None and n.state is LinkState.CLOSED for n in (had_right, had_left))
         effects += ring.review(now)
         right_is_new = ring.right is not None and ring.right is not had_right
         if right_is_new or ring.left is not had_left or ring.right is not had_right:
             effects.append(log_neighbours(ring))
         if lost and ring.unlinked:
-            self._trust.lost_everybody(now)
+            self._trust.lost_all_neighbours(now)
         if lost or (right_is_new and not barrier.synced):
             barrier.wait(now, at_once=True)
         elif right_is_new:
@@ -82,15 +82,15 @@ class Neighbours:
         token = self._barrier.due(now, self._agreement.digest)
         if token is None:
             return []
-        return [*self._tell_tables_again(now), Send(self._ring.right.link, [token])]
+        return [*self._send_tables_again(now), Send(self._ring.right.link, [token])]
 
-    def _tell_tables_again(self, now: Now) -> list[Effect]:
+    def _send_tables_again(self, now: Now) -> list[Effect]:
         """Send all rows to the neighbours if tokens do not return: a director may lack a row although it is
         linked with another that has it."""
         since = self._barrier.waiting_since
-        if since is None or now.mono < max(since, self._tables_told_at) + TELL_AGAIN:
+        if since is None or now.mono < max(since, self._tables_sent_at) + SEND_AGAIN:
             return []
-        self._tables_told_at = now.mono
+        self._tables_sent_at = now.mono
         return [Send(neighbour.link, self._agreement.all_rows()) for neighbour in self._ring.live_links()]
 
     def leave(self, now: Now) -> list[Effect]:

@@ -1,11 +1,11 @@
 """The own clock: whether it may be wrong, and what happens to the own tables once it is right.
 
-A clock that was set back was wrong before, or is wrong now. A director alone cannot tell which. So from that
+If a clock was set back, it was wrong before or is wrong now. A director alone cannot tell which. So from that
 moment on, and after a start at which a file is younger than the clock, the clock is *doubted*: no time is
 judged by it (docs/ring.md, rule 46). Otherwise a director whose clock is years behind would clip everything
 in its store, and operators' changes would lose to older ones that other directors have.
 
-    right --set back by BACK, or started before a file was written--> doubted
+    right --set back by TOLERATED_STEP, or started before a file was written--> doubted
     doubted --a neighbour's clock agrees, it is set right again, or an hour without another step--> right
 
 When the clock is right again, the own tables are brought within the bound: hosts and directors at once, users
@@ -15,7 +15,7 @@ anything was changed, links from before are made anew: both ends compare their r
 wins.
 
 If the clock is later set forward to where the former stamps of hosts and directors are possible, it was wrong
-after all, and so were the clocks that agreed with it. Then hosts and directors get their former stamps back,
+after all, and so were the clocks that agreed with it. Then hosts and directors get their former stamps again,
 and operators' changes since then get later stamps. A director that did not run in between undoes nothing.
 """
 
@@ -44,7 +44,7 @@ from director.core.tables.hosts import HostTable
 from director.core.tables.members import MemberTable, about
 from director.types import Address, Now
 
-BACK = 60.0
+TOLERATED_STEP = 60.0
 """Seconds by which a clock may be set back without being doubted: no time comes to be an hour ahead by it."""
 DOUBTED = 3600.0
 """Seconds after which the clock is believed if no other clock has agreed with it and it was not set again."""
@@ -121,17 +121,17 @@ class OwnClock:
     def check(self, now: Now) -> list[Effect]:
         """Find out whether the clock was set, and doubt or believe it."""
         offset = now.unix - now.mono
-        stepped = abs(offset - self._last) > BACK
+        stepped = abs(offset - self._last) > TOLERATED_STEP
         if stepped and offset > self._last and (self._hosts_before or self._members_before):
             self._restore_at = now.mono + RESTORED
             self._wrong = self._admission.bound_by(Now(now.mono, now.mono + self._last)).decided
         self._last = offset
         if not self._admission.doubted:
-            if offset >= self._highest - BACK:
+            if offset >= self._highest - TOLERATED_STEP:
                 self._highest = max(offset, self._highest)
                 return []
             self.doubt(now)
-            note = "no time is judged by it until the clock of another director agrees, or for an hour"
+            note = "this clock is not trusted until the clock of another director agrees, or for an hour"
             return [
                 LogEvent(
                     Level.WARNING, "clock_set_back", {"seconds": round(self._highest - offset), "note": note}
@@ -139,7 +139,7 @@ class OwnClock:
             ]
         if stepped:
             self._until = now.mono + DOUBTED
-        if now.mono >= self._until or offset >= self._highest - BACK > float("-inf"):
+        if now.mono >= self._until or offset >= self._highest - TOLERATED_STEP > float("-inf"):
             return self._believed(now)
         return []
 
@@ -173,7 +173,7 @@ class OwnClock:
         return effects + self._admission.count(len(members), "directors", None, MEMORY, now)
 
     def _restored(self, now: Now) -> list[Effect]:
-        """Give rows their former stamps back if these are possible again."""
+        """Set the former stamps of rows again if these are possible now."""
         bound = self._admission.bound(MEMORY, now)
         if self._restore_at is None or now.mono < self._restore_at or bound is None:
             return []
@@ -220,7 +220,9 @@ class OwnClock:
                 self._moves.record_changed(user, now)  # a move is identified by the stamp of its record
         if self._bucket == BUCKETS and self._changed:
             for neighbour in self._compared:
-                effects += neighbour.close("times are compared anew: the clock was set", level=Level.INFO)
+                effects += neighbour.close(
+                    "the clock was set; connecting again to compare all records", level=Level.INFO
+                )
         return effects
 
 

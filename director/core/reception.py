@@ -36,7 +36,7 @@ from director.core.protocol.messages import (
 )
 from director.core.protocol.view import RingView
 from director.core.ring.barrier import Barrier
-from director.core.ring.link import Neighbour, State
+from director.core.ring.link import LinkState, Neighbour
 from director.core.ring.ring import Ring
 from director.core.shares import PIECE, cost, head
 from director.types import LinkId, MemberId, Now
@@ -67,7 +67,7 @@ class Reception:
             moves: takes the rounds of moves.
             near: takes the questions about users near expiry.
             kick_rounds: takes the rounds of kicks.
-            clock: is told which clocks agree with it.
+            clock: learns which clocks agree with it.
             view: returns the ring as the rounds see it.
         """
         self._ring, self._barrier, self._agreement, self._intake = ring, barrier, agreement, intake
@@ -102,7 +102,7 @@ class Reception:
         neighbour.heard = now.mono
         for message in event.messages:
             effects += self._take(neighbour, message, now, event.plain)
-            if neighbour.state is State.CLOSED:
+            if neighbour.state is LinkState.CLOSED:
                 self._counters.proofs_refused += neighbour.disproved
                 break
         return effects
@@ -118,7 +118,7 @@ class Reception:
                 inbox.appendleft(rest)
             self._intake.spend(cost(message))
             effects += self._take(neighbour, message, now)
-            if neighbour.state is State.CLOSED:
+            if neighbour.state is LinkState.CLOSED:
                 inbox.clear()
         if neighbour.reading is bool(inbox):
             neighbour.reading = not inbox
@@ -132,8 +132,8 @@ class Reception:
         if neighbour.agreed_since is not None:
             effects += self._clock.agreed(now, since=neighbour.agreed_since)
             neighbour.agreed_since = None
-        if neighbour.state is not before and neighbour.state is not State.CLOSED:
-            if neighbour.state is State.EXCHANGING:
+        if neighbour.state is not before and neighbour.state is not LinkState.CLOSED:
+            if neighbour.state is LinkState.EXCHANGING:
                 effects.append(Send(neighbour.link, self._agreement.all_rows()))
                 effects += self._ring.presence.introduce(neighbour)
             effects += self._ring.greeted(neighbour, now)
@@ -168,7 +168,7 @@ class Reception:
         if problem is not None:
             return neighbour.close(problem)
         if neighbour.rightward and isinstance(message, Token | MoveRound | NearRound | KickRound):
-            return []  # tokens come from the left: a token that is sent back has not been everywhere
+            return []  # tokens come from the left: a token from the right has not passed all directors
         match message:
             case Users(records):
                 return self._intake.merge(records, neighbour, now)
@@ -191,8 +191,8 @@ class Reception:
                 problem = neighbour.exchange.compare_later(message)
             case Summaries():
                 problem = neighbour.exchange.answer_later(message)
-            case ExchangeDone(settled):
-                neighbour.exchange.they_are_done(settled)
+            case ExchangeDone(compared):
+                neighbour.exchange.other_end_is_done(compared)
             case Linked():
                 neighbour.linked = True
             case Redirect(member):

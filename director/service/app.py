@@ -450,7 +450,7 @@ class App:
             notify_rest=self.notify.rest,
             connections=given,
             incarnation=self.director.ring.presence.number,
-            smaller_since=self.director.smaller_since,
+            minority_since=self.director.minority_since,
             clock_doubted=self.director.clock.doubted,
             tables=tables,
             under_way=self.operations.jobs.hand_over(),
@@ -473,7 +473,7 @@ class App:
             memory.users = memory.names = b""  # their keys were made with another hash
         self.persistence.unstored.take_over(handover.unstored)
         self.operations.jobs.take_over(handover.ended, handover.under_way, handover.operations)
-        self.director.take_over(handover.smaller_since)
+        self.director.take_over(handover.minority_since)
         load_users(self.director, memory, self.mailbox.handle)
 
     async def _adopt(self, handover: Handover) -> None:

@@ -18,6 +18,7 @@ from director.core.protocol.effects import (
     Departed,
     Dial,
     Effect,
+    FetchBuckets,
     Kick,
     Level,
     ListSessions,
@@ -25,7 +26,6 @@ from director.core.protocol.effects import (
     OperationDone,
     OperationFailed,
     Persist,
-    ReadBuckets,
     Refuse,
     RunFlush,
     Seal,
@@ -145,7 +145,7 @@ class Driver:
                 if not same_turn:
                     self._loop.call_soon(self._next_turn)
                 self._carry_out(effects)
-                moved = moved or self._director.settled
+                moved = moved or self._director.deadline_changed
         finally:
             self._busy = False
             if self._events and not self._stopped:  # an event failed: the others must not wait for a new one
@@ -272,7 +272,7 @@ class Driver:
                 self._store.members_changed()
             case Persist(number, buckets):
                 self._store.persist(number, buckets)
-            case ReadBuckets(buckets):
+            case FetchBuckets(buckets):
                 self._store.read_first(buckets)
             case RunFlush(number):
                 self._programs.start(number, effect)

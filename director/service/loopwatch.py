@@ -9,7 +9,7 @@ import anyio
 
 from director.core.placement.assign import Assigner
 from director.core.placement.users import LATEST
-from director.core.protocol.events import Event, Thawed
+from director.core.protocol.events import Event, ProcessStalled
 
 EVERY = 0.25
 """Seconds between two checks of the clock."""
@@ -22,7 +22,7 @@ class LoopWatch:
         """
         Args:
             assigner: its clock is set here.
-            handle: called with `Thawed`.
+            handle: called with `ProcessStalled`.
         """
         self._assigner, self._handle = assigner, handle
         self._beat = time.monotonic()
@@ -42,7 +42,7 @@ class LoopWatch:
         gap, self._beat = now - self._beat - EVERY, now
         self._lag = max(self._lag, gap)
         if gap > STALLED:
-            self._handle(Thawed(gap))
+            self._handle(ProcessStalled(gap))
 
     def be_in_time(self) -> None:
         """Check for a stall and set the assigner's clock. Called before a host is assigned."""

@@ -9,7 +9,14 @@ import anyio
 import msgspec
 
 from director.core.moves.jobs import Flush, Forget
-from director.core.protocol.events import Event, HostChange, HostsMoved, Interrupt, MemberChange, UsersEvent
+from director.core.protocol.events import (
+    Event,
+    HostChange,
+    HostsMoved,
+    InterruptFlush,
+    MemberChange,
+    UsersEvent,
+)
 from director.core.protocol.messages import HostRow, MemberRow
 from director.errors import OperationError
 from director.records import MoveCounts
@@ -49,7 +56,7 @@ class PendingOperations:
 
     def interrupt(self, number: int) -> None:
         """Start no more users of this operation. Moves that have started are finished."""
-        self._handle(Interrupt(number))
+        self._handle(InterruptFlush(number))
 
     def new_operation(self) -> int:
         self._numbers += 1

@@ -1,5 +1,5 @@
-"""Reads buckets from the store into memory: at the start, after an absence, and what other directors have
-written.
+"""Reads buckets from the store into memory: at the start, when the store is reachable again, and what other
+directors have written.
 
 At the start, users come in while logins are answered already. Buckets that logins wait for are read first.
 Buckets are merged a few at a time, so that the loop does not stop for long. A split bucket leads to the
@@ -31,6 +31,7 @@ from director.stored.storecalls import (
 from state.base import EMPTY_VERSION, SPLIT, SPLIT_VERSION, Bucket, Space, version_of
 from state.bucketnumbers import below
 
+IGNORED = "the bucket is ignored, and written again from memory"
 READ_BUCKETS = 128
 """Buckets in one request."""
 
@@ -72,7 +73,7 @@ class BucketReader:
         self._wait_for_wanted = Signal()
 
     def load(self) -> Procedure[None]:
-        """Read all users of the store, then all names. The director is told which buckets were read."""
+        """Read all users of the store, then all names. `BucketsRead` tells the director which were read."""
         read = 0
         begins = True
         while (batch := (yield LoadBuckets("users", begins))) is not None:
@@ -180,7 +181,7 @@ class BucketReader:
             problem = None if is_split else self._problem(space, bucket)
             if problem is not None:
                 damaged.add(bucket.number)
-                fields = {"space": space, "bucket": bucket.number, "reason": problem, "note": "left out"}
+                fields = {"space": space, "bucket": bucket.number, "reason": problem, "note": IGNORED}
                 problems.append(LogEvent(Level.ERROR, "store_bucket_damaged", fields))
             elif space == "users" and not is_split:
                 records.append(bucket.blob)
@@ -194,7 +195,7 @@ class BucketReader:
 
     def _problem(self, space: Space, bucket: Bucket) -> str | None:
         if version_of(bucket.blob) != bucket.version:
-            return "its content is not that of its version: something else than a director has changed it"
+            return "its content does not fit its version: a program other than a director has changed it"
         return wrong_records(bucket.blob) if space == "users" else self._wrong_names(bucket.blob)
 
     def _wrong_names(self, entries: bytes) -> str | None:

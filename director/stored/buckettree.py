@@ -43,15 +43,15 @@ class Division(NamedTuple):
 class BucketTree:
     """The buckets of one space that are split in the store, as far as is known."""
 
-    def __init__(self, cut: Callable[[bytes, UserKey], int], split_above: int) -> None:
+    def __init__(self, offset_of: Callable[[bytes, UserKey], int], split_above: int) -> None:
         """Make a tree without split buckets.
 
         Args:
-            cut: returns where, in the content of a bucket, the keys from a given key on begin.
+            offset_of: returns where, in the content of a bucket, the keys from a given key on begin.
             split_above: bytes above which a bucket is split.
         """
         self.split_above = split_above
-        self._cut = cut
+        self._offset_of = offset_of
         self._split: set[int] = set()
 
     def __contains__(self, number: int) -> bool:
@@ -71,7 +71,7 @@ class BucketTree:
             self._split.add(number)
         elif number in self._split:
             self._split.discard(number)
-            for child in below(number):  # the buckets below belong to a tree that is gone
+            for child in below(number):  # the buckets below belong to a former tree
                 self.learn(child, split=False)
 
     def leaves(self, number: int) -> list[int]:
@@ -116,7 +116,7 @@ class BucketTree:
                 return
             division.splits.append(number)
         low, high = below(number)
-        middle = self._cut(blob, first_key(high))
+        middle = self._offset_of(blob, first_key(high))
         self._divide(low, blob[:middle], may_split, division)
         self._divide(high, blob[middle:], may_split, division)
 
@@ -133,14 +133,14 @@ def belongs(key: UserKey, number: int) -> bool:
 
 
 def users_tree() -> BucketTree:
-    return BucketTree(_cut_users, USERS_SPLIT_ABOVE)
+    return BucketTree(_offset_in_users, USERS_SPLIT_ABOVE)
 
 
 def names_tree() -> BucketTree:
-    return BucketTree(_cut_names, NAMES_SPLIT_ABOVE)
+    return BucketTree(_offset_in_names, NAMES_SPLIT_ABOVE)
 
 
-def _cut_users(records: bytes, key: UserKey) -> int:
+def _offset_in_users(records: bytes, key: UserKey) -> int:
     first = key.to_bytes(8)
     low, high = 0, len(records) // RECORD.size
     while low < high:
@@ -153,7 +153,7 @@ def _cut_users(records: bytes, key: UserKey) -> int:
     return low * RECORD.size
 
 
-def _cut_names(entries: bytes, key: UserKey) -> int:
+def _offset_in_names(entries: bytes, key: UserKey) -> int:
     at = 0
     while at < len(entries):
         found, length = HEAD.unpack_from(entries, at)

@@ -75,7 +75,7 @@ class BucketWriter:
             shared: whether other directors write to this store too.
             may_split: returns whether the store's schema has split buckets.
             between: runs after each write of some buckets, because an operator waits for it.
-            noted: is told of every bucket that has changed, whichever director writes it.
+            noted: called with the buckets that have changed, whichever director writes them.
         """
         self.questions = Questions()
         self._clock, self._reader, self._usual, self._shared = clock, reader, usual, shared

@@ -57,7 +57,7 @@ class Claims:
 
         Args:
             reader: reads buckets of the store.
-            failed: is told of an operation that the store did not carry out.
+            failed: called with an operation that the store did not carry out, and the error.
         """
         self._director, self._reader, self._failed = director, reader, failed
         self._users = director.users
@@ -88,21 +88,21 @@ class Claims:
                 for key in batch:
                     del self._waiting[key]
                 try:
-                    yield from self._settle(batch)
+                    yield from self._claim(batch)
                 except StoreError as exc:
                     self._failed("claim", exc)
                     yield from self._give_up(batch)
 
     def _give_up(self, batch: dict[UserKey, User | None]) -> Procedure[None]:
         """Let all claims fail that wait: the store is unreachable."""
-        unsettled = [*batch, *self._waiting]
+        unclaimed = [*batch, *self._waiting]
         self._waiting.clear()
-        for number, key in enumerate(unsettled):
+        for number, key in enumerate(unclaimed):
             yield Tell(ClaimFailed(key))
             if number % TURN == TURN - 1:
                 yield Pause()
 
-    def _settle(self, batch: dict[UserKey, User | None]) -> Procedure[None]:
+    def _claim(self, batch: dict[UserKey, User | None]) -> Procedure[None]:
         """Claim users: take records that bind from the store, and write the candidates of the other users.
 
         After a lost race, read again.
@@ -131,15 +131,15 @@ class Claims:
                     if portion.is_full(len(bucket.blob)):
                         yield Pause()
             lost: set[int] = set()
-            settled: list[User] = []
+            claimed: list[User] = []
             for swap, result in zip(swaps, (yield SwapBuckets(swaps)), strict=True):
                 if isinstance(result, Lost):
                     lost.add(root_of(swap.number))
                 elif swap.number in placed and root_of(swap.number) not in lost:
                     self._reader.versions["users"][swap.number] = result.version
-                    settled += placed[swap.number]
-            yield Tell(StoredUsers(pack(settled)))
-            yield from self._report(batch, [user.key for user in settled])
+                    claimed += placed[swap.number]
+            yield Tell(StoredUsers(pack(claimed)))
+            yield from self._report(batch, [user.key for user in claimed])
 
     def _placed(self, number: int, candidates: Iterable[User]) -> list[User]:
         """Return the candidates as they are to be stored in this bucket.
@@ -168,8 +168,8 @@ class Claims:
         blob = with_candidates(dict(division.leaves)[bucket.number], mine, self._users.expire)
         return [*swaps, Swap("users", bucket.number, bucket.version, blob)]
 
-    def _report(self, batch: dict[UserKey, User | None], settled: Sequence[UserKey]) -> Procedure[None]:
-        for number, key in enumerate(settled):
+    def _report(self, batch: dict[UserKey, User | None], claimed: Sequence[UserKey]) -> Procedure[None]:
+        for number, key in enumerate(claimed):
             del batch[key]
             yield Tell(Claimed(key, b""))
             if number % TURN == TURN - 1:

@@ -9,7 +9,7 @@ from director.core.protocol.transitions import check
 from state.base import StoreError, StoreRefused
 
 
-class State(Enum):
+class ConnectionState(Enum):
     CLOSED = "closed"
     """It was not opened yet, or is closed again."""
     LOADING = "loading"
@@ -23,17 +23,21 @@ class State(Enum):
 
 TRANSITIONS = {
     # CONNECTED: the director stops while it opens the store.
-    State.CLOSED: frozenset({State.LOADING, State.CONNECTED, State.DISCONNECTED}),
-    State.LOADING: frozenset({State.CONNECTED, State.DISCONNECTED, State.CLOSED}),
-    State.CONNECTED: frozenset({State.DISCONNECTED, State.CLOSED}),
-    State.DISCONNECTED: frozenset({State.CONNECTED, State.CLOSED}),
+    ConnectionState.CLOSED: frozenset(
+        {ConnectionState.LOADING, ConnectionState.CONNECTED, ConnectionState.DISCONNECTED}
+    ),
+    ConnectionState.LOADING: frozenset(
+        {ConnectionState.CONNECTED, ConnectionState.DISCONNECTED, ConnectionState.CLOSED}
+    ),
+    ConnectionState.CONNECTED: frozenset({ConnectionState.DISCONNECTED, ConnectionState.CLOSED}),
+    ConnectionState.DISCONNECTED: frozenset({ConnectionState.CONNECTED, ConnectionState.CLOSED}),
 }
 """The states that may follow each state."""
 
 
-class Connection:
+class StoreConnection:
     def __init__(self, url: str) -> None:
-        self.state = State.CLOSED
+        self.state = ConnectionState.CLOSED
         self.run_id = ""
         """The run id of the store that memory was last compared with; empty: there was none."""
         self.error: str | None = None
@@ -47,22 +51,22 @@ class Connection:
     @property
     def is_up(self) -> bool:
         """Whether the store is reachable and may be relied on."""
-        return self.state in (State.LOADING, State.CONNECTED)
+        return self.state in (ConnectionState.LOADING, ConnectionState.CONNECTED)
 
-    def enter(self, state: State) -> None:
+    def enter(self, state: ConnectionState) -> None:
         """Change the state. Raises WrongTransition if TRANSITIONS does not permit it."""
         check(TRANSITIONS, self.state, state)
         self.state = state
 
-    def established(self, state: State, run_id: str) -> None:
+    def established(self, state: ConnectionState, run_id: str) -> None:
         """Note that memory has been compared with the store of this run id."""
         self.enter(state)
         self.run_id = run_id
         self.error = self._reported = None
 
     def lost(self) -> None:
-        if self.state is not State.DISCONNECTED:
-            self.enter(State.DISCONNECTED)
+        if self.state is not ConnectionState.DISCONNECTED:
+            self.enter(ConnectionState.DISCONNECTED)
 
     def failed(self, operation: str, error: StoreError) -> list[LogEvent]:
         """Note that the store did not carry out an operation.
@@ -77,4 +81,4 @@ class Connection:
             return []
         self._reported = kind
         fields = {"store": self._url, "operation": operation, "reason": str(error)}
-        return [LogEvent(Level.ERROR, "store_away", fields)]
+        return [LogEvent(Level.ERROR, "store_unreachable", fields)]

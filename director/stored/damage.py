@@ -11,7 +11,7 @@ from director.core.protocol.steps import Steps, finished
 from director.stored.storecalls import Copy, Pause, Procedure, ReadSecondCopy, SetAside, SwapDocument, Tell
 from state.base import Document, Lost, version_of
 
-NOT_ITS_VERSION = "the version is not that of the content"
+NOT_ITS_VERSION = "the content does not fit the version: a program other than a director has changed it"
 MISSING = "it is missing, and the store holds other data"
 
 Result = TypeVar("Result")

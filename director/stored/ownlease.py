@@ -66,9 +66,9 @@ class OwnLease:
             self.lapses += 1
             self._lapsed = True
         self._begun = begun
-        alive: list[Lease] = yield ReadLeases()
+        holders: list[Lease] = yield ReadLeases()
         listed = self._director.ring.servers if begun < self._lost_until else ()
-        return frozenset((*listed, *(MemberId(one.member) for one in alive)))
+        return frozenset((*listed, *(MemberId(one.member) for one in holders)))
 
     def caught_up(self, lapses: int) -> None:
         """Note that everything that others did while there was no lease has been read.

@@ -17,19 +17,19 @@ from director.core.admission import MEMORY
 from director.core.director import Director
 from director.core.protocol.events import ClaimFailed
 from director.stored.claims import Claims
-from director.stored.connection import State
+from director.stored.connection import ConnectionState
 from director.stored.pace import Clock
 from director.stored.procedures import Procedures, StoreSetup
 from director.stored.routines import Routines
 from director.stored.runner import Runner
 from director.stored.storecalls import Opened, Procedure, Stopped, StoreEffect, Tell
 from director.stored.storeevents import (
+    Abort,
     AuditAdded,
     BucketsChanged,
     ClaimAsked,
     HostsApplied,
     HostsChanged,
-    Interrupt,
     MembersChanged,
     Open,
     PersistAsked,
@@ -85,7 +85,7 @@ class PersistenceCore:
         return 1.0 if self.loaded else self.reader.progress
 
     @property
-    def is_settled(self) -> bool:
+    def has_written_all(self) -> bool:
         """Whether nothing is known to be left to write."""
         return not (self.writer.queued or self.steps.audit or not self.documents.stored)
 
@@ -152,7 +152,7 @@ class PersistenceCore:
                 self._take_over(event)
             case Run():
                 self._run()
-            case Interrupt():
+            case Abort():
                 self._runner.interrupt()
             case Stop():
                 self._runner.start(self._stop())
@@ -227,6 +227,6 @@ class PersistenceCore:
 
     def _stop(self) -> Procedure[None]:
         yield from self.steps.stop()
-        if self.connection.state is not State.CLOSED:
-            self.connection.enter(State.CLOSED)
+        if self.connection.state is not ConnectionState.CLOSED:
+            self.connection.enter(ConnectionState.CLOSED)
         self._effects.append(Stopped())

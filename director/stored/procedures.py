@@ -1,4 +1,4 @@
-"""The procedures of the store, each written once: open, load, return, read after the lease has expired,
+"""The procedures of the store, each written once: open, load, rejoin, read after the lease has expired,
 write, stop.
 
 Their order is that of docs/ring.md, rule 31: read and merge, then write.
@@ -14,7 +14,7 @@ from director.core.protocol.effects import Level, LogEvent
 from director.core.protocol.events import BucketsRead, Event, Leases, StoreOpened
 from director.stored.bucketreader import BucketReader
 from director.stored.bucketwriter import BucketWriter
-from director.stored.connection import Connection, State
+from director.stored.connection import ConnectionState, StoreConnection
 from director.stored.ownlease import OwnLease
 from director.stored.pace import Clock
 from director.stored.runner import Limit, Runner
@@ -89,7 +89,7 @@ class Procedures:
         """
         self.director, self.setup, self.clock = director, setup, clock
         self._runner, self._effects = runner, effects
-        self.connection = Connection(setup.url)
+        self.connection = StoreConnection(setup.url)
         self.loaded = False
         """Whether everything that the store had at the start, or on its return, is in memory."""
         self.loaded_users = 0
@@ -155,7 +155,7 @@ class Procedures:
             raise
         except StoreError as exc:
             self.failed("load", exc)
-            yield from self._load_snapshot("the store is away")
+            yield from self._load_snapshot("the store is unreachable")
 
     def _in_time(self, operation: str, seconds: float, procedure: Procedure[bool]) -> Procedure[bool]:
         """Return the result of a procedure. Raises StoreUnavailable if it takes longer than these seconds."""
@@ -198,14 +198,14 @@ class Procedures:
 
     def _read_documents(self) -> Procedure[bool]:
         run_id = yield from self.ask_run_id()
-        alive = yield from self.lease.renew()
+        holders = yield from self.lease.renew()
         yield from self.claim_store()  # again, holding a lease: another cluster may have come just now
         yield from self.documents.read()
         self.documents_changed()
         self.tell(StoreOpened())
         self._loading = Limit(None)
         self.lease.caught_up(self.lease.lapses)  # `load` reads everything after this
-        self._established(State.LOADING, run_id, alive)
+        self._established(ConnectionState.LOADING, run_id, holders)
         return True
 
     def load(self) -> Procedure[None]:
@@ -218,14 +218,14 @@ class Procedures:
             except StoreError as exc:
                 problem = exc
         if problem is not None or limit.at is not None:
-            yield from self._load_snapshot("the store ended while it was read")
+            yield from self._load_snapshot("the store stopped answering while it was read")
             self._loading = None
             if problem is not None:
                 self.failed("load", problem)
             self.tell(BucketsRead(None))
             return
         self._loading = None
-        self.connection.enter(State.CONNECTED)
+        self.connection.enter(ConnectionState.CONNECTED)
         self.loaded, self.loaded_users = True, len(self.director.users)
         self.work.set()
         self.log(
@@ -242,30 +242,33 @@ class Procedures:
         except StoreError as exc:
             self.failed("load", exc)
 
-    def _established(self, state: State, run_id: str, alive: frozenset[MemberId] | None) -> None:
+    def _established(self, state: ConnectionState, run_id: str, holders: frozenset[MemberId] | None) -> None:
         """Note that memory has everything of the store, or waits for it.
 
         Only now may the ring rely on the store.
         """
         self.connection.established(state, run_id)
         self._effects.append(Connected())
-        self.tell(Leases(alive, self.lease.until))
+        self.tell(Leases(holders, self.lease.until))
 
     # ---- the store itself
 
     def _take_facts(self, facts: StoreFacts) -> None:
         if facts.set_aside != self._facts.set_aside:
             note = (
-                "the new one has what could be read of it, the rest comes from memory and the ring;"
-                " check the disk, then remove it"
+                "a new file was begun with the readable rows; the rest comes from memory and the ring;"
+                " check the disk, then remove the damaged file"
             )
             self.log(Level.ERROR, "store_damaged", kept_as=facts.set_aside, note=note)
         if facts.run_id:
             fields = {"schema": facts.schema, "known": SCHEMA}
             if facts.held_by and facts.held_by != self._facts.held_by:
-                note = "they know no newer schema: it is brought up to date when they are upgraded or gone"
+                note = (
+                    "these directors know no newer schema; the store is migrated"
+                    " when they are upgraded or hold no lease"
+                )
                 directors = ",".join(facts.held_by)
-                self.log(Level.WARNING, "store_schema_held", **fields, directors=directors, note=note)
+                self.log(Level.WARNING, "store_migration_postponed", **fields, directors=directors, note=note)
             elif facts.schema > self._facts.schema > 0:
                 self.log(Level.INFO, "store_migrated", **fields)
             self._facts = facts
@@ -289,11 +292,15 @@ class Procedures:
         if not self.setup.shared or (yield from self.ask_run_id()) == self.connection.run_id:
             return False
         if self.connection.is_up:
-            self.log(Level.WARNING, "store_replaced", note="comparing all buckets")
-            self._is_away()
+            self.log(
+                Level.WARNING,
+                "store_replaced",
+                note="another store, or a restarted one, answers; comparing all buckets with memory",
+            )
+            self._disconnect()
         return True
 
-    def come_back(self) -> Procedure[None]:
+    def rejoin(self) -> Procedure[None]:
         """Join the store when it is reachable again, or for the first time: read and merge, then write."""
         facts: StoreFacts = yield OpenStore()
         self._take_facts(facts)
@@ -308,29 +315,33 @@ class Procedures:
         yield from self.write(names=False)
         if not self.loaded:
             self.loaded, self.loaded_users = True, len(self.director.users)
-        alive = yield from self.lease.renew()  # anew: to read may have taken longer than a lease
+        holders = yield from self.lease.renew()  # anew: to read may have taken longer than a lease
         self.lease.caught_up(lapses)
-        self._established(State.CONNECTED, run_id, alive)
-        self.log(Level.INFO, "store_back", buckets_written=behind)
+        self._established(ConnectionState.CONNECTED, run_id, holders)
+        self.log(Level.INFO, "store_reachable", buckets_written=behind)
 
     def read_if_lapsed(self) -> Procedure[None]:
         """Read and merge before the next write if the lease has expired: others may have continued without
         this director."""
         if not self.lease.has_lapsed or self.director.loading:
             return
-        self.log(Level.WARNING, "lease_lapsed", note="reading what others have written")
-        self.anybody_may_live()
-        alive = yield from self.lease.renew()
+        self.log(
+            Level.WARNING,
+            "lease_lapsed",
+            note="other directors may have continued; reading what they wrote before the next write",
+        )
+        self.assume_all_hold_leases()
+        holders = yield from self.lease.renew()
         lapses = self.lease.lapses
         yield from self.documents.read_changes()
         yield from self.writer.catch_up()
         self.lease.caught_up(lapses)
         if self.lease.has_lapsed:  # again: what was read first may be old by now
-            self.anybody_may_live()
+            self.assume_all_hold_leases()
         else:
-            self.tell(Leases(alive, self.lease.until))
+            self.tell(Leases(holders, self.lease.until))
 
-    def anybody_may_live(self) -> None:
+    def assume_all_hold_leases(self) -> None:
         """Treat all directors as if they held leases: others may have continued without this one.
 
         While the store is reachable, claims are safe whichever directors run. No user may be assigned by
@@ -390,7 +401,7 @@ class Procedures:
 
     def _write_the_rest(self) -> Procedure[bool]:
         if not self.connection.is_up:
-            yield from self.come_back()
+            yield from self.rejoin()
         yield from self._write_first()
         yield from self.writer.write_the_rest()
         if self.setup.shared:
@@ -402,9 +413,9 @@ class Procedures:
     def failed(self, operation: str, error: StoreError) -> None:
         """Continue from memory: the store did not carry out an operation."""
         self._effects.extend(map(Note, self.connection.failed(operation, error)))
-        self._is_away()
+        self._disconnect()
 
-    def _is_away(self) -> None:
+    def _disconnect(self) -> None:
         self.connection.lost()
         if self._loading is not None:
             # no login may wait for such a store; the snapshot is read first

@@ -53,7 +53,7 @@ class Routines:
                 yield from self._rest(rest_after(took))
             try:
                 if not self._connection.is_up or (yield from steps.is_replaced()):
-                    yield from steps.come_back()
+                    yield from steps.rejoin()
                 yield from steps.read_if_lapsed()
                 begun = clock.mono
                 due = False
@@ -90,19 +90,19 @@ class Routines:
             yield Wait(self._clock.mono + (lease.pause if connection.is_up else lease.ttl / RENEWALS))
             if not connection.is_up:
                 continue
-            alive = None
+            holders = None
             try:
                 if (yield from steps.is_replaced()):
                     continue
                 with self._runner.within(self._runner.after(lease.remaining or None)) as in_time:
-                    alive = yield from lease.renew()
+                    holders = yield from lease.renew()
             except StoreError as exc:
                 steps.failed("lease", exc)
                 continue
             if in_time.reached or lease.has_lapsed:
-                steps.anybody_may_live()
+                steps.assume_all_hold_leases()
             elif connection.is_up:
-                steps.tell(Leases(alive, lease.until))
+                steps.tell(Leases(holders, lease.until))
 
     def watch_partial(self) -> Procedure[None]:
         """Read what other directors write while one outside the ring holds a lease, without end."""

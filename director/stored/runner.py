@@ -46,7 +46,7 @@ class Task:
         self.is_new = True
 
     def is_due(self, now: float) -> bool:
-        return self.is_new or (self.wait is not None and _is_over(self.wait, now))
+        return self.is_new or (self.wait is not None and _has_ended(self.wait, now))
 
     def reached(self, now: float) -> Limit | None:
         """Return the outermost time-out that has passed; None: none."""
@@ -61,7 +61,7 @@ class Task:
         return min(times, default=None)
 
 
-def _is_over(wait: Wait, now: float) -> bool:
+def _has_ended(wait: Wait, now: float) -> bool:
     return (wait.until is not None and wait.until <= now) or any(signal.is_set for signal in wait.signals)
 
 

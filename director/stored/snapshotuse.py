@@ -1,6 +1,6 @@
 """Use of the snapshot beside a shared store: when it is read.
 
-It is read as a whole if the store is unreachable or empty at the start. It is read in parts if something in
+All of it is read if the store is unreachable or empty at the start. Parts of it are read if something in
 the store is damaged or missing. It is never read once memory has more.
 """
 
@@ -31,10 +31,10 @@ class SnapshotUse:
         self.exists = exists
         self._url, self._has_loaded = url, has_loaded
         self._was_loaded = False
-        """Whether the whole snapshot, as far as it can be read, is in memory."""
+        """Whether the snapshot, as far as it can be read, is in memory."""
 
     def load(self, reason: str) -> Procedure[bool]:
-        """Merge the whole snapshot. Returns whether there was anything in it."""
+        """Merge the snapshot into memory. Returns whether there was anything in it."""
         if not self.exists:
             return False
         self._was_loaded = True

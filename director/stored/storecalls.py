@@ -129,7 +129,7 @@ class AppendAudit(Call, frozen=True):
 
 
 class LoadSnapshot(Call, frozen=True):
-    """Merge the whole snapshot into memory. Answer: whether there was anything in it."""
+    """Merge the snapshot into memory. Answer: whether there was anything in it."""
 
     reason: str
     """The reason, for the log."""

@@ -27,7 +27,7 @@ class Run(msgspec.Struct, frozen=True):
     """Begin to write changes."""
 
 
-class Interrupt(msgspec.Struct, frozen=True):
+class Abort(msgspec.Struct, frozen=True):
     """End everything that is under way. No answer to it follows."""
 
 
@@ -124,7 +124,7 @@ StoreEvent = (
     Open
     | TakeOver
     | Run
-    | Interrupt
+    | Abort
     | Stop
     | StoreAnswered
     | StoreFailed

@@ -158,17 +158,18 @@ def claim(url: str, ours: Ours, *, running: bool) -> Procedure[None]:
 def _hashed_otherwise(url: str, stored: Cluster, mine: Cluster) -> OtherCluster:
     advice = (
         f"its users were hashed with users.username_hash = {stored.username_hash}, here it is"
-        f" {mine.username_hash}, which would scatter them: write the former one, or name another prefix"
+        f" {mine.username_hash}, which would assign them to other hosts:"
+        " restore the former setting, or name another prefix"
     )
     return OtherCluster(url, advice, 0.0)
 
 
 def _of_another(url: str, others: list[Lease]) -> OtherCluster:
-    alive = ", ".join(lease.member for lease in others)
+    holders = ", ".join(lease.member for lease in others)
     advice = (
         "its directors have another ring.secret_file"
-        + (f", and {alive} lives" if alive else "")
-        + ": give each cluster a prefix of its own, ?prefix=NAME:; where the secret was changed on purpose,"
-        " stop all directors that have the former one, then start"
+        + (f"; {holders} hold{'s' if len(others) == 1 else ''} a lease" if holders else "")
+        + ": give each cluster its own prefix, ?prefix=NAME:; if the secret was changed on purpose,"
+        " stop all directors that have the former secret, then start this one"
     )
     return OtherCluster(url, advice, max((lease.remaining + LAPSED for lease in others), default=0.0))

@@ -1,7 +1,8 @@
 """Sweeps: what may be deleted from a stored bucket that no director writes any more (docs/ring.md, rule 18).
 
-Directors drop records that are gone from memory, and so from the buckets that they write. Records that no
-memory has stay in the store, and no writer looks at them. So one director has to go through the store.
+Directors drop long expired records from memory, and so from the buckets that they write. Records that no
+director has in memory stay in the store, and no writer looks at them. So one director has to go through the
+store.
 """
 
 from __future__ import annotations
@@ -10,12 +11,12 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from director.core.placement.names import LONGEST_NAME, entries_in, entry
-from director.core.placement.users import MOVING, PINNED, RECORD, is_gone, pack, rounded, unpack
+from director.core.placement.users import MOVING, PINNED, RECORD, has_long_expired, pack, rounded, unpack
 from director.types import UserKey
 
 LATER = 120
-"""Seconds for which the store keeps a record after it is gone. By then every director has dropped it from
-memory, and does not write it again."""
+"""Seconds for which the store keeps a record after directors may drop it from memory. By then every director
+has dropped it, and does not write it again."""
 
 
 class Swept(NamedTuple):
@@ -29,16 +30,16 @@ class Swept(NamedTuple):
 
 
 def sweep_users(blob: bytes, unix: int, expire: int) -> Swept:
-    """Return a bucket of users without the records that are gone.
+    """Return a bucket of users without the records that have long expired.
 
     A move that has not ended is kept, so that it can be finished.
 
-    Content that is not a whole number of records is no bucket of users, or a damaged one: it is left alone.
+    Content that is no multiple of the record size is no bucket of users, or a damaged one: it is left alone.
     """
     if len(blob) % RECORD.size:
         return Swept(blob, 0, None)
     users = list(unpack(blob))
-    kept = [user for user in users if user.flags & MOVING or not is_gone(user, unix - LATER, expire)]
+    kept = [user for user in users if user.flags & MOVING or not has_long_expired(user, unix - LATER, expire)]
     mortal = [user.seen for user in kept if not user.flags & (PINNED | MOVING)]
     due = rounded(min(mortal), expire) + 2 * expire + LATER if mortal else None
     dropped = len(users) - len(kept)

@@ -1,7 +1,7 @@
-/* What _fast.pyx is made of: growing buffers, the user table in packed blocks, and the fields of an auth line.
+/* The parts of _fast.pyx: growing buffers, the user table in packed blocks, and the fields of an auth line.
  *
- * Nothing here knows Python. Functions that need memory return -1 where there is none, and have changed nothing then.
- * The readable reference is director/core/users.py and director/wire/auth.py; both pass the same tests.
+ * Nothing here uses Python. A function that gets no memory returns -1 and has changed nothing.
+ * The readable reference is director/core/placement/users.py and director/wire/auth.py; both pass the same tests.
  */
 #ifndef DIRECTOR_FAST_H
 #define DIRECTOR_FAST_H
@@ -45,7 +45,7 @@ static int buffer_append(buffer_t *buffer, const void *data, size_t size)
     return 0;
 }
 
-/* Compilers make one instruction of each of these. */
+/* A compiler makes one instruction of each of these functions. */
 static uint16_t get16(const uint8_t *p) { return (uint16_t)(p[0] << 8 | p[1]); }
 static uint32_t get32(const uint8_t *p) { return (uint32_t)p[0] << 24 | p[1] << 16 | p[2] << 8 | p[3]; }
 static uint64_t get64(const uint8_t *p) { return (uint64_t)get32(p) << 32 | get32(p + 4); }
@@ -67,31 +67,31 @@ static uint64_t user_key(const uint8_t *name, size_t size, int lower, const uint
 enum { RECORD = 22, BUCKETS = 4096, BUCKET_SHIFT = 52, MOVING = 1, PINNED = 4, ONE_LOGIN = 8 };
 enum { AT_HOST = 8, AT_DECIDED = 12, AT_SEEN = 16, AT_FLAGS = 20 };
 enum { SUMMARY_ENTRY = 6 };
-enum { LONGEST_NAME = 255 }; /* core.names.LONGEST_NAME */
+enum { LONGEST_NAME = 255 }; /* core.placement.names.LONGEST_NAME */
 #define LATEST 0xffffffffu
 
 typedef struct {
     uint8_t *records; /* sorted by key */
     uint32_t used, room;
-    uint64_t digest; /* as it was in the seconds from `digest_from` to before `digest_until`, with these records */
+    uint64_t digest; /* valid for these records from `digest_from` until before `digest_until`, in Unix seconds */
     int64_t digest_from, digest_until;
 } block_t;
 
-/* A spot on the circle of a tag: hashes up to `value`, from the spot before, are put on the host `id`. */
+/* A spot on the circle of a tag: the host `id` gets the hashes above the value of the spot before, up to `value`. */
 typedef struct {
     uint32_t value, id;
 } spot_t;
 
-/* A host, and the spots of its tag. Records that were decided before `since` say nothing about it. */
+/* A host, and the spots of its tag. Records with a stamp before `since` do not count for it. */
 typedef struct {
     uint32_t id, since, first, count;
 } home_t;
 
-/* Where the hash puts users, for records that may be dropped early; empty until an assigner has said it. */
+/* The hosts that the hash selects, for records that may be dropped early; empty until an assigner has set them. */
 typedef struct {
     home_t *homes; /* by id */
     uint32_t home_count;
-    spot_t *spots; /* of one tag after the other, each by value */
+    spot_t *spots; /* the spots of each tag in turn, by value */
 } homes_t;
 
 typedef struct {
@@ -102,7 +102,7 @@ typedef struct {
     uint8_t dirty[BUCKETS];
     uint32_t dirty_count;
     homes_t homes;
-    int early; /* some record is or was a ONE_LOGIN: digests depend on the homes */
+    int early; /* whether a record is or was a ONE_LOGIN: then digests depend on the homes */
 } table_t;
 
 static void table_free(table_t *table)
@@ -117,7 +117,7 @@ static void table_free(table_t *table)
     free(table->homes.spots);
 }
 
-/* Take over the arrays of `homes`. Digests may be others then. */
+/* Take over the arrays of `homes`. Stored digests become invalid if they depend on the homes. */
 static void table_set_homes(table_t *table, homes_t homes)
 {
     int number;
@@ -141,7 +141,8 @@ static uint8_t *block_at(const block_t *block, uint32_t index)
     return block->records + (size_t)index * RECORD;
 }
 
-/* The index of the first record whose key is not below `key`. Keys are evenly spread: guess, then look around. */
+/* Return the index of the first record whose key is not below `key`. Keys are evenly spread: guess, then search near
+ * the guess. */
 static uint32_t block_search(const block_t *block, uint64_t key)
 {
     uint32_t low = 0, high = block->used, step = 4, guess;
@@ -177,7 +178,7 @@ static uint32_t block_search(const block_t *block, uint64_t key)
     return low;
 }
 
-/* The record of a key; NULL: there is none, and it would be inserted at `index`. */
+/* Return the record of a key; NULL: there is none, and it would be inserted at `index`. */
 static uint8_t *table_locate(const table_t *table, uint64_t key, uint32_t *index)
 {
     const block_t *block = &table->blocks[key >> BUCKET_SHIFT];
@@ -193,7 +194,7 @@ static uint8_t *table_find(const table_t *table, uint64_t key)
     return table_locate(table, key, &index);
 }
 
-/* A new record at the place that table_locate gave; its key is set. NULL: no memory. */
+/* Insert a record at the place that table_locate returned, and set its key. Returns NULL if there is no memory. */
 static uint8_t *table_insert(table_t *table, uint64_t key, uint32_t index)
 {
     block_t *block = &table->blocks[key >> BUCKET_SHIFT];
@@ -264,7 +265,7 @@ static int table_touch(table_t *table, uint8_t *record, uint32_t seen)
     return table_announce(table, record) < 0 ? -1 : 1;
 }
 
-/* Whether the decision in `record` comes before that in `other`: the first that differs decides. */
+/* Whether the decision in `record` wins over that in `other`: the first field that differs decides. */
 static int record_wins(const uint8_t *record, const uint8_t *other)
 {
     uint32_t decided = get32(record + AT_DECIDED), other_decided = get32(other + AT_DECIDED);
@@ -280,7 +281,7 @@ static int record_wins(const uint8_t *record, const uint8_t *other)
     return flags < other_flags;
 }
 
-/* Whether who was in `record` has to leave where he is for what is in `other`, or is on another move. */
+/* Whether the user of `record` has another host or MOVING flag in `other`, or another move. */
 static int record_displaced(const uint8_t *record, const uint8_t *other)
 {
     uint16_t flags = get16(other + AT_FLAGS);
@@ -290,12 +291,12 @@ static int record_displaced(const uint8_t *record, const uint8_t *other)
            ((flags & MOVING) != 0 && get32(record + AT_DECIDED) != get32(other + AT_DECIDED));
 }
 
-/* Take in one record; what said something new is appended to `news` as it is now. */
+/* Merge one record. If it brought something new, the merged record is appended to `news`. */
 static int table_merge(table_t *table, const uint8_t *incoming, buffer_t *news)
 {
     uint64_t key = get64(incoming);
     uint32_t index, old, seen;
-    uint8_t *record = table_locate(table, key, &index), nobody[RECORD] = {0};
+    uint8_t *record = table_locate(table, key, &index), empty[RECORD] = {0};
     int new;
 
     if (buffer_reserve(news, RECORD) < 0 || buffer_reserve(&table->displaced, RECORD) < 0)
@@ -305,9 +306,9 @@ static int table_merge(table_t *table, const uint8_t *incoming, buffer_t *news)
             return -1;
         memcpy(record, incoming, RECORD);
         new = 1;
-        put64(nobody, key);
+        put64(empty, key);
         if (get16(record + AT_FLAGS) & MOVING)
-            buffer_append(&table->displaced, nobody, RECORD);
+            buffer_append(&table->displaced, empty, RECORD);
     } else {
         old = get32(record + AT_SEEN);
         seen = get32(incoming + AT_SEEN) > old ? get32(incoming + AT_SEEN) : old;
@@ -339,7 +340,7 @@ static void record_clip(uint8_t *record, uint32_t decided, uint32_t seen, uint32
         put32(record + AT_SEEN, latest);
 }
 
-/* core.users.UserTable.clip */
+/* core.placement.users.UserTable.clip */
 static int table_clip(
     table_t *table, uint32_t number, uint32_t decided, uint32_t seen, uint32_t latest, buffer_t *changed)
 {
@@ -360,12 +361,12 @@ static int table_clip(
     return 0;
 }
 
-static int record_alive(const table_t *table, const uint8_t *record, int64_t now)
+static int record_unexpired(const table_t *table, const uint8_t *record, int64_t now)
 {
     return get16(record + AT_FLAGS) & PINNED || (int64_t)get32(record + AT_SEEN) + table->expire > now;
 }
 
-/* core.users.is_near_expiry */
+/* core.placement.users.is_near_expiry */
 static int record_near(const table_t *table, const uint8_t *record, int64_t now)
 {
     int64_t margin = table->margin, since = now - table->expire;
@@ -375,21 +376,21 @@ static int record_near(const table_t *table, const uint8_t *record, int64_t now)
            !(get16(record + AT_FLAGS) & PINNED);
 }
 
-/* The second from which on nobody knows the record any more, by the rounded `seen`: see UserTable._gone in
- * core/users.py. */
-static int64_t record_gone_at(const table_t *table, const uint8_t *record)
+/* Return the Unix second from which on the record is deleted: see has_long_expired in core/placement/users.py. */
+static int64_t record_long_expired_at(const table_t *table, const uint8_t *record)
 {
     if (get16(record + AT_FLAGS) & PINNED)
         return INT64_MAX;
     return (int64_t)table_rounded(table, get32(record + AT_SEEN)) + 2 * (int64_t)table->expire;
 }
 
-static int record_gone(const table_t *table, const uint8_t *record, int64_t now)
+static int record_long_expired(const table_t *table, const uint8_t *record, int64_t now)
 {
-    return record_gone_at(table, record) <= now;
+    return record_long_expired_at(table, record) <= now;
 }
 
-/* The index of the first spot from `value` on, which behind the last is the first of all. Values are evenly spread. */
+/* Return the index of the first spot at or after `value`; after the last spot comes the first. Values are evenly
+ * spread. */
 static uint32_t spots_search(const spot_t *spots, uint32_t count, uint32_t value)
 {
     uint32_t low = 0, high = count, guess = (uint32_t)((uint64_t)value * count >> 32), step = 4;
@@ -420,7 +421,7 @@ static uint32_t spots_search(const spot_t *spots, uint32_t count, uint32_t value
     return low < count ? low : 0;
 }
 
-/* Whether the hash would put a user where the record says. */
+/* Whether the hash selects the host of the record. */
 static int record_at_home(const table_t *table, const uint8_t *record)
 {
     uint32_t id = get32(record + AT_HOST), low = 0, high = table->homes.home_count;
@@ -443,7 +444,8 @@ static int record_at_home(const table_t *table, const uint8_t *record)
     return spots[spots_search(spots, home->count, get32(record))].id == id;
 }
 
-/* The second from which on the record may be dropped early: see UserTable._idle in core/users.py. */
+/* Return the Unix second from which on the record may be dropped early: see UserTable._idle in
+ * core/placement/users.py. */
 static int64_t record_idle_at(const table_t *table, const uint8_t *record)
 {
     if (get16(record + AT_FLAGS) != ONE_LOGIN || !record_at_home(table, record))
@@ -451,12 +453,12 @@ static int64_t record_idle_at(const table_t *table, const uint8_t *record)
     return (int64_t)get32(record + AT_DECIDED) + table->earliest_drop;
 }
 
-/* The second from which on the record is in no digest any more. */
+/* Return the Unix second from which on the record no longer counts in digests. */
 static int64_t record_counts_until(const table_t *table, const uint8_t *record)
 {
-    int64_t gone_at = record_gone_at(table, record), idle_at = record_idle_at(table, record);
+    int64_t long_expired_at = record_long_expired_at(table, record), idle_at = record_idle_at(table, record);
 
-    return gone_at < idle_at ? gone_at : idle_at;
+    return long_expired_at < idle_at ? long_expired_at : idle_at;
 }
 
 static int record_counts(const table_t *table, const uint8_t *record, int64_t now)
@@ -470,7 +472,7 @@ static void table_stored(const table_t *table, const uint8_t *record, uint8_t *s
     put32(stored + AT_SEEN, table_rounded(table, get32(record + AT_SEEN)));
 }
 
-/* core.users.record_mix of the record as it is stored */
+/* core.placement.users.record_mix of the record as it is stored */
 static uint64_t table_mix(const table_t *table, const uint8_t *record)
 {
     uint64_t words[3] = {get64(record), get64(record + AT_HOST), 0}, mixed = 0;
@@ -488,7 +490,8 @@ static uint64_t table_mix(const table_t *table, const uint8_t *record)
 
 static uint64_t table_hash(const table_t *table, const uint8_t *record) { return table_mix(table, record) >> 16; }
 
-/* Kept until the records change or one of them counts no more: neighbours compare digests again and again. */
+/* Return the digest of a bucket. It is kept until a record changes or no longer counts, because neighbours compare
+ * digests often. */
 static uint64_t table_digest(table_t *table, uint32_t number, int64_t now)
 {
     block_t *block = &table->blocks[number];
@@ -517,7 +520,7 @@ static uint64_t table_digest(table_t *table, uint32_t number, int64_t now)
 
 static uint64_t get48(const uint8_t *p) { return (uint64_t)get32(p) << 16 | get16(p + 4); }
 
-/* The hashes of the records of a bucket that count, one after the other. */
+/* Append the hashes of the records of a bucket that count. */
 static int table_summary(const table_t *table, uint32_t number, int64_t now, buffer_t *summary)
 {
     const block_t *block = &table->blocks[number];
@@ -536,7 +539,7 @@ static int table_summary(const table_t *table, uint32_t number, int64_t now, buf
     return 0;
 }
 
-/* Where a hash of a summary is in a set of `mask` + 1 slots, or where it would be put; empty slots are 0. */
+/* Return the slot of a hash in a set of `mask` + 1 slots, or the free slot for it; free slots are 0. */
 static size_t hash_slot(const uint64_t *set, size_t mask, uint64_t marked)
 {
     size_t slot = marked & mask;
@@ -546,7 +549,7 @@ static size_t hash_slot(const uint64_t *set, size_t mask, uint64_t marked)
     return slot;
 }
 
-/* The records of a bucket that count, and are not among the `count` hashes of a summary. */
+/* Append the records of a bucket that count and are not among the `count` hashes of a summary. */
 static int table_missing(
     const table_t *table, uint32_t number, const uint8_t *summary, size_t count, int64_t now, buffer_t *missing)
 {
@@ -580,7 +583,8 @@ static int table_missing(
     return result;
 }
 
-/* Drop the records of a bucket that are gone; early: those too that may be dropped early. */
+/* Drop the records of a bucket that have long expired and, with `early`, those that may be dropped early. Returns how
+ * many. */
 static uint32_t table_drop(table_t *table, uint32_t number, int64_t now, int early)
 {
     block_t *block = &table->blocks[number];
@@ -589,7 +593,7 @@ static uint32_t table_drop(table_t *table, uint32_t number, int64_t now, int ear
     for (index = 0; index < block->used; index++) {
         const uint8_t *record = block_at(block, index);
 
-        if (early ? !record_counts(table, record, now) : record_gone(table, record, now))
+        if (early ? !record_counts(table, record, now) : record_long_expired(table, record, now))
             continue;
         if (kept != index)
             memcpy(block_at(block, kept), record, RECORD);
@@ -612,7 +616,8 @@ static uint32_t table_drop(table_t *table, uint32_t number, int64_t now, int ear
     return dropped;
 }
 
-/* Take ONE_LOGIN off the records of a bucket that are not at home, and announce them. Gives how many. */
+/* Take ONE_LOGIN off the records of a bucket for which the hash selects another host, and announce them. Returns how
+ * many, or -1. */
 static int table_confirm(table_t *table, uint32_t number)
 {
     block_t *block = &table->blocks[number];
@@ -644,7 +649,7 @@ typedef struct {
 
 typedef struct {
     slice_t id, name, tag;
-    int maybe; /* says director_proxy_maybe */
+    int maybe; /* whether the line has director_proxy_maybe */
 } asked_t;
 
 #define FIELD_IS(field, text) ((field).size == sizeof(text) - 1 && memcmp((field).data, text, sizeof(text) - 1) == 0)
@@ -677,8 +682,8 @@ static slice_t field_unescaped(slice_t field, uint8_t *to)
     return value;
 }
 
-/* Who is to be proxied: 1, or 0 for a line that stays as it is. `line` starts behind `OK<TAB>` and has no LF.
- * `scratch` has room for the whole line; what is found may point into it. */
+/* Find the user to be proxied. Returns 0 if the line stays unchanged. `line` starts after `OK<TAB>` and has no LF.
+ * `scratch` has room for `line`; the results may point into it. */
 static int line_asks(slice_t line, uint8_t *scratch, asked_t *asked)
 {
     const uint8_t *end = line.data + line.size, *tab = memchr(line.data, '\t', line.size);

@@ -1,4 +1,4 @@
-# What _fast.h has for _fast.pyx, which sees these names without naming them.
+# Declarations of _fast.h. _fast.pyx uses these names without an import.
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef extern from "_fast.h" nogil:
@@ -67,7 +67,7 @@ cdef extern from "_fast.h" nogil:
     void record_clip(uint8_t *record, uint32_t decided, uint32_t seen, uint32_t latest)
     int table_clip(table_t *table, uint32_t number, uint32_t decided, uint32_t seen, uint32_t latest, \
                    buffer_t *changed)
-    bint record_alive(const table_t *table, const uint8_t *record, int64_t now)
+    bint record_unexpired(const table_t *table, const uint8_t *record, int64_t now)
     bint record_near(const table_t *table, const uint8_t *record, int64_t now)
     void table_stored(const table_t *table, const uint8_t *record, uint8_t *stored)
     uint64_t table_digest(table_t *table, uint32_t number, int64_t now)

@@ -1,8 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
 """The hot path in C: the user table, the assigner and the rewriting of auth lines.
 
-What each of them does is written in their readable twins, core/placement/users.py, core/placement/assign.py and wire/auth.py.
-Both pass the same tests. No Python object is made for a line that is answered at once.
+Their readable twins say what each of them does: core/placement/users.py, core/placement/assign.py and
+wire/auth.py. Both pass the same tests. No Python object is made for a line that is answered at once.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -18,7 +18,7 @@ from director.wire.auth import HeldRequest, perhaps
 
 
 cdef bytes taken(buffer_t *buffer):
-    """The bytes of a buffer, which is empty and small afterwards."""
+    """Return the contents of a buffer, and empty the buffer."""
     cdef bytes data = PyBytes_FromStringAndSize(<char *>buffer.data, buffer.used)
     free(buffer.data)
     buffer[0] = buffer_t(NULL, 0, 0)
@@ -26,7 +26,7 @@ cdef bytes taken(buffer_t *buffer):
 
 
 cdef slice_t slice_of(bytes data):
-    """Good for as long as somebody holds `data`."""
+    """Return the slice that is `data`. It is valid as long as `data` is referenced."""
     return slice_t(<const uint8_t *>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
 
 
@@ -47,13 +47,13 @@ cdef int add_count(dict counts, uint32_t host, uint64_t found) except -1:
 
 
 cdef class UserTable:
-    """core.users.UserTable as 4096 sorted blocks of packed records: some 25 bytes a user."""
+    """`core.placement.users.UserTable` as 4096 sorted blocks of packed records: about 25 bytes a user."""
 
     cdef table_t *table
 
     def __cinit__(self, uint32_t expire, uint32_t earliest_drop=EARLIEST_DROP):
         if expire < 10:
-            raise ValueError(f"users cannot expire after {expire} s, 10 s is the least")
+            raise ValueError(f"users.expire is {expire} s; it must be at least 10 s")
         self.table = <table_t *>calloc(1, sizeof(table_t))
         if self.table == NULL:
             raise MemoryError
@@ -246,7 +246,7 @@ cdef class UserTable:
         cdef dict counts = {}
         cdef block_t *block
         cdef uint32_t number, host, slot
-        cdef uint32_t hosts[64]  # those met of late, by a hash of theirs; what is not in `counts` yet of each
+        cdef uint32_t hosts[64]  # recently seen hosts, in slots by a hash of the id; `found`: users not in `counts` yet
         cdef uint64_t found[64]
         cdef uint32_t earliest[64]
         cdef size_t at
@@ -255,7 +255,7 @@ cdef class UserTable:
         for number in range(first, min(last, <uint32_t>BUCKETS)):
             block = self.table.blocks + number
             for at in range(0, <size_t>block.used * RECORD, RECORD):
-                if record_alive(self.table, block.records + at, unix):
+                if record_unexpired(self.table, block.records + at, unix):
                     host = get32(block.records + at + AT_HOST)
                     slot = (host * <uint32_t>0x9E3779B9) >> 26
                     if hosts[slot] != host:
@@ -274,7 +274,7 @@ cdef class UserTable:
 
 cdef struct point_t:
     uint32_t value
-    uint32_t host  # index in the circle's own order, that of addresses
+    uint32_t host  # index in the circle's `hosts`, which are in the order of addresses
 
 
 cdef int by_value(const void *one, const void *other) noexcept nogil:
@@ -289,7 +289,7 @@ cdef uint32_t NOT_KEPT = 0xFFFFFFFF
 
 
 cdef class Circle:
-    """core.vhosts.Circle, which gives indices in `hosts`."""
+    """`core.placement.vhosts.Circle`, which returns the index of a host in the assigner's table."""
 
     cdef readonly list hosts  # (address, weight), by address
     cdef point_t *points
@@ -297,8 +297,13 @@ cdef class Circle:
     cdef uint32_t *backends  # for each of `hosts`: its index in the assigner's table
 
     def __cinit__(self, list hosts, Circle old=None):
-        """old: a circle of which some points may be the same. Only the others are made and sorted: a pool may
-        have half a million."""
+        """Make the circle.
+
+        Args:
+            hosts: (address, weight) of each host, by address.
+            old: a circle that may have some of the hosts. Their points are copied, and only the points of new
+                hosts are made and sorted: a pool may have half a million points.
+        """
         cdef uint32_t host, total = sum(weight for _, weight in hosts)
         self.hosts = hosts
         self.points = <point_t *>malloc(max(total, 1) * sizeof(point_t))
@@ -315,7 +320,7 @@ cdef class Circle:
             self.merge(old, kept, total)
 
     cdef int add(self, uint32_t host, str text, uint32_t weight) except -1:
-        """The points of a host, behind all others."""
+        """Append the points of a host, unsorted."""
         cdef char buffer[80]  # an address, a dash and ten digits
         cdef uint32_t number
         cdef int size
@@ -329,8 +334,13 @@ cdef class Circle:
         return 0
 
     cdef int merge(self, Circle old, dict kept, uint32_t total) except -1:
-        """Put the points of hosts of an old circle among those here. kept: from their place there to that here,
-        both in the order of addresses."""
+        """Merge points of an old circle into the sorted points of this circle.
+
+        Args:
+            old: the old circle.
+            kept: for each host that both circles have, its index in `old.hosts` and its index in `hosts`.
+            total: the number of points of the merged circle.
+        """
         cdef uint32_t *places = <uint32_t *>malloc(max(len(old.hosts), 1) * sizeof(uint32_t))
         cdef point_t *points = <point_t *>malloc(max(total, 1) * sizeof(point_t))
         cdef uint32_t at, mine = 0, count = 0
@@ -366,7 +376,7 @@ cdef class Circle:
         free(self.backends)
 
     cdef int find(self, uint32_t hash32) noexcept nogil:
-        """The index in the assigner's table of the host of a hash; -1 where there are no points."""
+        """Return the index of a hash's host in the assigner's table; -1: the circle has no points."""
         cdef uint32_t low = 0, high = self.count, middle
         if self.count == 0:
             return -1
@@ -396,7 +406,7 @@ cdef enum:
     GATE_CLOSED = 0
     GATE_OPEN = 2
 
-    WAIT_HINT = -1
+    WAIT_UNVERIFIED = -1
     WAIT_RING = -2
     WAIT_NO_HOST = -3
     WAIT_MOVING = -4
@@ -406,21 +416,21 @@ cdef enum:
     WAIT_UNREAD = -8
     WAIT_READDRESSED = -9
 
-    NOT_KNOWN = -10  # to be placed anew
+    NOT_KNOWN = -10  # the user is assigned anew
 
 cdef list WAITS = [
-    Wait.HINT, Wait.RING, Wait.NO_HOST, Wait.MOVING, Wait.NEAR, Wait.RETAGGED, Wait.HELD, Wait.UNREAD,
+    Wait.UNVERIFIED, Wait.RING, Wait.NO_HOST, Wait.MOVING, Wait.NEAR, Wait.RETAGGED, Wait.HELD, Wait.UNREAD,
     Wait.READDRESSED,
 ]
 
 
 cdef object waited(int index):
-    cdef int number = WAIT_HINT - index
+    cdef int number = WAIT_UNVERIFIED - index
     return WAITS[number]
 
 
 cdef class Assigner:
-    """core.assign.Assigner on the packed table."""
+    """`core.placement.assign.Assigner` on the packed table."""
 
     cdef readonly UserTable users
     cdef readonly object user_hash
@@ -432,7 +442,7 @@ cdef class Assigner:
     cdef int fast_mode
     cdef int separator  # a byte, or -1
     cdef list backends
-    cdef list texts  # (head, tail) of each: what is appended to a line before and after the hash
+    cdef list texts  # for each backend (head, tail): appended to a line before and after the hash
     cdef list circles  # (tag, Circle) of each tag that has hosts
     cdef Circle untagged
     cdef backend_t *by_id
@@ -473,7 +483,7 @@ cdef class Assigner:
 
     def set_backends(self, backends):
         cdef list table = list(backends)
-        cdef dict before = dict(zip(map(id, self.backends), self.texts))  # the same as long as these are kept
+        cdef dict before = dict(zip(map(id, self.backends), self.texts))  # ids stay valid: the old backends are kept
         cdef list texts = [before.get(id(backend)) or self.parts(backend) for backend in table]
         cdef list circles = self.new_circles(table)
         cdef size_t count = len(table), index
@@ -496,7 +506,7 @@ cdef class Assigner:
         self.tell_homes()
 
     cdef int tell_homes(self) except -1:
-        """Let the table know where the hash puts users."""
+        """Tell the table which host the hash selects for each user."""
         cdef homes_t homes
         cdef size_t total = 0, index, at, first = 0
         cdef dict parts = {}
@@ -525,7 +535,10 @@ cdef class Assigner:
         return 0
 
     cdef list new_circles(self, list table):
-        """Where nothing changed in a tag the circle is kept, and told where its hosts are now."""
+        """Return the circle of each tag that has usable hosts.
+
+        A circle whose hosts have not changed is kept, and only its indexes are updated.
+        """
         cdef dict old = dict(self.circles), tags = {}
         cdef list circles = []
         cdef Circle circle
@@ -594,7 +607,7 @@ cdef class Assigner:
         return head + b"%d" % (key >> 32) + tail.removesuffix(b"\n")
 
     cdef tuple parts(self, backend):
-        """What is appended to the line of a user: before the hash, and after it with the LF."""
+        """Return the two parts that are appended to a user's line: before the hash, and after it with the LF."""
         host = f"{backend.hostname}\thostip={backend.address}" if backend.hostname else backend.address
         head = f"\tproxy_refresh={self.users.table.expire // 3}\thost={host}\tuser_dirkey="
         return head.encode(), f"@{backend.address}\n".encode()
@@ -613,7 +626,7 @@ cdef class Assigner:
         return &self.by_id[low] if low < self.backend_count and self.by_id[low].id == id else NULL
 
     cdef int placed(self, uint32_t hash32, slice_t tag) except -100:
-        """The index of the backend where the circle puts a hash, or -1."""
+        """Return the index of the backend that the circle of a tag selects for a hash; -1: none."""
         cdef bytes name
         cdef Circle circle
         if tag.size == 0:
@@ -624,12 +637,15 @@ cdef class Assigner:
         return -1
 
     cdef int assigned(self, uint64_t key, slice_t tag, slice_t name) except -100:
-        """The index of the user's backend, or a WAIT. The name (data NULL: none) is kept if he is placed anew."""
+        """Return the index of the user's backend, or a WAIT. The name is kept if the user is assigned anew.
+
+        A name whose data is NULL is not kept.
+        """
         cdef uint8_t *record
         cdef int index
         cdef uint64_t before
         if self._gate == GATE_CLOSED:
-            return WAIT_HINT
+            return WAIT_UNVERIFIED
         if self.held_users and key in self.held_users:
             return WAIT_HELD
         record = table_find(self.users.table, key)
@@ -646,35 +662,41 @@ cdef class Assigner:
         return index
 
     cdef int known(self, uint64_t key, slice_t tag, slice_t name, uint8_t *record) except -100:
-        """What a record says about its user: the index of his backend, a WAIT, or NOT_KNOWN."""
+        """Return what a record says about its user: the index of the backend, a WAIT, or NOT_KNOWN."""
         cdef table_t *table = self.users.table
         cdef uint32_t id = get32(record + AT_HOST), decided = get32(record + AT_DECIDED)
         cdef const backend_t *host = self.host(id)
-        cdef bint alive
+        cdef bint unexpired
         cdef int fresh
         if host != NULL and decided < host.since:
             if host.readdressed:
                 return WAIT_READDRESSED
             host = NULL
         if get16(record + AT_FLAGS) & MOVING:
-            return WAIT_MOVING  # also where the target was removed: the old sessions are being ended
+            return WAIT_MOVING  # even if the target was removed: the old sessions have not ended yet
         if host == NULL:
             return NOT_KNOWN
-        alive = record_alive(table, record, self.unix)
-        if alive and decided < host.retagged:
+        unexpired = record_unexpired(table, record, self.unix)
+        if unexpired and decided < host.retagged:
             return WAIT_RETAGGED
         if record_near(table, record, self.unix):
             fresh = self.placed(key >> 32, tag)
             if fresh >= 0 and <uint32_t>fresh != host.index:
                 return WAIT_NEAR if self._gate == GATE_OPEN else WAIT_RING
-        if not alive:
+        if not unexpired:
             return NOT_KNOWN
         if checked(table_touch(table, record, self.unix)) and self.remember_names and name.data != NULL:
             self.remember(&self.refreshed, key, name)
         return host.index
 
     cdef int chosen(self, uint64_t key, slice_t tag, const uint8_t *record) except -100:
-        """The index of the backend where a user is placed now, or a WAIT. record: his, if there is one."""
+        """Assign a user, and return the index of the backend, or a WAIT.
+
+        Args:
+            key: of the user.
+            tag: of the pool.
+            record: the user's record; NULL: there is none.
+        """
         cdef uint64_t decided = self.unix
         cdef uint32_t seen = self.unix
         cdef uint16_t flags = 0
@@ -716,7 +738,7 @@ cdef class Assigner:
         return checked(buffer_append(&self.output, data, size))
 
     cdef int append_host(self, int index, uint64_t key) except -1:
-        """What follows a line that is answered, its LF included."""
+        """Append what follows an answered line, including its LF."""
         cdef tuple parts = self.texts[index]
         cdef bytes head = parts[0], tail = parts[1]
         cdef uint8_t digits[10]
@@ -732,13 +754,13 @@ cdef class Assigner:
 
 
 def rewrite(Assigner assigner not None, bytes data not None, bint passlines):
-    cdef const uint8_t *line = <const uint8_t *>PyBytes_AS_STRING(data)  # the one that is looked at
+    cdef const uint8_t *line = <const uint8_t *>PyBytes_AS_STRING(data)  # the line that is being examined
     cdef const uint8_t *end = line + PyBytes_GET_SIZE(data)
-    cdef const uint8_t *pending = line  # where what passes unchanged, and is not in the output yet, begins
+    cdef const uint8_t *pending = line  # the beginning of the unchanged bytes that are not in the output yet
     cdef const uint8_t *stop
     cdef const char *prefix = "PASS\t" if passlines else "OK\t"
     cdef size_t prefix_size = 5 if passlines else 3, size
-    cdef const uint8_t *cut
+    cdef const uint8_t *separator
     cdef slice_t fields
     cdef asked_t asked
     cdef uint64_t key
@@ -756,9 +778,9 @@ def rewrite(Assigner assigner not None, bytes data not None, bint passlines):
             line = stop + 1
             continue
         if assigner.separator >= 0:
-            cut = <const uint8_t *>memchr(asked.name.data, assigner.separator, asked.name.size)
-            if cut != NULL:
-                asked.name.size = cut - asked.name.data
+            separator = <const uint8_t *>memchr(asked.name.data, assigner.separator, asked.name.size)
+            if separator != NULL:
+                asked.name.size = separator - asked.name.data
         key = assigner.key_of(asked.name, asked.tag)
         index = assigner.assigned(key, asked.tag, asked.name)
         if index < 0:

@@ -1,4 +1,4 @@
-/* MD5 (RFC 1321) of names and digests: of each the first 8 bytes, as a number. */
+/* MD5 (RFC 1321) of names: the first 8 bytes of the digest, as a number. */
 #ifndef DIRECTOR_MD5_H
 #define DIRECTOR_MD5_H
 
@@ -80,7 +80,7 @@ static void md5_add(md5_t *md5, const uint8_t *data, size_t size)
     }
 }
 
-/* The first 8 bytes of the digest, as a big endian number. */
+/* Return the first 8 bytes of the digest as a big endian number. */
 static uint64_t md5_end(md5_t *md5)
 {
     uint64_t bits = md5->size * 8;

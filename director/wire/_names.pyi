@@ -1,2 +1,2 @@
-# The compiled twin keeps the contract of the plain one to the letter, so that is its type.
+# The compiled twin has exactly the interface of the plain class, so that is its type.
 from director.core.placement.names import NameTable as NameTable

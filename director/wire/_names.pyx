@@ -1,9 +1,10 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""The name table in C: the same as `core.placement.names.NameTable`, which says what each method promises.
+"""The name table in C. `core.placement.names.NameTable` says what each method does.
 
-A bucket is one block of entries in the order they came. Names of logins here are appended without a look at what
-is there, since nearly all are new; repetitions go when the bucket is read or has doubled. What goes through a
-whole bucket makes an index of it first: without one it would take some milliseconds where there are 1500 names.
+A bucket is one block of entries in the order in which they came. Names of logins on this director are appended
+without a search, since nearly all are new. Repetitions are removed when the bucket is read or has doubled.
+Methods that read all entries of a bucket make an index of it first: without an index, a bucket of 1500 names
+would take milliseconds.
 """
 
 from libc.stdint cimport uint8_t, uint64_t
@@ -18,7 +19,7 @@ DEF SLACK = 1024
 DEF RECORD = 22
 DEF LONGEST_NAME = 255
 DEF USUAL = 32  # bytes of an entry
-DEF RUN = 8  # entries of one bucket in a row from which on an index is worth its making
+DEF RUN = 8  # with so many successive entries of one bucket, an index saves time
 
 
 cdef struct block:
@@ -30,7 +31,7 @@ cdef struct block:
 
 cdef struct spot:
     uint64_t key
-    size_t place  # where its entry begins, and one more; 0: the spot is free
+    size_t place  # the offset of its entry plus one; 0: the spot is free
 
 
 cdef struct index:
@@ -51,7 +52,7 @@ cdef inline int number_of(const uint8_t *entry) noexcept nogil:
 
 
 cdef uint8_t *find(uint8_t *at, const uint8_t *end, const uint8_t *entry) noexcept nogil:
-    """The first entry of the same key from `at` on, or NULL."""
+    """Return the first entry of the same key from `at` on; NULL: none."""
     while at < end:
         if memcmp(at, entry, 8) == 0:
             return at
@@ -60,7 +61,7 @@ cdef uint8_t *find(uint8_t *at, const uint8_t *end, const uint8_t *entry) noexce
 
 
 cdef inline spot *spot_of(index found, const uint8_t *entry) noexcept nogil:
-    """That of the key of an entry, or the free one where it belongs."""
+    """Return the spot of an entry's key, or the free spot where the key belongs."""
     cdef uint64_t key
     cdef size_t at
     memcpy(&key, entry, 8)
@@ -72,7 +73,7 @@ cdef inline spot *spot_of(index found, const uint8_t *entry) noexcept nogil:
 
 
 cdef bint greater(const uint8_t *entry, const uint8_t *other) noexcept nogil:
-    """Whether the name of `entry` is the greater one, as bytes."""
+    """Whether the name of `entry` is greater than that of `other`, compared as bytes."""
     cdef size_t mine = size_of(entry) - HEAD
     cdef size_t theirs = size_of(other) - HEAD
     cdef int order = memcmp(entry + HEAD, other + HEAD, mine if mine < theirs else theirs)
@@ -130,7 +131,7 @@ cdef class NameTable:
         self.used -= size
 
     cdef index indexed(self, block *bucket, size_t more) except *:
-        """Where the last entry of each key is, with room for more keys. To be freed."""
+        """Return an index of the last entry of each key, with room for `more` keys. The caller frees its spots."""
         cdef size_t at = 0, count = more, room = 16
         cdef index found
         while at < bucket.used:
@@ -150,7 +151,7 @@ cdef class NameTable:
         return found
 
     cdef void keep(self, block *bucket, index found) noexcept:
-        """Drop all entries but those that the index knows."""
+        """Drop all entries that are not in the index."""
         cdef size_t at = 0, kept = 0, size
         while at < bucket.used:
             size = size_of(bucket.data + at)
@@ -170,7 +171,7 @@ cdef class NameTable:
         return 0
 
     cdef uint8_t *known(self, block *bucket, const uint8_t *entry) except? NULL:
-        """The one entry of the same key, or NULL."""
+        """Return the only entry of the same key, after removing repetitions; NULL: none."""
         if bucket.tidy != bucket.used:
             self.tidied(bucket)
         return find(bucket.data, bucket.data + bucket.used, entry)
@@ -223,7 +224,7 @@ cdef class NameTable:
         while at < length and most > 0:
             most -= 1
             bucket = &self.buckets[number_of(data + at)]
-            # not tidied for that: users are placed, and this is asked, all the time
+            # repetitions are not removed here: every login asks for a name, and most buckets have new entries
             if is_kept(data + at) and find(bucket.data, bucket.data + bucket.used, data + at) == NULL:
                 found += (<char *> data + at)[: size_of(data + at)]
             at += size_of(data + at)
@@ -249,7 +250,7 @@ cdef class NameTable:
         return anything
 
     cdef bint merge_run(self, int number, const uint8_t *data, size_t length, size_t count) except -1:
-        """Merge entries of one bucket; whether any was news."""
+        """Merge entries of one bucket. Returns whether any name was new."""
         cdef block *bucket = &self.buckets[number]
         cdef size_t at = 0
         cdef bint anything = False, replaced = False
@@ -365,7 +366,7 @@ cdef class NameTable:
         return False
 
     cdef void shrink(self, block *bucket) noexcept nogil:
-        """Give back what more than half of a bucket no longer takes."""
+        """Release memory if a bucket uses less than half of its block."""
         cdef uint8_t *data
         if bucket.used < bucket.room // 2:
             data = <uint8_t *> realloc(bucket.data, bucket.used + 32)

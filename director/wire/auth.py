@@ -54,7 +54,7 @@ def rewrite(assigner: Assigner, data: bytes, passlines: bool) -> tuple[bytes, li
         if asked is None:
             output.append(line + b"\n")
             continue
-        tag, name = asked.tag, assigner.user_hash.cut(asked.name)
+        tag, name = asked.tag, assigner.user_hash.without_master_user(asked.name)
         key = assigner.user_hash.key(name, tag)
         answer = assigner.assign_named(key, tag, name)
         if isinstance(answer, Wait):

@@ -41,9 +41,9 @@ def is_version(line: bytes, name: bytes, major: int) -> bool:
     """Whether a line (without its LF) begins the protocol `name` in this major version and any minor
     version."""
     match line.split(b"\t"):
-        case [b"VERSION", said, version, minor]:
+        case [b"VERSION", protocol, version, minor]:
             digits = version.isdigit() and minor.isdigit() and len(version) <= DIGITS
-            return digits and said == name and int(version) == major
+            return digits and protocol == name and int(version) == major
     return False
 
 

@@ -278,7 +278,9 @@ def test_a_good_bye_before_the_proof_ends_that_link_only(not_yet_attacked: Attac
         not_yet_attacked,
         Way.RIGHT,
         of_frame(1, lambda frame: encode([Bye("not from there", routine=True)])),
-        lambda: not_yet_attacked.ring[1].logged("ring_link_closed", "it said: not from there"),
+        lambda: not_yet_attacked.ring[1].logged(
+            "ring_link_closed", "closed by the other end: not from there"
+        ),
     )
     assert not_yet_attacked.ring[1].wait_logged("ring_link_closed", "state=proving")
 
@@ -310,7 +312,7 @@ def test_a_relay_with_a_certificate_of_the_same_ca_is_refused_by_both_ends(
             director.program = ("tests.attacks.rerouted", str(relay.port))
         with ring:
             for director in ring.all:
-                refused = "wrong ring secret: ring.secret_file must hold the same on every director"
+                refused = "wrong ring secret: ring.secret_file must have the same content on every director"
                 until(partial(director.logged, "ring_link_closed", refused), what=director.log)
                 assert director.get("/v1/ring")["ring"] in ([], [director.member])
                 assert not director.all_logged("ring_tls_failed")

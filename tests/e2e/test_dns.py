@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from director.core.backendnames import GONE_AFTER
+from director.core.backendnames import DROPPED_AFTER
 from tests.e2e.network import Network
 from tests.e2e.processes import Directors, until
 
 FIXED, ONE, TWO, THREE = (f"10.78.1.{number}" for number in (9, 1, 2, 3))
 NAME = "imap.example.test"
-WITHIN = GONE_AFTER + 20
+WITHIN = DROPPED_AFTER + 20
 """Seconds within which an address that is missing from the answers is removed, on a slow machine."""
 
 

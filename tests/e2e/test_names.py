@@ -97,12 +97,12 @@ def test_a_backend_with_another_address_keeps_weight_state_pins_and_users(
     everywhere(ring, before)
     assert table(first)["backend2"] == ("10.77.1.9", 30, False)
     for director in ring.all:
-        moved = director.wait_logged("backend_moved", "name=backend2 before=10.77.1.2 after=10.77.1.9")
+        moved = director.wait_logged("host_address_changed", "name=backend2 before=10.77.1.2 after=10.77.1.9")
         assert len(moved) == 1
     # By the next change every director has looked up all names again, and has changed nothing more.
     network.say(backend3="10.77.1.7")
     agree(ring, {"backend1": "10.77.1.8", "backend2": "10.77.1.9", "backend3": "10.77.1.7"})
-    assert [len(director.wait_logged("backend_moved", times=3)) for director in ring.all] == [3, 3, 3]
+    assert [len(director.wait_logged("host_address_changed", times=3)) for director in ring.all] == [3, 3, 3]
     assert run_command(first, "unpin", "user1").stdout.startswith("user1: no longer pinned")
     assert "10.77.1.9  backend2  -        30  down" in run_command(first, "status").stdout
     assert run_command(first, "map", "backend2").stdout.split("\n")[0].split() == [

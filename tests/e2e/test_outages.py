@@ -138,13 +138,13 @@ def queued(director: DirectorProcess) -> int:
 
 Step = Callable[[Place], None]
 OUTAGES: dict[str, tuple[Step, Step, str]] = {
-    "killed": (killed_and_back, start, "store_away"),
-    "flapping": (flap, start, "store_away"),
-    "slow": (slow, quick, "store_away"),
+    "killed": (killed_and_back, start, "store_unreachable"),
+    "flapping": (flap, start, "store_unreachable"),
+    "slow": (slow, quick, "store_unreachable"),
     "memory full": (memory_full, memory_free, "OOM"),
     "disk full": (disk_full, disk_free, "MISCONF"),
     "read-only replica": (replica, primary, "READONLY"),
-    "failed over, or restored, to older data": (older, start, "store_away"),
+    "failed over, or restored, to older data": (older, start, "store_unreachable"),
     "wiped": (flush, nothing, "store_replaced"),
 }
 """By name: the begin of the fault, its end, and the signs of both in every director's log."""
@@ -280,7 +280,7 @@ def test_directors_that_start_without_redis_use_snapshots_and_a_joining_director
             ring[2].start().wait_whole(3)
             with Client(ring[2].login) as client:
                 assert client.ask([*USERS, "newer"]) == before
-            assert ring[2].wait_logged("snapshot_loaded", 'reason="the store is away"')
+            assert ring[2].wait_logged("snapshot_loaded", 'reason="the store is unreachable"')
             assert [director.hosts() for director in ring.all] == [ring[0].hosts()] * 3
             ring.stop()
             ring.start()
@@ -308,7 +308,7 @@ def test_a_second_cluster_on_the_same_prefix_ends_with_78_and_says_what_to_do(
             finally:
                 other.close()
             (line,) = other.logged("cannot_start")
-            assert f"{address}:{port} lives" in line
+            assert f"{address}:{port} holds a lease" in line
             assert "?prefix=NAME:" in line
             ring.stop()
             try:

@@ -354,12 +354,12 @@ def test_logins_do_not_wait_for_an_unreachable_redis_which_gets_all_changes_afte
         with Load(ring.logins, [f"outage{number}" for number in range(5000)]) as load:
             until(lambda: len(load.logins) > 100, what="logins run")
             getattr(redis, stop)()
-            until(lambda: all(d.logged("store_away") for d in ring.all), what="all notice")
+            until(lambda: all(d.logged("store_unreachable") for d in ring.all), what="all notice")
             answer = ring[0].change("PATCH", "/v1/hosts/127.0.3.1", {"weight": 77})
             seen = len(load.logins)
             until(lambda: len(load.logins) > seen + 300, what="logins continue")
             getattr(redis, restart)()
-            until(lambda: all(d.logged("store_back") for d in ring.all), what="all are back")
+            until(lambda: all(d.logged("store_reachable") for d in ring.all), what="all are back")
             seen = len(load.logins)
             until(lambda: len(load.logins) > seen + 100, what="logins continue")
         until(lambda: all(d.get("/v1/status")["store"]["queued_buckets"] == 0 for d in ring.all))
@@ -375,7 +375,7 @@ def test_logins_do_not_wait_for_an_unreachable_redis_which_gets_all_changes_afte
         assert load.failures == []
         assert load.on_two_hosts() == {}
         assert load.slowest < 1
-        assert [len(d.all_logged("store_away")) for d in ring.all] == [1, 1, 1]
+        assert [len(d.all_logged("store_unreachable")) for d in ring.all] == [1, 1, 1]
 
 
 def test_a_director_that_starts_alone_answers_when_the_leases_of_the_others_have_lapsed(folder: Path) -> None:
@@ -387,12 +387,14 @@ def test_a_director_that_starts_alone_answers_when_the_leases_of_the_others_have
         until(lambda: len(anyio.run(stored, redis.url)[0]) == len(USERS))
         for director in ring.all:
             director.kill()
-        gates = len(ring[0].logged("gate"))
+        gates = len(ring[0].logged("login_gate_changed"))
         ring[0].start()
         with Client(ring[0].login) as client:
             assert client.ask(USERS) == before
             client.ask(["newcomer"])
-        until(lambda: any("standing=whole" in line for line in ring[0].logged("gate")[gates:]))
+        until(
+            lambda: any("standing=complete" in line for line in ring[0].logged("login_gate_changed")[gates:])
+        )
 
 
 def test_a_director_that_starts_alone_with_a_store_of_its_own_answers_after_isolation_wait(
@@ -409,7 +411,7 @@ def test_a_director_that_starts_alone_with_a_store_of_its_own_answers_after_isol
             assert client.ask(USERS) == before
             answered = time.monotonic()
             client.ask(["newcomer"])
-        assert ring[0].wait_logged("gate", "standing=isolated")
+        assert ring[0].wait_logged("login_gate_changed", "standing=isolated")
         assert answered - started > 3
         assert time.monotonic() - answered < 1
 
@@ -424,7 +426,7 @@ def test_directors_that_cannot_reach_each_other_assign_new_users_through_redis(
     with RedisServer() as redis, Directors(folder, count=2, state=redis.url, each=each) as ring:
         for director in ring.all:
             director.wait_ready()
-            until(partial(director.logged, "gate", "standing=claim"), what=director.log)
+            until(partial(director.logged, "login_gate_changed", "standing=claim"), what=director.log)
         answers: list[dict[str, str]] = []
         users = [f"claimed{number}" for number in range(2000)]
         asking = [
@@ -449,9 +451,9 @@ def test_a_director_starts_without_redis_logs_it_and_connects_later(folder: Path
         with Directors(folder, count=1, state=redis.url) as directors:
             with Client(directors[0].login) as client:
                 host = client.ask(["early"])["early"]
-            assert directors[0].wait_logged("store_away")
+            assert directors[0].wait_logged("store_unreachable")
             redis.start()
-            until(lambda: directors[0].logged("store_back"), what=directors[0].log)
+            until(lambda: directors[0].logged("store_reachable"), what=directors[0].log)
             key = UserHash().key(b"early")
             until(lambda: anyio.run(stored, redis.url)[0].get(key) == host)
 
@@ -484,7 +486,7 @@ def test_a_damaged_sqlite_file_is_set_aside_named_and_filled_from_the_ring(folde
 
 GARBAGE = {
     "random bytes": (random.Random(3).randbytes(2000), "at most 4096"),
-    "half a frame": (b"\0\0\1\0half", "no answer in GREETING within 2 s"),
+    "half a frame": (b"\0\0\1\0half", "the handshake did not get beyond GREETING within 2 s"),
     "an oversized frame": (b"\xff\xff\xff\xff", "frame of 4294967295 bytes, at most 4096"),
     "nested without end": (b"\0\0\x0f\xa0" + b"\x91" * 4000, "cannot be read"),
     "no greeting": (b"\0\0\0\4\x91\x92\x09\x01", "Ping is not expected"),
@@ -516,7 +518,7 @@ def test_garbage_at_the_ring_port_is_refused_with_a_reason_and_disturbs_no_link(
         ("127.0.2.99", {}, "127.0.2.99 is not in ring.servers"),
         ("127.0.2.13", {"member": "127.0.2.12:9090"}, "it must use the address it is listed with"),
         ("127.0.2.13", {"username_hash": "%u"}, "users.username_hash differs"),
-        ("127.0.2.13", {"unix": 0.0}, "set it (NTP)"),
+        ("127.0.2.13", {"unix": 0.0}, "synchronize both (NTP)"),
     ],
 )
 def test_a_director_with_a_wrong_greeting_is_refused_with_the_reason(
@@ -533,7 +535,7 @@ def test_a_director_with_a_wrong_greeting_is_refused_with_the_reason(
 def test_a_second_director_with_an_address_that_is_taken_is_refused_and_both_are_named(
     ring: Directors,
 ) -> None:
-    reason = f"two directors say they are {ring[1].member}"
+    reason = f"two directors use the address {ring[1].member}"
     with Load(ring.logins, USERS) as load:
         with Stranger(ring[0].member, source="127.0.2.12") as stranger:
             stranger.greet(ring[1].member)
@@ -628,7 +630,7 @@ def test_a_suspended_director_compares_records_before_it_answers(ring: Directors
         (host,) = other.ask(["asked while suspended"]).values()
         assert host_in(client.stream.readline()) == host
         assert client.ask(USERS) == before
-    assert ring[0].wait_logged("frozen")
+    assert ring[0].wait_logged("process_stalled")
     ring[0].wait_whole(3)
 
 
@@ -644,6 +646,6 @@ def test_a_director_that_was_suspended_does_not_report_its_neighbours_clocks_as_
     finally:
         ring[0].send(signal.SIGCONT)
     ring[0].wait_whole(3)
-    until(lambda: " event=frozen " in ring[0].log[before:])
+    until(lambda: " event=process_stalled " in ring[0].log[before:])
     since = ring[0].complete_log()[before:].splitlines()
     assert [line for line in since if "the clock of" in line] == []

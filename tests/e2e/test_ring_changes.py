@@ -16,7 +16,7 @@ FIRST = "127.0.56.11"
 USERS = [f"user{number}" for number in range(200)]
 QUICK = {"users": 'kick_delay = "100 ms"'}
 SHORT = {"users": 'kick_delay = "100 ms"\nexpire = "10 s"'}
-ISOLATED = ("gate", "standing=isolated")
+ISOLATED = ("login_gate_changed", "standing=isolated")
 """The log event of a director that assigns users again, after it has waited on the minority side."""
 
 

@@ -55,7 +55,7 @@ def kinds(ring: Directors, member: str) -> list[str]:
 
 @pytest.mark.parametrize(
     ("source", "reason"),
-    [("127.0.55.12", "speaks from 127.0.55.12"), ("127.0.55.99", "127.0.55.99 is not in ring.servers")],
+    [("127.0.55.12", "connects from 127.0.55.12"), ("127.0.55.99", "127.0.55.99 is not in ring.servers")],
     ids=["of another member", "of no member"],
 )
 def test_a_peer_with_the_secret_at_a_wrong_address_is_refused(

@@ -94,7 +94,7 @@ async def test_a_rolling_upgrade_moves_no_user_and_splits_buckets_after_the_last
                 assert (schema(server), server.command("KEYS", "dd:{u??}????")) == (1, b"*0\r\n")
                 await to_thread(restarted, ring, number, NEW)
                 if number < 2:
-                    lines = await to_thread(ring[number].wait_logged, "store_schema_held")
+                    lines = await to_thread(ring[number].wait_logged, "store_migration_postponed")
                     assert len(lines) == 1
                     assert ring[2].member in lines[0]
                     shown = await to_thread(ring[number].command, "state", "info")

@@ -82,7 +82,7 @@ def test_the_rings_secret_is_changed_in_three_steps_and_no_login_fails(folder: P
         assert all("ring.secret_file has changed" in line for line in made_anew), made_anew
         for director in ring.all:
             assert len(director.wait_logged("configuration_reloaded", "ring.secret_file", times=3)) == 3
-            assert director.all_logged("store_away") == []
+            assert director.all_logged("store_unreachable") == []
             assert SECRET not in director.complete_log()
             assert new not in director.complete_log()
         assert redis.command("GET", "dd:doc:cluster") != former
@@ -250,7 +250,7 @@ def test_a_redis_password_is_changed_with_a_reload_and_no_login_fails(folder: Pa
                     assert director.wait_logged("configuration_reloaded", "state (password_file)")
                 redis.command("ACL", "SETUSER", "director", "<first one")
                 wait_for_logins(load)
-                assert [director.all_logged("store_away") for director in ring.all] == [[], []]
+                assert [director.all_logged("store_unreachable") for director in ring.all] == [[], []]
                 # without a reload the server refuses the former password
                 redis.command("ACL", "SETUSER", "director", "resetpass", ">last one")
                 password.write_text("last one\n")
@@ -260,5 +260,5 @@ def test_a_redis_password_is_changed_with_a_reload_and_no_login_fails(folder: Pa
                     until(lambda d=director: d.get("/v1/status")["store"]["up"], what="the store is back")
             assert load.failures == []
             for director in ring.all:
-                assert director.all_logged("store_away", "WRONGPASS") == []
+                assert director.all_logged("store_unreachable", "WRONGPASS") == []
                 assert "next one" not in director.complete_log()

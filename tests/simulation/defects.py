@@ -343,7 +343,9 @@ def _incarnations_are_times() -> Any:
 
 def _others_speak_for_a_member() -> Any:
     return patch.multiple(
-        Presence, _linked=lambda self: set(), _told_of_us=lambda self, number, leaves, source, now: []
+        Presence,
+        _linked=lambda self: set(),
+        _hear_about_this_director=lambda self, number, leaves, source, now: [],
     )
 
 

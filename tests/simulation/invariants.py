@@ -20,7 +20,7 @@ from typing import Any
 
 from director.core.moves.kicks import AGAIN_AFTER, KICK_TIMEOUT
 from director.core.placement.assign import Gate
-from director.core.placement.users import MOVING, ONE_LOGIN, User, is_alive, is_gone, unpack
+from director.core.placement.users import MOVING, ONE_LOGIN, User, has_long_expired, is_unexpired, unpack
 from director.core.protocol.messages import HostRow
 from director.core.ring.partition import Standing
 from director.core.settings import Settings
@@ -45,7 +45,7 @@ NOT_REACHED = 45.0
 KICK_DELAY = Settings().kick_delay
 IMPATIENT = 2.0
 """Seconds that a claim may take until all directors know of it."""
-LOOK_EVERY = 0.5
+PROBE_EVERY = 0.5
 LIAR_DELAYS = 12.0
 """The most seconds by which a liar delays a login."""
 APART = 12.0
@@ -159,7 +159,7 @@ class Watch:
             node.store.on_bucket, node.store.on_document = self.bucket_written, self.document_written
         world.on_reply = self.answered
         world.on_drop = self.dropped
-        world.after(LOOK_EVERY, self._look)
+        world.after(PROBE_EVERY, self._look)
 
     # ---- circumstances
 
@@ -348,7 +348,7 @@ class Watch:
             now = new.get(key)
             if now is not None and now.decided < user.decided:
                 raise Violation("store went back", f"{user} was replaced by {now}")
-            may_go = is_gone(user, unix, EXPIRE) or (self.plan.max_users and user.flags == ONE_LOGIN)
+            may_go = has_long_expired(user, unix, EXPIRE) or (self.plan.max_users and user.flags == ONE_LOGIN)
             if now is None and not may_go:
                 raise Violation("store went back", f"{user} was dropped")
 
@@ -378,7 +378,7 @@ class Watch:
         if host is None or host.address == reply.host or node.core.hosts.host_removed(stored):
             return
         since = self._stored_at.get(key, now)
-        if self.retag_at > since - 1 or not is_alive(stored, int(node.unix), EXPIRE):
+        if self.retag_at > since - 1 or not is_unexpired(stored, int(node.unix), EXPIRE):
             return
         if now > since + BEHIND:
             text = f"{reply.user} was sent to {reply.host}, the store has {stored} for {now - since:.1f} s"
@@ -453,7 +453,7 @@ class Watch:
 
     def _look(self) -> None:
         self.check()
-        self.world.after(LOOK_EVERY, self._look)
+        self.world.after(PROBE_EVERY, self._look)
 
     def check(self) -> None:
         now = self.world.now
@@ -629,7 +629,7 @@ def under_way(node: Node) -> dict[str, int]:
         "logins": len(core.pending),
         "kicks": len(core.kicks),
         "moves": len(core.moves),
-        "moves in hand": core.moves.in_hand,
+        "moves in hand": core.moves.led,
         "flushes": len(core.jobs),
         "near": len(core.near),
         "held": core.assigner.users_held,

@@ -12,8 +12,8 @@ from director.stored.persistence import PersistenceCore
 from director.stored.procedures import StoreSetup
 from director.stored.storecalls import Ask, Call, LoadBuckets, Note, Opened, Pause, Stopped, StoreEffect, Tell
 from director.stored.storeevents import (
+    Abort,
     BucketsChanged,
-    Interrupt,
     Open,
     Run,
     Stop,
@@ -84,7 +84,7 @@ class Persistence:
     def stop(self) -> None:
         """Write what is left. The director ends after it."""
         self.stopping = True
-        self.feed(Interrupt())
+        self.feed(Abort())
         self.feed(Stop())
 
     def buckets_changed(self) -> None:

@@ -24,9 +24,9 @@ from tests.simulation.parts import Outcome, Reply
 from tests.simulation.world import HASH, Node, World
 
 TOLD = {
-    "frozen",
     "kick_failed",
     "move_timed_out",
+    "process_stalled",
     "removed_from_ring",
     "user_on_two_hosts",
 }

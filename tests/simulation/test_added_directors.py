@@ -143,7 +143,7 @@ def test_an_added_director_that_was_not_met_yet_is_not_missing() -> None:
     outcome = world.change_member("d1", "d3")
     world.run(1)
     assert outcome.done is not None
-    assert world.node("d1").core.standing is Standing.WHOLE
+    assert world.node("d1").core.standing is Standing.COMPLETE
     assert answered(world, ["d1", "d2"]) == {"d1", "d2"}
 
 
@@ -166,5 +166,5 @@ def test_after_isolation_wait_directors_that_a_member_really_ran_hold_up_no_new_
         outcome = world.change_member("d1", name, remove=True)
         world.run(1)
         assert outcome.done is not None
-    assert {world.node(name).core.standing for name in ("d1", "d2", "d3")} == {Standing.WHOLE}
+    assert {world.node(name).core.standing for name in ("d1", "d2", "d3")} == {Standing.COMPLETE}
     assert answered(world, ["d1", "d2", "d3"]) == {"d1", "d2", "d3"}

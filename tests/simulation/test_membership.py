@@ -7,7 +7,7 @@ import pytest
 from director.core.placement.assign import Gate
 from director.core.protocol.events import Received
 from director.core.protocol.messages import Leaving
-from director.core.ring.link import TRANSITIONS, Neighbour, State
+from director.core.ring.link import TRANSITIONS, LinkState, Neighbour
 from tests.simulation.world import HASH, UNIX, World
 
 USERS = [f"user{i}" for i in range(30)]
@@ -277,14 +277,14 @@ def test_a_thawed_director_does_not_wait_for_a_neighbour_that_hangs_itself() -> 
 
 
 def test_links_take_every_way_of_the_table_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: set[tuple[State, State]] = set()
+    seen: set[tuple[LinkState, LinkState]] = set()
 
     def watched(neighbour: Neighbour, name: str, value: object) -> None:
         before = neighbour.__dict__.get("state", value)
         neighbour.__dict__[name] = value
         if name == "state" and before is not value:
-            assert isinstance(before, State)
-            assert isinstance(value, State)
+            assert isinstance(before, LinkState)
+            assert isinstance(value, LinkState)
             seen.add((before, value))
 
     monkeypatch.setattr(Neighbour, "__setattr__", watched)
@@ -305,7 +305,7 @@ def test_a_director_whose_clock_jumps_is_named_and_let_go_until_it_is_set() -> N
     world.node("d2").skew = 3600.0
     world.run(3)
     assert world.node("d1").core.barrier.ring == (world.members[0], world.members[2])
-    assert "+3600.0 s off" in world.trace()
+    assert "3600.0 s ahead of" in world.trace()
     replies = [world.login("alice", name) for name in ("d1", "d3")]
     world.run(0.5)
     assert replies[0].host == replies[1].host is not None

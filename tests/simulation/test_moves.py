@@ -42,7 +42,7 @@ def at_rest(world: World) -> None:
     """Counters that must return to zero do, and all agree."""
     for node in world.ups():
         core = node.core
-        assert (len(core.kicks), len(core.moves), core.moves.in_hand, len(core.jobs)) == (0, 0, 0, 0)
+        assert (len(core.kicks), len(core.moves), core.moves.led, len(core.jobs)) == (0, 0, 0, 0)
         assert (len(core.near), core.assigner.users_held, len(core.kick_rounds), len(core.pending)) == (
             0,
             0,

@@ -25,7 +25,7 @@ def hosts(world: World) -> dict[str, set[str | None]]:
 def test_three_directors_form_a_ring_and_answer_everybody() -> None:
     world = World(3).start().run(1.0)
     assert world.in_sync()
-    assert [node.core.standing for node in world.nodes.values()] == [Standing.WHOLE] * 3
+    assert [node.core.standing for node in world.nodes.values()] == [Standing.COMPLETE] * 3
 
 
 @pytest.mark.parametrize("directors", range(1, 8))
@@ -362,7 +362,9 @@ def test_changes_not_begun_when_a_director_stops_are_refused_and_not_taken_along
     queued.append(world.change("d1", "127.0.1.3", weight=20))
     world.run(2)
     assert begun.done is not None
-    assert [change.failed for change in queued] == ["this director stops; ask another one"] * 2
+    assert [change.failed for change in queued] == [
+        "this director is stopping; run the command on another director"
+    ] * 2
     rows = world.node("d2").core.hosts.rows
     assert [rows[f"127.0.1.{n}"].weight for n in (1, 2, 3)] == [20, 100, 100]
 
@@ -480,7 +482,7 @@ def test_two_directors_behind_clocks_that_differ_too_much_do_not_form_a_ring_and
     world.node("d2").skew = 3.0
     world.start().run(3)
     assert not world.in_sync()
-    reasons = [line for line in world.lines if "set it (NTP)" in line]
+    reasons = [line for line in world.lines if "synchronize both (NTP)" in line]
     assert {line.split()[1] for line in reasons} == {"d1", "d2"}
 
 

@@ -20,7 +20,7 @@ from director.core.moves.kicks import AGAIN_AFTER, KICK_TIMEOUT
 from director.core.placement.assign import Gate
 from director.core.placement.hashing import UserHash
 from director.core.placement.names import NameTable
-from director.core.placement.users import User, is_alive, is_gone, unpack
+from director.core.placement.users import User, has_long_expired, is_unexpired, unpack
 from director.core.protocol.clock import within_records
 from director.core.protocol.effects import (
     Answer,
@@ -29,13 +29,13 @@ from director.core.protocol.effects import (
     Departed,
     Dial,
     Effect,
+    FetchBuckets,
     Kick,
     ListSessions,
     LogEvent,
     OperationDone,
     OperationFailed,
     Persist,
-    ReadBuckets,
     Refuse,
     RunFlush,
     Seal,
@@ -53,7 +53,7 @@ from director.core.protocol.events import (
     Event,
     FlushEnded,
     HostChange,
-    Interrupt,
+    InterruptFlush,
     Kicked,
     KicksEnded,
     LinkClosed,
@@ -61,6 +61,7 @@ from director.core.protocol.events import (
     Lookup,
     MemberChange,
     MembersListed,
+    ProcessStalled,
     Received,
     Seen,
     SessionsListed,
@@ -69,7 +70,6 @@ from director.core.protocol.events import (
     StoredHosts,
     StoredMembers,
     StoredUsers,
-    Thawed,
     TimerFired,
 )
 from director.core.protocol.kicktypes import KickWhat, ProxiedSession
@@ -118,7 +118,7 @@ class Table(UserTable):
         before = list(unpack(self.bucket(number)))
         dropped = super().shed(number, unix)
         for user in before:
-            if self.get(user.key) is None and not is_gone(user, unix, EXPIRE):
+            if self.get(user.key) is None and not has_long_expired(user, unix, EXPIRE):
                 self.told(user)
         return dropped
 
@@ -228,12 +228,12 @@ class Node:
             StoredMembers(tuple(core.members.rows.values()), met=frozenset(core.members.met)),
             StoredUsers(b"".join(users.bucket(number) for number in occupied(users))),
         ]
-        smaller_since = core.smaller_since
+        minority_since = core.minority_since
         self.last_number = core.ring.presence.number
         self.crash()
         self.start(memory)
         self.last_number = 0
-        self.core.take_over(smaller_since)
+        self.core.take_over(minority_since)
 
     def stop(self) -> None:
         """Stop in an orderly way: leave the ring, write everything, release the lease."""
@@ -344,7 +344,7 @@ class Node:
                 self.outcomes.pop(operation).users = counts
             case StoreMembers():
                 self.persistence.feed(MembersChanged())
-            case ReadBuckets(buckets):
+            case FetchBuckets(buckets):
                 self.persistence.feed(ReadAsked(buckets))
             case Persist(number, buckets):
                 self.persistence.feed(PersistAsked(number, buckets))
@@ -440,7 +440,7 @@ class Node:
         self.frozen, self.thawed_at = False, self.world.now
         inbox, self.inbox = self.inbox, []
         self.timer = None
-        self.handle(Thawed(self.world.now - self.frozen_at))
+        self.handle(ProcessStalled(self.world.now - self.frozen_at))
         for event in inbox:
             self.handle(event)
         if self.up:
@@ -742,7 +742,7 @@ class World:
         return outcome
 
     def interrupt(self, at: str, outcome: Outcome) -> None:
-        self.node(at).handle(Interrupt(outcome.number))
+        self.node(at).handle(InterruptFlush(outcome.number))
 
     def sessions(self, user: str) -> list[str]:
         """Return the hosts of all live sessions of a user, on all machines."""
@@ -810,7 +810,7 @@ def living(node: Node) -> dict[UserKey, tuple[int, int, int]]:
         user.key: (user.host, user.decided, user.flags)
         for number in occupied(node.users)
         for user in unpack(node.users.missing(number, b"", int(node.unix)))
-        if is_alive(user, soon, EXPIRE) and not node.core.hosts.host_removed(user)
+        if is_unexpired(user, soon, EXPIRE) and not node.core.hosts.host_removed(user)
     }
 
 

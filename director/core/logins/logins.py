@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from director.core.logins.pending import PENDING_TIMEOUT, WAITING_LIMIT, Pending, WaitingLogin
 from director.core.placement.assign import Assigner, Backend, Wait
-from director.core.placement.users import MOVING, PINNED, User, is_alive, pack
+from director.core.placement.users import MOVING, PINNED, User, is_unexpired, pack
 from director.core.protocol.counters import Counters
 from director.core.protocol.effects import Answer, Claim, Effect, Refuse
 from director.core.protocol.events import Lookup
@@ -21,7 +21,7 @@ SLICE = 200
 CLAIM_AGAIN = 0.5
 """Seconds until a claim that brought no host is repeated."""
 REMOVED = "this director was removed from the ring"
-FULL = f"{WAITING_LIMIT} logins wait already"
+FULL = f"{WAITING_LIMIT} logins are waiting already"
 
 
 class Logins:
@@ -91,7 +91,7 @@ class Logins:
         The result of the claim is in the user table already.
         """
         user = self._users.get(key)
-        if user is not None and user.host and is_alive(user, self._assigner.unix, self._users.expire):
+        if user is not None and user.host and is_unexpired(user, self._assigner.unix, self._users.expire):
             # no question near expiry either: the store has just answered
             self._users.touch(key, self._assigner.unix)
         answers, waiting = self._answer(self._pending.of(key))
@@ -120,7 +120,7 @@ class Logins:
             now: monotonic seconds.
         """
         user = self._users.get(key)
-        if user is None or not is_alive(user, self._assigner.unix, self._users.expire):
+        if user is None or not is_unexpired(user, self._assigner.unix, self._users.expire):
             return False
         if user.host == 0:
             # host 0: the assignment was deleted; the user is assigned anew once the old sessions have ended
@@ -167,7 +167,7 @@ class Logins:
                 self._counters.answered_later += 1
                 answers.append(Answer(login.request, login.key, answer))
             else:
-                self._pending.goes_on(login, answer)
+                self._pending.set_reason(login, answer)
                 self._note(login.key, login.tag, answer)
                 unanswered.append(login)
         return answers, unanswered

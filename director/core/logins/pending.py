@@ -33,7 +33,7 @@ class WaitingLogin(msgspec.Struct, gc=False):
     """The number of the last wake of all logins before this login arrived or was tried."""
 
 
-SHARES = 64
+SHARDS = 64
 """Number of dicts that hold the waiting logins by user. A single dict would make the turn of the loop in
 which it grows too long."""
 
@@ -42,12 +42,12 @@ class Pending:
     """The waiting logins, in the order in which they came.
 
     Woken logins are tried again in slices, in the order in which they were woken. A second wake meanwhile
-    does not put a login back to the end.
+    does not change the order.
     """
 
     def __init__(self) -> None:
         self._waiting: dict[RequestId, WaitingLogin] = {}
-        self._by_key: list[dict[UserKey, dict[RequestId, None]]] = [{} for _ in range(SHARES)]
+        self._by_key: list[dict[UserKey, dict[RequestId, None]]] = [{} for _ in range(SHARDS)]
         self._again: dict[RequestId, None] = {}
         """Logins that were woken because something happened to their users."""
         self._wakes = self._walked = 0
@@ -65,7 +65,7 @@ class Pending:
         self._shard(key).setdefault(key, {})[request] = None
         self._reasons[wait] = self._reasons.get(wait, 0) + 1
 
-    def goes_on(self, waiting: WaitingLogin, wait: Wait) -> None:
+    def set_reason(self, waiting: WaitingLogin, wait: Wait) -> None:
         """Change the reason why a login waits."""
         self._reasons[waiting.wait] -= 1
         self._reasons[wait] = self._reasons.get(wait, 0) + 1
@@ -165,7 +165,7 @@ class Pending:
         self._walked = self._wakes
 
     def _shard(self, key: UserKey) -> dict[UserKey, dict[RequestId, None]]:
-        return self._by_key[(key >> 32) % SHARES]
+        return self._by_key[(key >> 32) % SHARDS]
 
     def _requests(self, key: UserKey) -> Iterable[RequestId]:
         return self._shard(key).get(key, ())

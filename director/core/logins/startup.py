@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from director.core.logins.pending import Pending
 from director.core.placement.assign import Assigner
 from director.core.placement.users import BUCKET_SHIFT, BUCKETS
-from director.core.protocol.effects import Effect, ReadBuckets
+from director.core.protocol.effects import Effect, FetchBuckets
 from director.types import UserKey
 
 
@@ -43,7 +43,7 @@ class Startup:
             if bucket not in self._waiting:
                 asked.append(bucket)
             self._waiting.setdefault(bucket, []).append(key)
-        return [ReadBuckets(tuple(asked))] if asked else []
+        return [FetchBuckets(tuple(asked))] if asked else []
 
     def have_read(self, buckets: Sequence[int] | None) -> None:
         """Wake the users of these buckets: the records of the store are in memory.

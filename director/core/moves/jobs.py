@@ -18,9 +18,9 @@ from director.core.moves.moves import Moves
 from director.core.moves.movestate import UserJob
 from director.core.placement.assign import Assigner, Backend
 from director.core.placement.names import NameTable, entry
-from director.core.placement.users import BUCKETS, BY_HAND, LATEST, PINNED, RECORD, User, is_alive, unpack
+from director.core.placement.users import BUCKETS, BY_HAND, LATEST, PINNED, RECORD, User, is_unexpired, unpack
 from director.core.protocol.effects import Effect, OperationFailed, Persist, UsersDone
-from director.core.protocol.events import Interrupt, UsersEvent
+from director.core.protocol.events import InterruptFlush, UsersEvent
 from director.core.protocol.kicktypes import Fence, KickWhat
 from director.core.protocol.ringtimings import STORE_WAIT
 from director.core.tables.hosts import HostTable
@@ -190,7 +190,9 @@ class UserJobs:
         """Whether the user is being moved. If so, the operation is refused."""
         if not self._moves.is_moving(event.key):
             return False
-        self._fail(event.operation, TryAgain, "the user is being moved already; wait for it to be finished")
+        self._fail(
+            event.operation, TryAgain, "the user is being moved already; retry when the move has ended"
+        )
         return True
 
     def flush(self, event: Flush, now: Now) -> None:
@@ -214,12 +216,14 @@ class UserJobs:
 
     def kick(self, event: KickSessions, now: Now) -> None:
         if self._kick_rounds.full and not event.wait:
-            self._fail(event.operation, TryAgain, "as many kicks as users.max_parallel_kicks are under way")
+            self._fail(
+                event.operation, TryAgain, "users.max_parallel_kicks kicks are under way already; retry later"
+            )
             return
         job = self._new_job(event.operation, complete=False)
         self._kick_rounds.begin(event.what, partial(_kicked, job), now, count_only=event.count_only)
 
-    def interrupt(self, event: Interrupt) -> None:
+    def interrupt(self, event: InterruptFlush) -> None:
         """Move no more users for an operation. Moves under way are finished."""
         for walk in list(self._walks):
             if walk.job.operation == event.operation:
@@ -267,7 +271,7 @@ class UserJobs:
 
     def _can_go_on(self, walk: _Walk) -> bool:
         limit = FORGOTTEN if walk.forget else self.max_parallel
-        return self._moves.in_hand < limit and len(walk.job.under_way) < walk.parallel
+        return self._moves.led < limit and len(walk.job.under_way) < walk.parallel
 
     def _move_some(self, walk: _Walk, room: int, now: Now) -> int:
         """Continue a walk. Returns how many users the other walks may still look at."""
@@ -294,7 +298,7 @@ class UserJobs:
     def _concerned(self, walk: _Walk, user: User, now: Now) -> bool:
         if user.host not in walk.hosts or user.decided >= walk.before:
             return False
-        return is_alive(user, int(now.unix), self._users.expire) and not self._hosts.host_removed(user)
+        return is_unexpired(user, int(now.unix), self._users.expire) and not self._hosts.host_removed(user)
 
     def _move_one(self, walk: _Walk, key: UserKey, now: Now) -> None:
         user = self._users.get(key)

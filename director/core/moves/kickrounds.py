@@ -2,7 +2,8 @@
 kicks that records have caused. A dry run goes round in the same way and counts the sessions instead of ending
 them.
 
-    lap 1 begins the kick everywhere --token back--> lap 2 passes a director when its kick ended --back--> end
+    lap 1 begins the kick on each director --it returns--> lap 2 passes a director when its kick has ended
+    --it returns--> the result
 
 At most `max_parallel_kicks` kicks are under way at a time. The others wait in the order in which they came.
 """
@@ -106,7 +107,7 @@ class KickRounds:
             if token.lap == 1:
                 led.lap, led.repeat_at = 2, now.mono
             else:
-                self._come_back(led, token, view)
+                self._second_lap_returned(led, token, view)
             return
         if self._me in token.passed:
             return
@@ -192,7 +193,7 @@ class KickRounds:
             self._end(led, KickResult(kicked, bool(late), missing, missing | set(map(MemberId, late))))
         return []
 
-    def _come_back(self, led: _LedKick, token: KickRound, view: RingView) -> None:
+    def _second_lap_returned(self, led: _LedKick, token: KickRound, view: RingView) -> None:
         """End a kick whose second lap has returned."""
         missing = set(view.listed) - led.passed
         sessions, uncounted = token.kicked, missing | set(map(MemberId, token.late))

@@ -35,7 +35,7 @@ kicks in one turn of the loop, and more kicks would not make it faster. A slow o
 BEGUN = 25
 """Most kicks that begin in one turn of the loop."""
 USUAL_HOSTS = 50
-"""Hosts for which a kick counts as one more kick, because the kick channel is told each host."""
+"""Hosts for which a kick counts as one more kick, because the kick channel gets a command for each host."""
 LOOKED_AT = 500
 """Users looked at in one turn of the loop to decide whether a kick begins or is given up."""
 AGAIN_AFTER = 1.0
@@ -163,7 +163,7 @@ class Kicks:
     def _elsewhere_now(self, record: bytes) -> KickWhat | None:
         """Return which sessions of a user on former hosts are to be ended now; None: none.
 
-        The user may have been moved back meanwhile, or the record may be gone.
+        The user may have been moved to the old host again meanwhile, or the record may have been dropped.
 
         Args:
             record: the user's former record, packed.
@@ -274,14 +274,21 @@ class Kicks:
         while self._awaited and self._awaited[0].deadline <= now.mono and self._to_look_at > 0:
             run = self._awaited.popleft()
             self._to_look_at -= 1
-            effects += self._end(run, 0, f"not begun within {KICK_TIMEOUT:.0f} s: too many at once", now)
+            effects += self._end(
+                run,
+                0,
+                f"not begun within {KICK_TIMEOUT:.0f} s: too many kicks at once; it is done later",
+                now,
+            )
             if not run.count_only:
                 self._counters.kicks_timed_out += 1
                 self.later(run.what)
         if self._first_deadline <= now.mono:
             for run in [run for run in self._running.values() if run.deadline <= now.mono]:
                 self._counters.kicks_timed_out += not run.count_only
-                effects += self._end(run, 0, f"no answer within {KICK_TIMEOUT:.0f} s", now)
+                effects += self._end(
+                    run, 0, f"the kick channel did not answer within {KICK_TIMEOUT:.0f} s", now
+                )
             deadlines = (run.deadline for run in self._running.values())
             self._first_deadline = min(deadlines, default=float("inf"))
         self._fences = [run for run in self._fences if run.deadline > now.mono]

@@ -1,4 +1,5 @@
-"""A watch over the directors that lead moves: it finds moves whose leader is gone (docs/ring.md, rule 26)."""
+"""A watch over the directors that lead moves: it finds moves that no director leads any more
+(docs/ring.md, rule 26)."""
 
 from __future__ import annotations
 
@@ -13,10 +14,10 @@ from director.core.protocol.view import RingView
 from director.types import MemberId, Now, UserKey
 
 WATCHED_EVERY = 1.0
-"""Seconds between two checks whether the director that leads a move is gone."""
+"""Seconds between two checks whether the director that leads a move has left the ring."""
 ABANDONED = KICK_TIMEOUT + 2.0
-"""Seconds without a token after which the director that leads a move counts as gone, even if it is in the
-ring."""
+"""Seconds without a token after which the director that leads a move no longer counts as leading it, even
+if that director is in the ring."""
 SLICE = 150
 """Moves looked at in one turn of the loop."""
 
@@ -42,7 +43,7 @@ class LeaderWatch:
         self._look_at(now.mono + ROUND_AGAIN)
 
     def abandoned(self, now: Now, view: RingView, led: Container[UserKey]) -> list[tuple[MovingUser, User]]:
-        """Return moves whose leading director is gone, in buckets of which this director is the usual writer.
+        """Return moves that no director leads any more, of users whose bucket this director usually writes.
 
         A move without its record is forgotten.
 

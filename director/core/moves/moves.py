@@ -1,8 +1,9 @@
 """Moves of users between hosts: no old session is left when the new host is used (docs/ring.md, rules 24-27).
 
-The director that has begun a move, or has taken it over from a director that is gone, does this:
+The director that has begun a move, or has taken it over from a director that has left the ring, does
+this:
 
-    STORING --stored, or STORE_WAIT--> KICKING --own kick ended--> ROUND --token back--> FLUSHING, or DELAY
+    STORING --stored, or STORE_WAIT--> KICKING --own kick ended--> ROUND --token returns--> FLUSHING, or DELAY
     FLUSHING --its program has ended--> DELAY --kick_delay--> OVER (the user is assigned)
     any of them --superseded by a login--> STORING, --superseded by an operator, or MOVE_TIMEOUT--> OVER
 
@@ -112,7 +113,7 @@ class Moves:
         return len(self.moving.by_key)
 
     @property
-    def in_hand(self) -> int:
+    def led(self) -> int:
         """How many moves this director leads."""
         return len(self._led)
 
@@ -129,7 +130,7 @@ class Moves:
         """Begin to move a user.
 
         If the user is on the target already, the ring still has to agree: two operators may move the user to
-        different hosts at once, and each is told which host holds.
+        different hosts at once, and each gets the host that holds as the result.
 
         Args:
             key: of the user.
@@ -180,7 +181,7 @@ class Moves:
         """Take a token from the left neighbour."""
         self._soon(now.mono)
         if token.origin == self._me:
-            self._came_back(token, now, view)
+            self._round_returned(token, now, view)
             return
         if self._me in token.passed:
             return
@@ -244,13 +245,13 @@ class Moves:
             self._at = None
             self._led_walk.begin()
         if due or self._led_walk.under_way:
-            effects += self._go_on(now)
+            effects += self._continue(now)
             effects += self._rounds(now, view)
             effects += self._held_tokens.pass_on(now, view)
             self._plan(now)
         return effects
 
-    def _go_on(self, now: Now) -> list[Effect]:
+    def _continue(self, now: Now) -> list[Effect]:
         """Continue the next moves that this director leads."""
         effects = self._persist()
         self._looked.clear()
@@ -340,7 +341,7 @@ class Moves:
         if led.stage is Stage.KICKING and not self.moving.is_kicking(led.key):
             self._enter(led, Stage.ROUND, now.mono)
         if led.stage is Stage.DELAY and now.mono >= led.until:
-            self._settle(led.key)
+            self._release(led.key)
             return self._done(led)
         return []
 
@@ -360,15 +361,15 @@ class Moves:
             if view.right is not None:
                 effects.append(Send(view.right, [token]))
             elif view.alone:
-                self._came_back(token, now, view)
+                self._round_returned(token, now, view)
                 for led in batch:
                     effects += self._advance(led, now)
         return effects
 
-    def _came_back(self, token: MoveRound, now: Now, view: RingView) -> None:
+    def _round_returned(self, token: MoveRound, now: Now, view: RingView) -> None:
         """Continue the moves of a round that every director in `passed` has confirmed.
 
-        It does not count yet while a director has only just gone silent (rule 14).
+        It does not count while a director has stopped answering only recently (rule 14).
         """
         if now.mono < view.held_until:
             return
@@ -401,7 +402,7 @@ class Moves:
         return self._flush_runs.start()
 
     def _take_over(self, now: Now, view: RingView) -> None:
-        """Take over moves whose leading director is gone (docs/ring.md, rule 26).
+        """Take over moves that no director leads any more (docs/ring.md, rule 26).
 
         This director waits for its own kick first, as it does for its own moves.
         """
@@ -429,7 +430,7 @@ class Moves:
             key = moving.key
             led = self._led.get(key)
             stage = led.stage.value if led is not None else "moving"
-            self._settle(key)
+            self._release(key)
             self._counters.moves_timed_out += 1
             self._timed_out.setdefault(stage, []).append(key >> 32)
             if led is not None:
@@ -453,7 +454,7 @@ class Moves:
 
     # ---- results
 
-    def _settle(self, key: UserKey) -> None:
+    def _release(self, key: UserKey) -> None:
         record = self._users.get(key)
         self._pending.wake_users([key])
         if record is not None and record.flags & MOVING:

@@ -1,7 +1,7 @@
 """Users near expiry who may get another host: the ring is asked before they are assigned anew (docs/ring.md,
 rules 21-23; USER-WEAK in Dovecot 2.3's director).
 
-The asking director: asked --own token back--> decided. If a director has seen the user recently, the host
+The asking director: asked --its token returns--> decided. If a director has seen the user recently, the host
 stays. Otherwise the user is assigned anew.
 
 Every other director holds the user's logins from passing the token on until the decision arrives, the asking
@@ -16,7 +16,7 @@ import msgspec
 from director.core.logins.pending import Pending
 from director.core.moves.walk import Walk
 from director.core.placement.assign import Assigner
-from director.core.placement.users import User, is_alive
+from director.core.placement.users import User, is_unexpired
 from director.core.protocol.counters import Counters
 from director.core.protocol.effects import Effect, Send
 from director.core.protocol.messages import NearRound
@@ -157,14 +157,16 @@ class NearExpiry:
         self._at = at if self._at is None else min(self._at, at)
 
     def _decide(self, key: UserKey, asked: _AskedRound, seen: int) -> None:
-        """Decide: the whole ring has been asked.
+        """Decide: all directors of the ring have been asked.
 
         An assignment that has not expired by this clock stays; otherwise the user is assigned anew.
         """
         del self._asked[key]
         user = self._users.get(key)
         unix = self._assigner.unix
-        if user is not None and is_alive(user._replace(seen=max(user.seen, seen)), unix, self._users.expire):
+        if user is not None and is_unexpired(
+            user._replace(seen=max(user.seen, seen)), unix, self._users.expire
+        ):
             self._users.touch(key, unix)
         else:
             self._assigner.choose(key, asked.tag)

@@ -9,8 +9,8 @@ Key = TypeVar("Key")
 
 
 class Walk(Generic[Key]):
-    """A walk through all keys that a mapping has when the walk begins, except keys that are gone when their
-    turn comes."""
+    """A walk through all keys that a mapping has when the walk begins, except keys that were
+    deleted before their turn comes."""
 
     def __init__(self, table: Mapping[Key, object]) -> None:
         self._table = table

@@ -18,8 +18,8 @@ from director.core.placement.users import (
     ONE_LOGIN,
     User,
     UserTable,
-    is_alive,
     is_near_expiry,
+    is_unexpired,
 )
 from director.core.placement.vhosts import Circle
 from director.types import Address, HostId, Stamp, UserKey
@@ -42,7 +42,7 @@ class Gate(IntEnum):
 class Wait(Enum):
     """Why a login waits."""
 
-    HINT = "memory is not compared with the ring or the store yet"
+    UNVERIFIED = "memory has not been compared with the ring or the store yet"
     RING = "ring not synced"
     NO_HOST = "no hosts"
     MOVING = "kill waiting"
@@ -229,7 +229,7 @@ class Assigner:
     def _assign(self, key: UserKey, tag: bytes) -> tuple[Backend | Wait, bytearray | None]:
         """Return the answer, and the buffer that takes the user's name; None: the name is not needed."""
         if self.gate == Gate.CLOSED:
-            return Wait.HINT, None
+            return Wait.UNVERIFIED, None
         if key in self._held_users:
             return Wait.HELD, None
         old = self.users.get(key)
@@ -265,13 +265,13 @@ class Assigner:
             return Wait.MOVING  # even if the target was removed: the old sessions have not ended yet
         if backend is None:
             return None
-        alive = is_alive(old, self.unix, self.users.expire)
-        if alive and old.decided < backend.retagged:
+        unexpired = is_unexpired(old, self.unix, self.users.expire)
+        if unexpired and old.decided < backend.retagged:
             return Wait.RETAGGED
         if is_near_expiry(old, self.unix, self.users.expire):
             fresh = self.place(old.key >> 32, tag)
             if fresh is not None and fresh.id != old.host:
                 return Wait.NEAR if self.gate == Gate.OPEN else Wait.RING
-        if not alive:
+        if not unexpired:
             return None
         return backend  # even if the host is down or has weight 0, as in Dovecot 2.3

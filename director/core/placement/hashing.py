@@ -57,7 +57,7 @@ class UserHash:
         self.fast_mode = {FORMAT_LOWER: 1, FORMAT_PLAIN: 2}.get(format, 0)
         self._pieces = list(_compiled(format.encode()))
 
-    def cut(self, name: bytes) -> bytes:
+    def without_master_user(self, name: bytes) -> bytes:
         """Return the name without the master user's part."""
         return name.split(self.separator, 1)[0] if self.separator else name
 
@@ -79,7 +79,7 @@ class UserHash:
             name: as it came, with the master user's part.
             tag: of the pool that the user logs in to; empty: the pool without a tag.
         """
-        digest = _md5(self.expand(self.cut(name)))
+        digest = _md5(self.expand(self.without_master_user(name)))
         upper = int.from_bytes(digest[:4]) or 1
         lower = int.from_bytes(digest[4:8])
         if tag:

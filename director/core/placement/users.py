@@ -2,7 +2,7 @@
 
 A record is (key, host, decided, seen, flags), 22 bytes. Records of one key merge by a rule that does not
 depend on order, grouping or the time. All records whose key has the same upper 12 bits are one bucket.
-Buckets are compared with neighbours, and stored, as a whole.
+Buckets are compared with neighbours, and stored, as one unit.
 
 This is the readable reference; `wire/_fast.pyx` holds the table in packed blocks. Both pass the same tests.
 """
@@ -122,7 +122,7 @@ def unpack(records: bytes | memoryview) -> Iterator[User]:
     """Iterate over the users of packed records.
 
     Raises:
-        ValueError: the length is not a whole number of records.
+        ValueError: the length is no multiple of the record size.
     """
     if len(records) % RECORD.size:
         raise ValueError(f"{len(records)} bytes of user records are no multiple of {RECORD.size}")
@@ -158,7 +158,7 @@ class UserTable:
             ValueError: `expire` is below 10.
         """
         if expire < 10:
-            raise ValueError(f"users cannot expire after {expire} s, 10 s is the least")
+            raise ValueError(f"users.expire is {expire} s; it must be at least 10 s")
         self.expire, self._earliest_drop = expire, earliest_drop
         self._buckets: list[dict[UserKey, User]] = [{} for _ in range(BUCKETS)]
         self._changes: list[User] = []
@@ -210,7 +210,7 @@ class UserTable:
             flags, or a later rounded `seen`. They are not announced: the caller passes them on.
 
         Raises:
-            ValueError: the length is not a whole number of records; nothing was merged.
+            ValueError: the length is no multiple of the record size; nothing was merged.
         """
         news = []
         for user in unpack(records):
@@ -317,7 +317,7 @@ class UserTable:
             The records, packed, by key.
 
         Raises:
-            ValueError: `summary` is not a whole number of entries.
+            ValueError: the length of `summary` is no multiple of the entry size.
         """
         if len(summary) % SUMMARY_ENTRY:
             raise ValueError(f"{len(summary)} bytes of a summary are no multiple of {SUMMARY_ENTRY}")
@@ -330,9 +330,9 @@ class UserTable:
 
         With many users this takes long: use `digest` for a range of buckets in each turn of the loop.
         """
-        nobody = bytes(8)
+        empty = bytes(8)
         return b"".join(
-            [self.digest(number, unix) if users else nobody for number, users in enumerate(self._buckets)]
+            [self.digest(number, unix) if users else empty for number, users in enumerate(self._buckets)]
         )
 
     @property
@@ -373,14 +373,14 @@ class UserTable:
         self._dirty.add(number)
 
     def sweep(self, number: int, unix: int) -> int:
-        """Delete the records of a bucket that are gone (`is_gone`). Returns how many were deleted."""
+        """Delete the records of a bucket that have long expired. Returns how many were deleted."""
         users = self._buckets[number].values()
         if not users:
             return 0
-        return self._keep(number, [user for user in users if not self._expired(user, unix)])
+        return self._keep(number, [user for user in users if not self._long_expired(user, unix)])
 
     def shed(self, number: int, unix: int) -> int:
-        """Delete the records of a bucket that are gone or may be dropped early.
+        """Delete the records of a bucket that have long expired or may be dropped early.
 
         Returns:
             How many were deleted.
@@ -420,7 +420,7 @@ class UserTable:
                 user.host
                 for bucket in self._buckets[first:last]
                 for user in bucket.values()
-                if is_alive(user, unix, self.expire) and user.decided >= since.get(user.host, 0)
+                if is_unexpired(user, unix, self.expire) and user.decided >= since.get(user.host, 0)
             )
         )
 
@@ -442,12 +442,12 @@ class UserTable:
         return dropped
 
     def _kept(self, number: int, unix: int) -> Iterator[User]:
-        """Iterate over the records of a bucket by key, without those that are gone or may be dropped
-        early."""
+        """Iterate over the records of a bucket by key, without records that have long expired or may be
+        dropped early."""
         return (
             user
             for user in self._sorted(number)
-            if not self._expired(user, unix) and not self._idle(user, unix)
+            if not self._long_expired(user, unix) and not self._idle(user, unix)
         )
 
     def _sorted(self, number: int) -> list[User]:
@@ -462,8 +462,8 @@ class UserTable:
     def _hash(self, user: User) -> bytes:
         return record_hash(self._stored(user)).to_bytes(SUMMARY_ENTRY)
 
-    def _expired(self, user: User, unix: int) -> bool:
-        return is_gone(user, unix, self.expire)
+    def _long_expired(self, user: User, unix: int) -> bool:
+        return has_long_expired(user, unix, self.expire)
 
     def _idle(self, user: User, unix: int) -> bool:
         """Whether the record may be dropped early. All directors decide this alike."""
@@ -485,21 +485,24 @@ def _displaced(before: User, new: User) -> bool:
     return before.host != new.host or (before.flags ^ new.flags) & MOVING != 0 or not same_move
 
 
-def is_alive(user: User, unix: int, expire: int) -> bool:
+def is_unexpired(user: User, unix: int, expire: int) -> bool:
     """Whether the assignment has not expired: it is pinned, or its user was seen less than `expire` seconds
     ago."""
     return bool(user.flags & PINNED) or user.seen + expire > unix
 
 
-def is_gone(user: User, unix: int, expire: int) -> bool:
-    """Whether the record is to be deleted, and no longer serves as a ghost either (docs/ring.md, rule 18)."""
+def has_long_expired(user: User, unix: int, expire: int) -> bool:
+    """Whether the assignment expired so long ago that its record is deleted (docs/ring.md, rule 18).
+
+    Until then the record is kept, so that an older record from another director does not replace it.
+    """
     # Only the rounded `seen` is the same on all directors. By the exact one, digests would differ for a third
     # of `expire` each time a user who was refreshed on one director goes.
     return not user.flags & PINNED and rounded(user.seen, expire) + 2 * expire <= unix
 
 
 def is_near_expiry(user: User, unix: int, expire: int) -> bool:
-    """Whether directors may disagree about `is_alive`, by their clocks or because one of them has seen the
+    """Whether directors may disagree about `is_unexpired`: their clocks differ, or a director has seen the
     user since.
 
     The latest `seen` that any director may have is the rounded one.

@@ -168,7 +168,7 @@ class StopFlush(msgspec.Struct, frozen=True):
     number: int
 
 
-class ReadBuckets(msgspec.Struct, frozen=True):
+class FetchBuckets(msgspec.Struct, frozen=True):
     """Read these buckets of users from the store before all others, because logins wait for them.
 
     `BucketsRead` follows.
@@ -211,7 +211,7 @@ Effect = (
     | CountSessions
     | RunFlush
     | StopFlush
-    | ReadBuckets
+    | FetchBuckets
     | ListSessions
     | Departed
     | LogEvent

@@ -30,7 +30,7 @@ class Lookup(msgspec.Struct, frozen=True):
 
 
 class Dropped(msgspec.Struct, frozen=True):
-    """These requests are no longer waited for: their connection is gone."""
+    """The connections of these requests were closed: their answers are no longer needed."""
 
     requests: Sequence[RequestId]
 
@@ -179,7 +179,7 @@ class UsersEvent(msgspec.Struct, frozen=True):
     operation: int
 
 
-class Interrupt(msgspec.Struct, frozen=True):
+class InterruptFlush(msgspec.Struct, frozen=True):
     """An operator interrupts a flush: no more users are moved, and moves under way are finished."""
 
     operation: int
@@ -264,14 +264,14 @@ class Leases(msgspec.Struct, frozen=True):
     """The directors that hold a lease by the shared store's own clock, read after this director's lease was
     written; None: unknown."""
 
-    alive: frozenset[MemberId] | None
+    holders: frozenset[MemberId] | None
     until: float = math.inf
     """Monotonic time until which this director's lease holds, so that no other continues without it. If the
     lease had expired before, memory has what others wrote meanwhile; 0: not yet."""
 
 
-class Thawed(msgspec.Struct, frozen=True):
-    """The loop did not run for `gap` seconds: the process was suspended."""
+class ProcessStalled(msgspec.Struct, frozen=True):
+    """The loop did not run for `gap` seconds: the process was stalled or suspended."""
 
     gap: float
 
@@ -284,7 +284,7 @@ class Stopping(msgspec.Struct, frozen=True):
     """The director is to stop. It first has its neighbours link with each other. `Departed` follows."""
 
 
-Order = HostChange | HostsMoved | MemberChange | UsersEvent | Interrupt
+Order = HostChange | HostsMoved | MemberChange | UsersEvent | InterruptFlush
 """Everything that operators can ask for."""
 Event = (
     Started
@@ -311,7 +311,7 @@ Event = (
     | Claimed
     | ClaimFailed
     | Leases
-    | Thawed
+    | ProcessStalled
     | TimerFired
     | Stopping
     | Order

@@ -34,7 +34,7 @@ class ByName(msgspec.Struct, frozen=True, array_like=True, tag=2):
 
 
 class ByField(msgspec.Struct, frozen=True, array_like=True, tag=3):
-    """The sessions whose passdb field `user_…` (its whole name) has exactly this value."""
+    """The sessions whose passdb field (its name begins with `user_`) has exactly this value."""
 
     field: str
     value: bytes

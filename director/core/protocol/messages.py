@@ -73,7 +73,7 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag=1):
     """Whether the dialler is to the right of the receiver: no director to its left could reach it, so it asks
     to be taken for the right neighbour."""
     release: str = ""
-    """The program's release; empty: not told."""
+    """The program's release; empty: unknown."""
 
 
 class Proof(msgspec.Struct, frozen=True, array_like=True, tag=2):
@@ -116,13 +116,10 @@ class Digests(msgspec.Struct, frozen=True, array_like=True, tag=6, gc=False):
 
 
 class ExchangeDone(msgspec.Struct, frozen=True, array_like=True, tag=7):
-    """The sender has sent everything in which it differed from the receiver's digests.
+    """The sender has sent everything in which it differed from the receiver's digests."""
 
-    settled: whether the sender's memory had been compared with the ring. A director that has just started
-    sends False.
-    """
-
-    settled: bool
+    compared: bool
+    """Whether the sender's memory had been compared with the ring; False: the sender has just started."""
 
 
 class Token(msgspec.Struct, frozen=True, array_like=True, tag=8):
@@ -149,9 +146,9 @@ class Ping(msgspec.Struct, frozen=True, array_like=True, tag=9):
 class Pong(msgspec.Struct, frozen=True, array_like=True, tag=10):
     serial: int
     unix: float = 0.0
-    """The sender's clock; 0: not told."""
+    """The sender's clock, in Unix seconds; 0: unknown."""
     backends: int = 0
-    """A digest of the backends in the configuration; 0: not told."""
+    """A digest of the backends in the configuration; 0: unknown."""
 
 
 class Redirect(msgspec.Struct, frozen=True, array_like=True, tag=11):
@@ -263,7 +260,7 @@ class Summaries(msgspec.Struct, frozen=True, array_like=True, tag=18, gc=False):
 class Leaving(msgspec.Struct, frozen=True, array_like=True, tag=19):
     """The director `member` is about to stop.
 
-    Every director gets it: `member` is not partitioned off, it is gone.
+    Every director gets it: `member` ends, and is not partitioned off.
 
     From a director other than `member` it counts only if no link with `member` works.
     """

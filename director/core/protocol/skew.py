@@ -1,4 +1,4 @@
-"""How far another director's clock is ahead, measured from a time that it has told."""
+"""How far another director's clock is ahead, measured from a time that it has sent."""
 
 from __future__ import annotations
 

@@ -21,6 +21,6 @@ class RingView(msgspec.Struct, frozen=True):
     listed: Sequence[MemberId]
     """All directors that should be in the ring."""
     held_until: float
-    """Monotonic time before which no round counts as finished, because a director has only just gone silent
-    (docs/ring.md, rule 14)."""
+    """Monotonic time before which no round counts as finished, because a director has stopped answering only
+    recently (docs/ring.md, rule 14)."""
     writers: Writers

@@ -27,7 +27,7 @@ REMEMBERED = 64
 """Second laps that are remembered, so that they are recognised when they return."""
 FIRST_LAPS = 256
 """First laps that are remembered, so that their second laps count."""
-LOOK_EVERY = 5.0
+PROBE_EVERY = 5.0
 """Seconds between two tokens of a director that is in sync while another director is missing: the ring may
 have grown, and the second lap may have been lost on the way here."""
 
@@ -68,7 +68,7 @@ class Barrier:
         """The lowest serial of the own tokens that still count."""
         self._due: float | None = None
         self._repeat = TOKEN_AGAIN
-        self._look_at: float | None = None
+        self._probe_at: float | None = None
         self.right: MemberId | None = None
         """The right neighbour. It gets the tokens."""
         self._first_laps: dict[tuple[str, int], _FirstLap] = {}
@@ -80,14 +80,14 @@ class Barrier:
         self._agreed = b""
         """Digest at the last release."""
         self._own_limit = 0
-        self._untold: int | None = None
+        self._limit_unknown_after: int | None = None
         """The serial of the last token before the own limit changed. A later own token tells the ring of the
         change. None: the ring knows the limit."""
         self.limit = 0
         """The lowest `users.max` of the ring; 0: no director has one."""
         self.held_until = 0.0
-        """Monotonic time. A director has gone silent: until then no host change is agreed and no round ends
-        without it."""
+        """Monotonic time. A director has stopped answering: until then no host change is agreed, and no round
+        ends without that director."""
 
     def wait(self, now: Now, *, at_once: bool) -> None:
         """Let new users wait until the ring has agreed.
@@ -116,10 +116,10 @@ class Barrier:
             self.limit = limit
         else:  # a lower limit counts immediately; whether the ring's limit rises, a token has to find out
             self.limit = lowest(limit, self.limit)
-            self._untold, self._due = self._serial, 0.0
+            self._limit_unknown_after, self._due = self._serial, 0.0
 
-    def look_for(self, now: Now, *, missing: bool) -> None:
-        """Send a token every LOOK_EVERY seconds while this director is in sync and another director is
+    def probe_if_missing(self, now: Now, *, missing: bool) -> None:
+        """Send a token every PROBE_EVERY seconds while this director is in sync and another director is
         missing.
 
         Args:
@@ -127,19 +127,19 @@ class Barrier:
                 have been lost.
         """
         if not missing or not self.synced:
-            self._look_at = None
-        elif self._look_at is None or now.mono >= self._look_at:
-            if self._look_at is not None:
+            self._probe_at = None
+        elif self._probe_at is None or now.mono >= self._probe_at:
+            if self._probe_at is not None:
                 self.probe(now)
-            self._look_at = now.mono + LOOK_EVERY
+            self._probe_at = now.mono + PROBE_EVERY
 
     def hold(self, until: float) -> None:
-        """Agree on no host change before `until`: a director has gone silent, and by then all others have
-        noticed."""
+        """Agree on no host change before `until`: a director has stopped answering, and by then all others
+        have noticed."""
         self.held_until = max(self.held_until, until)
 
     def next_deadline(self) -> float | None:
-        return min((at for at in (self._due, self._look_at) if at is not None), default=None)
+        return min((at for at in (self._due, self._probe_at) if at is not None), default=None)
 
     def due(self, now: Now, digest: bytes) -> Token | None:
         """Return the token that is to be sent now; None: none.
@@ -148,7 +148,7 @@ class Barrier:
         """
         if self._due is None or now.mono < self._due:
             return None
-        self._due = None if self.synced and self._untold is None else now.mono + self._repeat
+        self._due = None if self.synced and self._limit_unknown_after is None else now.mono + self._repeat
         if self.holds_back(now, digest):
             return None
         self._serial += 1
@@ -171,8 +171,8 @@ class Barrier:
                 return Token(self.me, token.serial, 2, digest, token.passed, limit)
             if self._returned.get(token.serial) != members:
                 return None  # the first lap named other directors, or has not returned
-            if self._untold is not None and token.serial > self._untold:
-                self._untold = None
+            if self._limit_unknown_after is not None and token.serial > self._limit_unknown_after:
+                self._limit_unknown_after = None
             self.release(members, now, digest, token.limit)
             return None
         if token.lap == 1:
@@ -220,7 +220,7 @@ class Barrier:
         Args:
             ring: the directors of the ring, in any order.
             digest: of the table that they have agreed on.
-            limit: the lowest `users.max` of the other directors; 0: none.
+            limit: the lowest `users.max` of the other directors; 0: no limit.
         """
         self.limit = lowest(limit, self._own_limit)
         if self.waiting_since is not None:
@@ -233,11 +233,11 @@ class Barrier:
         self.ring = tuple(sorted(ring, key=member_order))
         self._agreed = digest
         if self.ring == (self.me,):
-            self._untold = None
-        self._due = None if self._untold is None else now.mono + self._repeat
+            self._limit_unknown_after = None
+        self._due = None if self._limit_unknown_after is None else now.mono + self._repeat
 
     def holds_back(self, now: Now, digest: bytes) -> bool:
-        """Whether a host change must not be agreed yet, because a director has gone silent only recently."""
+        """Whether a host change must not be agreed yet: a director has stopped answering only recently."""
         return now.mono < self.held_until and digest != self._agreed and self._agreed != b""
 
 

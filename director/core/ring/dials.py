@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from director.core.protocol.effects import Dial
-from director.core.ring.link import Neighbour, State
+from director.core.ring.link import LinkState, Neighbour
 from director.core.ring.meetings import next_to_meet
 from director.types import LinkId, MemberId, Now
 
@@ -108,7 +108,7 @@ class Dials:
             longest = RETRY_UNMET
         self._next_try[member] = now.mono + min(longest, pause)
 
-    def thawed(self, members: Iterable[MemberId], now: Now) -> None:
+    def resumed(self, members: Iterable[MemberId], now: Now) -> None:
         """Forget which of these directors could not be reached: after a suspension that is old."""
         self.tried.clear()
         self._old = {member for member, _ in self._under_way}
@@ -138,7 +138,7 @@ class Dials:
             return begun
         for neighbour in self._links.values():
             dialled = neighbour.dialled == member and neighbour.leftwards is leftwards
-            if dialled and neighbour.state is not State.CLOSED:
+            if dialled and neighbour.state is not LinkState.CLOSED:
                 return neighbour.opened.mono
         return None
 

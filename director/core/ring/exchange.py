@@ -48,7 +48,7 @@ class Exchange:
         self._link = link
         self.postponed = False
         """Whether it waits for the exchange with another neighbour."""
-        self.settled = False
+        self.compared = False
         """Whether the other end's memory had been compared with the ring when the other end was done."""
         self._sent_done = self._got_done = False
         self._digest_cursor: int | None = 0
@@ -69,7 +69,7 @@ class Exchange:
         return self._digest_cursor != 0
 
     @property
-    def is_over(self) -> bool:
+    def has_ended(self) -> bool:
         """Whether both ends have sent all records that differ. Names may still follow."""
         return self._sent_done and self._got_done
 
@@ -82,11 +82,11 @@ class Exchange:
             self._compare or self._summaries or (self._sent_done and self._names_due)
         )
 
-    def work(self, users: UserTable, names: NameTable, settled: bool, now: Now) -> list[Effect]:
+    def work(self, users: UserTable, names: NameTable, compared: bool, now: Now) -> list[Effect]:
         """Return what one turn of the loop sends.
 
         Args:
-            settled: whether this director's memory has been compared with the ring.
+            compared: whether this director's memory has been compared with the ring.
         """
         unix = int(now.unix)
         slice_size = RANGE if len(users) > SMALL else BUCKETS
@@ -100,7 +100,7 @@ class Exchange:
         if self._compare:
             return [Send(self._link, [self._next_summaries(users, slice_size, unix)])]
         if self._summaries:
-            return self._what_they_lack(users, slice_size, settled, unix)
+            return self._what_they_lack(users, slice_size, compared, unix)
         return self._next_names(names)
 
     def compare_later(self, digests: Digests) -> str | None:
@@ -126,13 +126,13 @@ class Exchange:
         self._summaries.append(summaries)
         return None
 
-    def they_are_done(self, settled: bool) -> None:
+    def other_end_is_done(self, compared: bool) -> None:
         """Note that the other end has sent all that differs.
 
         Args:
-            settled: as in `ExchangeDone`.
+            compared: as in `ExchangeDone`.
         """
-        self._got_done, self.settled = True, settled
+        self._got_done, self.compared = True, compared
 
     def _next_summaries(self, users: UserTable, slice_size: int, unix: int) -> Summaries:
         """Return the summaries of the buckets in one range that differ, so that the other end sends what they
@@ -151,7 +151,7 @@ class Exchange:
         ]
         return Summaries(differing, [users.summary(number, unix) for number in differing], after >= BUCKETS)
 
-    def _what_they_lack(self, users: UserTable, slice_size: int, settled: bool, unix: int) -> list[Effect]:
+    def _what_they_lack(self, users: UserTable, slice_size: int, compared: bool, unix: int) -> list[Effect]:
         theirs = self._summaries.popleft()
         if len(theirs.buckets) > slice_size:
             rest = Summaries(theirs.buckets[slice_size:], theirs.hashes[slice_size:], theirs.last)
@@ -168,7 +168,7 @@ class Exchange:
             batch.append(Users(b"".join(lacking)))
         if theirs.last:
             self._sent_done = True
-            batch.append(ExchangeDone(settled))
+            batch.append(ExchangeDone(compared))
         return [Send(self._link, batch)] if batch else []
 
     def _next_names(self, names: NameTable) -> list[Effect]:

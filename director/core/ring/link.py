@@ -50,7 +50,7 @@ HANDSHAKE_TIMEOUT = 2.0
 """Seconds from the TCP connection to the accepted Proof."""
 
 
-class State(Enum):
+class LinkState(Enum):
     GREETING = "greeting"
     PROVING = "proving"
     EXCHANGING = "exchanging"
@@ -58,12 +58,12 @@ class State(Enum):
     CLOSED = "closed"
 
 
-TRANSITIONS: Mapping[State, frozenset[State]] = {
-    State.GREETING: frozenset({State.PROVING, State.CLOSED}),
-    State.PROVING: frozenset({State.EXCHANGING, State.CLOSED}),
-    State.EXCHANGING: frozenset({State.FULL, State.CLOSED}),
-    State.FULL: frozenset({State.CLOSED}),
-    State.CLOSED: frozenset(),
+TRANSITIONS: Mapping[LinkState, frozenset[LinkState]] = {
+    LinkState.GREETING: frozenset({LinkState.PROVING, LinkState.CLOSED}),
+    LinkState.PROVING: frozenset({LinkState.EXCHANGING, LinkState.CLOSED}),
+    LinkState.EXCHANGING: frozenset({LinkState.FULL, LinkState.CLOSED}),
+    LinkState.FULL: frozenset({LinkState.CLOSED}),
+    LinkState.CLOSED: frozenset(),
 }
 
 
@@ -132,7 +132,7 @@ class Neighbour:
 
         Args:
             link: number of the link.
-            me: what this director says of itself.
+            me: the identity of this director.
             remote: address of the other end.
             dialled: the director that was dialled; None: the other end has dialled.
             nonce: random bytes of this link.
@@ -145,7 +145,7 @@ class Neighbour:
         self.link, self.me, self.remote, self.dialled = link, me, remote, dialled
         self.leftwards = leftwards
         self._certificates = certificates
-        self.state = State.GREETING
+        self.state = LinkState.GREETING
         self.peer: MemberId | None = dialled
         self.peer_incarnation = 0
         self.version = RING_VERSION
@@ -163,7 +163,7 @@ class Neighbour:
         self.congested = False
         self.was_live = False
         self.leaves = False
-        """Whether the other end has said that it is about to stop."""
+        """Whether the other end has announced that it is about to stop."""
         self.linked = False
         """Whether the other end can carry tokens."""
         self.silent = False
@@ -177,7 +177,7 @@ class Neighbour:
         self.backends = 0
         """The digest of the other end's backends; 0: unknown."""
         self.refused: tuple[MemberId, dict[str, str]] | None = None
-        """The director that the other end says it is, with the settings that keep it from linking and their
+        """The director that the other end claims to be, with the settings that keep it from linking and their
         values there."""
         self._secrets: tuple[bytes, ...] = ()
         """The secrets that were accepted when the other end greeted."""
@@ -224,7 +224,7 @@ class Neighbour:
     @property
     def live(self) -> bool:
         """Whether changes flow over the link."""
-        return self.state is State.FULL or self.state is State.EXCHANGING
+        return self.state is LinkState.FULL or self.state is LinkState.EXCHANGING
 
     @property
     def exchange_has_work(self) -> bool:
@@ -233,10 +233,10 @@ class Neighbour:
 
     def finish_exchange(self) -> None:
         """Make the link FULL if both ends have sent all that differs."""
-        if self.state is State.EXCHANGING and self.exchange.is_over:
-            self.enter(State.FULL)
+        if self.state is LinkState.EXCHANGING and self.exchange.has_ended:
+            self.enter(LinkState.FULL)
 
-    def enter(self, state: State) -> None:
+    def enter(self, state: LinkState) -> None:
         """Change the state. Raises WrongTransition if TRANSITIONS does not permit it."""
         check(TRANSITIONS, self.state, state)
         self.state = state
@@ -254,18 +254,18 @@ class Neighbour:
         if isinstance(message, Users | Names) and self.live:
             return None  # first, because nearly every message is of these kinds
         match self.state, message:
-            case State.CLOSED, _:
+            case LinkState.CLOSED, _:
                 return []
             case _, Bye(reason, routine):
                 level = Level.INFO if routine else Level.WARNING
-                return self.close(f"it said: {reason[:REASON_LIMIT]}", bye=False, level=level)
-            case State.GREETING, Hello():
+                return self.close(f"closed by the other end: {reason[:REASON_LIMIT]}", bye=False, level=level)
+            case LinkState.GREETING, Hello():
                 return self._greeted(message, now, plain)
-            case State.PROVING, Proof(mac):
+            case LinkState.PROVING, Proof(mac):
                 return self._proved(mac, now)
-            case ((State.EXCHANGING | State.FULL), Ping(serial)):
+            case ((LinkState.EXCHANGING | LinkState.FULL), Ping(serial)):
                 return [Send(self.link, [Pong(serial, now.unix, self.me.backends)])]
-            case ((State.EXCHANGING | State.FULL), Pong(serial, unix, backends)):
+            case ((LinkState.EXCHANGING | LinkState.FULL), Pong(serial, unix, backends)):
                 self.backends = backends
                 if self._ping_open and serial == self._ping_serial:
                     self._ping_open = False
@@ -273,23 +273,27 @@ class Neighbour:
                     self.ping_ms = round((now.mono - self._ping_sent.mono) * 1000)
                     return self._compare_clocks(unix, now)
                 return []
-            case ((State.EXCHANGING | State.FULL), (Hello() | Proof())):
-                return self.close(f"{type(message).__name__} came again in {self.state.name}")
-            case ((State.EXCHANGING | State.FULL), _):
+            case ((LinkState.EXCHANGING | LinkState.FULL), (Hello() | Proof())):
+                return self.close(f"{type(message).__name__} came a second time, in {self.state.name}")
+            case ((LinkState.EXCHANGING | LinkState.FULL), _):
                 return None
         return self.close(f"{type(message).__name__} is not expected in {self.state.name}")
 
     def tick(self, now: Now) -> list[Effect]:
         """Close the link after a time-out, or send a ping if one is due."""
-        if self.state is State.CLOSED:
+        if self.state is LinkState.CLOSED:
             return []
         if not self.live:
             if now.mono >= self.deadline:
-                return self.close(f"no answer in {self.state.name} within {HANDSHAKE_TIMEOUT:.0f} s")
+                return self.close(
+                    f"the handshake did not get beyond {self.state.name} within {HANDSHAKE_TIMEOUT:.0f} s"
+                )
             return []
         if now.mono >= self.heard + self.me.ping_timeout:
             self.silent = True
-            return self.close(f"silent for {now.mono - self.heard:.1f} s (ring.ping_timeout)", bye=False)
+            return self.close(
+                f"nothing was received for {now.mono - self.heard:.1f} s (ring.ping_timeout)", bye=False
+            )
         if now.mono >= self._ping_sent.mono + self.me.ping_interval:
             return self.ping(now)
         return []
@@ -305,12 +309,12 @@ class Neighbour:
         """Compare the clocks again: a clock may have jumped since the greeting.
 
         Args:
-            unix: the other end's clock at some moment since the ping was sent; 0: it was not told.
+            unix: the other end's clock at some moment since the ping was sent; 0: unknown.
         """
         if not unix:
             return []
         if not isfinite(unix):
-            return self.close(f"the clock of {self.name()} says {unix}")
+            return self.close(f"the clock of {self.name()} gives {unix}, which is no time")
         problem = self._clock_problem(self.name(), unix, self._ping_sent, now)
         if problem is not None:
             return self.close(problem)
@@ -324,7 +328,7 @@ class Neighbour:
         skew, unsure = skew_of(unix, since, now, older)
         if abs(skew) - unsure > self.me.max_clock_skew:
             self.skew = skew
-            return _clock_is_off(peer, skew, self.me.member)
+            return _clock_differs(peer, skew, self.me.member)
         self._agreed = unsure <= self.me.max_clock_skew
         if self._agreed:
             self.skew = skew
@@ -341,11 +345,11 @@ class Neighbour:
 
     def close(self, reason: str, *, bye: bool = True, level: Level = Level.WARNING) -> list[Effect]:
         """Close the link, and tell the reason to the log and, with `bye`, to the other end."""
-        if self.state is State.CLOSED:
+        if self.state is LinkState.CLOSED:
             return []
         effects: list[Effect] = [Send(self.link, [Bye(reason, level is Level.INFO)])] if bye else []
         fields = {"peer": self.name(), "state": self.state.value, "reason": reason}
-        self.enter(State.CLOSED)
+        self.enter(LinkState.CLOSED)
         self.routine = level is Level.INFO
         return [*effects, Close(self.link), LogEvent(level, "ring_link_closed", fields)]
 
@@ -362,7 +366,7 @@ class Neighbour:
         self.release = hello.release[:RELEASE_LIMIT]
         if self.dialled is None:
             self.leftwards = hello.leftwards
-        self.enter(State.PROVING)
+        self.enter(LinkState.PROVING)
         dialled = self.dialled is not None
         greetings = (self._greeting, plain) if dialled else (plain, self._greeting)
         self._secrets = self.me.secrets
@@ -390,7 +394,7 @@ class Neighbour:
         if max(hello.oldest_version, OLDEST_RING_VERSION) > min(hello.version, RING_VERSION):
             return (
                 f"ring version {hello.oldest_version} to {hello.version} offered, "
-                f"{self.me.member} speaks {OLDEST_RING_VERSION} to {RING_VERSION}:"
+                f"{self.me.member} supports {OLDEST_RING_VERSION} to {RING_VERSION}:"
                 " upgrade the director with the older one"
             )
         try:
@@ -398,17 +402,20 @@ class Neighbour:
         except ValueError:
             return f"member name {hello.member[:REASON_LIMIT]!r} is not ADDRESS:PORT"
         if hello.member == self.me.member:
-            return f"two directors say they are {hello.member}: give each its own address in ring.listen"
+            return f"two directors use the address {hello.member}: give each its own in ring.listen"
         if self.dialled is not None and hello.member != self.dialled:
-            return f"{self.dialled} was dialled and says it is {hello.member}"
+            return f"{self.dialled} was dialled, but the director there is {hello.member}"
         if address != self.remote:
-            return f"{hello.member} speaks from {self.remote}: it must use the address it is listed with"
+            return (
+                f"{hello.member} connects from {self.remote}: it must"
+                " connect from its address in ring.servers"
+            )
         if problem := self._differing_users(hello):
             return problem
         if not 0 <= hello.incarnation < NUMBER_LIMIT:
             return f"{hello.member} has the incarnation {hello.incarnation}"
         if not isfinite(hello.unix):
-            return f"the clock of {hello.member} says {hello.unix}"
+            return f"the clock of {hello.member} gives {hello.unix}, which is no time"
         return self._clock_problem(hello.member, hello.unix, self.opened, now, self._suspended)
 
     def _proved(self, mac: bytes, now: Now) -> list[Effect]:
@@ -416,10 +423,10 @@ class Neighbour:
         if number is None or self._secrets[number] not in self.me.secrets:
             self.disproved = True
             return self.close(
-                "wrong ring secret: ring.secret_file must hold the same on every director"
-                " (or something between them changes what they say, or ends their TLS)"
+                "wrong ring secret: ring.secret_file must have the same content on every director"
+                " (or a device between them changes their messages or terminates their TLS)"
             )
-        self.enter(State.EXCHANGING)
+        self.enter(LinkState.EXCHANGING)
         self.was_live = True
         self.agreed_since = self.opened.mono if self._agreed else None
         self.heard = now.mono
@@ -436,11 +443,14 @@ class Neighbour:
         self.me = me
         if not self.live or self._made_with <= set(me.secrets):
             return []
-        return self.close("ring.secret_file has changed; the link is made anew", level=Level.INFO)
+        return self.close(
+            "ring.secret_file has changed; connecting again with the new secret", level=Level.INFO
+        )
 
 
-def _clock_is_off(peer: str, skew: float, me: str) -> str:
-    return f"the clock of {peer} is {skew:+.1f} s off that of {me}: set it (NTP)"
+def _clock_differs(peer: str, skew: float, me: str) -> str:
+    side = "ahead of" if skew > 0 else "behind"
+    return f"the clock of {peer} is {abs(skew):.1f} s {side} that of {me}: synchronize both (NTP)"
 
 
 def postpone_exchanges(
@@ -456,7 +466,7 @@ def postpone_exchanges(
         joining: whether this director's memory has not been compared with the ring yet.
         loading: whether it is reading its store.
     """
-    busy = [n for n in links if n.live and n.state is State.EXCHANGING]
+    busy = [n for n in links if n.live and n.state is LinkState.EXCHANGING]
     one_by_one = joining and users > SMALL
     for number, neighbour in enumerate(busy):
         put_off = one_by_one and number > 0 and now.mono < busy[0].heard + QUIET

@@ -14,7 +14,7 @@ CLAIM_AFTER = 5.0
 
 
 class Standing(Enum):
-    WHOLE = "whole"
+    COMPLETE = "complete"
     """No director outside the ring holds a lease, or none is missing: consistent hash, immediately."""
     MAJORITY = "majority"
     """Directors are missing, and no shared store can say whether they run; this is the majority side:
@@ -27,9 +27,9 @@ class Standing(Enum):
     """The minority side after `isolation_wait`: consistent hash, logged and counted."""
 
 
-MAY_HASH = frozenset({Standing.WHOLE, Standing.MAJORITY, Standing.ISOLATED})
+MAY_HASH = frozenset({Standing.COMPLETE, Standing.MAJORITY, Standing.ISOLATED})
 """Where new users are assigned by consistent hashing, once the ring agrees on the hosts."""
-SMALLER = frozenset({Standing.WAIT, Standing.ISOLATED})
+MINORITY = frozenset({Standing.WAIT, Standing.ISOLATED})
 
 
 def judge(
@@ -53,9 +53,9 @@ def judge(
     listed = set(listed) - (set(departed) - set(ring))
     missing = listed - set(ring)
     if not missing:
-        return Standing.WHOLE
+        return Standing.COMPLETE
     if leases is not None:
-        return Standing.CLAIM if missing & leases else Standing.WHOLE
+        return Standing.CLAIM if missing & leases else Standing.COMPLETE
     present = len(listed) - len(missing)
     if 2 * present > len(listed) or (2 * present == len(listed) and min(listed, key=member_order) in ring):
         return Standing.MAJORITY
@@ -76,7 +76,7 @@ class Partition:
         self.leases: frozenset[MemberId] | None = None
         self._servers = servers
         self.isolation_wait = isolation_wait
-        self.smaller_since: float | None = None
+        self.minority_since: float | None = None
         """Monotonic time at which this director found itself on the minority side; None: it is not there. A
         successor takes it over from its predecessor, because it has waited for the same time."""
 
@@ -91,13 +91,13 @@ class Partition:
 
     def review(self, barrier: Barrier, now: Now, departed: Collection[MemberId]) -> None:
         """Judge the standing again. The director must have started."""
-        over = self.smaller_since
+        over = self.minority_since
         waited = over is not None and now.mono >= over + self.isolation_wait
         standing = judge(self._servers, barrier.ring, self.leases, waited=waited, departed=departed)
-        if standing not in SMALLER:
-            self.smaller_since = None
-        elif self.smaller_since is None:
-            self.smaller_since = now.mono
+        if standing not in MINORITY:
+            self.minority_since = None
+        elif self.minority_since is None:
+            self.minority_since = now.mono
         claim_at = self._claim_at(barrier)
         waited = claim_at is not None and now.mono >= claim_at
         if waited and standing in MAY_HASH:
@@ -107,7 +107,7 @@ class Partition:
 
     def next_deadline(self, barrier: Barrier) -> float | None:
         if self.standing is Standing.WAIT:
-            return None if self.smaller_since is None else self.smaller_since + self.isolation_wait
+            return None if self.minority_since is None else self.minority_since + self.isolation_wait
         return None if self.claiming else self._claim_at(barrier)
 
     def _claim_at(self, barrier: Barrier) -> float | None:

@@ -7,8 +7,8 @@ is not: then a neighbour that has a higher number proposes the next one. After t
 are compared, never times.
 
 A director speaks for itself: while a proved link with it works, its presence does not end because another
-director says so. The director itself hears what is said of it, and announces itself again with a higher
-number.
+director reports it. The director that is reported to leave gets the report, and announces itself again with a
+higher number.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ class Presence:
         self._announce_at: float | None = None
 
     def departed(self) -> set[MemberId]:
-        """Return the directors that have said that they leave, and have not said since that they are
-        present."""
+        """Return the directors that have announced that they leave, and have not announced since that they
+        are present."""
         departed = {member for member, word in self._words.items() if word.leaves}
         departed |= {n.peer for n in self._links.values() if n.live and n.leaves and n.peer is not None}
         return departed - self._linked() if departed else departed
@@ -108,7 +108,7 @@ class Presence:
             self._words[member] = Word(word.number, False)
 
     def forget_others(self, members: Iterable[MemberId]) -> None:
-        """Forget what was said of all directors other than these."""
+        """Forget the words about all directors other than these."""
         kept = self._words.keys() & set(members)
         self._words = {member: self._words[member] for member in kept}
 
@@ -126,7 +126,7 @@ class Presence:
         """Handle a word of a director, from the director itself or passed on by another."""
         member, number, leaves = MemberId(message.member), message.incarnation, isinstance(message, Leaving)
         if member == self._me:
-            return self._told_of_us(number, leaves, source, now)
+            return self._hear_about_this_director(number, leaves, source, now)
         if member not in self._members:
             return []
         before = self._words.get(member, Word(-1, False))
@@ -145,9 +145,9 @@ class Presence:
         effects = self._tell(Leaving(member, number) if leaves else Present(member, number), source)
         if before.doubted and not leaves:
             self._counters.false_departures += 1
-            note = "it is there, and has said so: look at what the peer runs"
+            note = "the director runs and has announced itself again; check the program at the peer"
             fields = {"director": member, "peer": before.doubted, "note": note}
-            effects.append(LogEvent(Level.WARNING, "false_departure", fields))
+            effects.append(LogEvent(Level.WARNING, "false_departure_reported", fields))
         return effects
 
     def _passed_on(self, message: Leaving | Present, before: Word, source: Neighbour) -> list[Effect]:
@@ -161,12 +161,14 @@ class Presence:
         if not leaves or member not in self._linked():
             self._words[member] = Word(number, leaves)
             return self._tell(message, source)
-        # The director itself has not said that it leaves. So only the director itself is asked, and no other
-        # is told.
+        # The director itself has not announced that it leaves. So the word goes to that director only, which
+        # can deny it, and to no other.
         self._words[member] = Word(number, True, before.doubted or source.name())
         return [Send(n.link, [message]) for n in self._links.values() if n.live and n.peer == member]
 
-    def _told_of_us(self, number: int, leaves: bool, source: Neighbour, now: Now) -> list[Effect]:
+    def _hear_about_this_director(
+        self, number: int, leaves: bool, source: Neighbour, now: Now
+    ) -> list[Effect]:
         if self.leaving:
             return []
         if _rank(number, leaves) < _rank(self.number, False):
@@ -178,9 +180,9 @@ class Presence:
         effects = self.turn(now)
         if leaves:
             self._counters.false_departures += 1
-            note = "this director is there, and announces itself again"
+            note = "this director runs and announces itself again; check the program at the peer"
             fields = {"director": self._me, "peer": source.name(), "note": note}
-            effects.append(LogEvent(Level.WARNING, "false_departure", fields))
+            effects.append(LogEvent(Level.WARNING, "false_departure_reported", fields))
         return effects
 
     def _linked(self) -> set[MemberId]:

@@ -9,8 +9,8 @@ left can reach dials leftwards. The director that it dials takes it for the righ
 (In Dovecot 2.3 the ring was split: docs/ring.md, defect I-36.)
 
 A director that was added at run time has been met as soon as a link with it is proved. Its neighbours meet it
-in that way. All other directors dial it only for the proof, after a token has named it. What a third director
-says of it does not make it count.
+in that way. All other directors dial it only for the proof, after a token has named it. The word of a third
+director does not make it count.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from director.core.protocol.events import LinkOpened
 from director.core.protocol.messages import Linked, Redirect
 from director.core.protocol.order import rightwards, split_member
 from director.core.ring.dials import Dials
-from director.core.ring.link import Identity, Neighbour, State
+from director.core.ring.link import Identity, LinkState, Neighbour
 from director.core.ring.presence import Presence
 from director.types import Address, LinkId, MemberId, Now
 
@@ -66,7 +66,7 @@ class Ring:
         self.removed = False
         """Whether an operator has removed this director from the ring. It then dials no director."""
         self._removed: frozenset[MemberId] = frozenset()
-        """Directors that operators have removed. They are told so, and nothing else."""
+        """Directors that operators have removed. They get the list of directors, and nothing else."""
         self._addresses: set[Address] = set()
         self._dials = Dials(self.links, self.unmet)
         self._suspended, self._suspended_until = 0.0, float("-inf")
@@ -104,7 +104,7 @@ class Ring:
         effects: list[Effect] = []
         for neighbour in self.links.values():
             if neighbour.peer is not None and neighbour.live and neighbour.peer not in servers:
-                reason = f"{neighbour.peer} is not one of the directors any more"
+                reason = f"{neighbour.peer} is no longer a member of the ring"
                 effects += neighbour.close(reason, level=Level.INFO)
         return effects
 
@@ -173,13 +173,13 @@ class Ring:
         return self.presence.departed()
 
     def suspended(self, seconds: float, now: Now) -> None:
-        """Note that this process, or the machine, was suspended: what other directors said meanwhile is as
-        old as that."""
+        """Note that this process, or the machine, was suspended: messages that arrive now may be as old
+        as that."""
         self._suspended, self._suspended_until = seconds, now.mono + SUSPENDED_UNTIL
 
-    def thawed(self, now: Now) -> None:
+    def resumed(self, now: Now) -> None:
         """Forget which directors could not be reached or are silent: after a suspension that is old."""
-        self._dials.thawed(self.rightwards, now)
+        self._dials.resumed(self.rightwards, now)
         for neighbour in self.links.values():
             neighbour.heard = now.mono
 
@@ -257,10 +257,13 @@ class Ring:
         unproved = [
             n
             for n in self.links.values()
-            if n.dialled is None and n.remote == newest.remote and not n.live and n.state is not State.CLOSED
+            if n.dialled is None
+            and n.remote == newest.remote
+            and not n.live
+            and n.state is not LinkState.CLOSED
         ]
         too_many = unproved[:-UNPROVED]
-        reason = f"{UNPROVED} newer connections from {newest.remote} have not proved who they are either"
+        reason = f"{newest.remote} has more than {UNPROVED} unproved connections; the oldest is closed"
         return [effect for neighbour in too_many for effect in neighbour.close(reason)]
 
     def greeted(self, neighbour: Neighbour, now: Now) -> list[Effect]:
@@ -269,8 +272,8 @@ class Ring:
         Closes the link if it does not fit.
         """
         if neighbour.peer in self._removed:
-            # the director was down when it was removed: it is told and heard first, then `dismiss` closes the
-            # link
+            # The director was down when it was removed. Both ends exchange their rows first, then `dismiss`
+            # closes the link.
             return []
         if neighbour.peer is None or neighbour.peer not in self.servers:
             return neighbour.close(
@@ -284,13 +287,15 @@ class Ring:
                 continue
             if former.peer_incarnation == neighbour.peer_incarnation:
                 if former.rightward is neighbour.rightward:
-                    effects += former.close("a newer connection of the same two directors", level=Level.INFO)
+                    effects += former.close(
+                        "there is a newer connection between the same two directors", level=Level.INFO
+                    )
             elif now.mono - former.heard < 2 * self.identity.ping_interval:
                 return neighbour.close(
-                    f"two directors say they are {neighbour.peer}: give each its own address"
+                    f"two directors use the address {neighbour.peer}: give each its own in ring.listen"
                 )
             else:
-                effects += former.close(f"{neighbour.peer} has been started anew")
+                effects += former.close(f"{neighbour.peer} was restarted")
         self._dials.reached()
         self.refused.pop(neighbour.peer, None)
         return effects
@@ -317,7 +322,7 @@ class Ring:
     def review(self, now: Now) -> list[Effect]:
         """Choose the neighbours again. Called after anything has happened to a link."""
         effects: list[Effect] = []
-        for neighbour in [n for n in self.links.values() if n.state is State.CLOSED]:
+        for neighbour in [n for n in self.links.values() if n.state is LinkState.CLOSED]:
             self._forget(neighbour, now)
         effects += self.presence.turn(now)
         effects += self._review_right()
@@ -358,7 +363,7 @@ class Ring:
         return self.unmet.intersection(self.named, beyond) - self.departed
 
     def next_deadline(self) -> float | None:
-        deadlines = [n.next_deadline() for n in self.links.values() if n.state is not State.CLOSED]
+        deadlines = [n.next_deadline() for n in self.links.values() if n.state is not LinkState.CLOSED]
         if self._leaving_until is not None:
             deadlines.append(self._leaving_until)
         announce_at = self.presence.next_deadline()
@@ -423,7 +428,7 @@ class Ring:
                 self._take_right(neighbour)
                 return leaving.close(f"{self.me} is linked with {member} now", level=Level.INFO)
         if self._dials.tried.issuperset(self._counted(expected)):
-            return leaving.close(f"{self.me} has nobody else to link with", level=Level.INFO)
+            return leaving.close(f"{self.me} can reach no other director", level=Level.INFO)
         return []
 
     def _take_right(self, neighbour: Neighbour) -> None:
@@ -440,7 +445,7 @@ class Ring:
 
     def _rightward_full(self, member: MemberId) -> Neighbour | None:
         for neighbour in self.links.values():
-            if neighbour.peer == member and neighbour.rightward and neighbour.state is State.FULL:
+            if neighbour.peer == member and neighbour.rightward and neighbour.state is LinkState.FULL:
                 return neighbour
         return None
 
@@ -450,7 +455,7 @@ class Ring:
         lefts = [
             (self.rightwards.index(n.peer), n)
             for n in self.links.values()
-            if not n.rightward and n.peer in self.rightwards and n.state is State.FULL
+            if not n.rightward and n.peer in self.rightwards and n.state is LinkState.FULL
         ]
         at, self.left = max(lefts, key=lambda place: place[0], default=(0, None))
         effects: list[Effect] = []
@@ -472,7 +477,7 @@ def log_neighbours(ring: Ring) -> LogEvent:
     """Return the log event that names the left and the right neighbour."""
     return LogEvent(
         Level.INFO,
-        "ring_neighbours",
+        "ring_neighbours_changed",
         {
             "left": ring.left.name() if ring.left else "none",
             "right": ring.right.name() if ring.right else "none",

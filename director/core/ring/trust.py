@@ -2,7 +2,7 @@
 
 UNVERIFIED (started; or suspended, and no link is left)
     --exchange with a director that has compared, or alone--> CHECKED
-CHECKED --suspended--> ASKING every neighbour for a sign of life
+CHECKED --suspended--> ASKING every neighbour for a Pong
     --all answer, or ASK_WAIT later one--> CHECKED; --all links lost--> UNVERIFIED
 CHECKED --lost all neighbours--> LOST --exchange, alone, or LOST_WAIT passed--> CHECKED
 CHECKED --suspended beyond the own lease--> LAPSED
@@ -12,7 +12,7 @@ CHECKED --suspended beyond the own lease--> LAPSED
 from __future__ import annotations
 
 from director.core.protocol.effects import Effect
-from director.core.ring.link import State
+from director.core.ring.link import LinkState
 from director.core.ring.ring import Ring
 from director.types import LinkId, Now
 
@@ -45,7 +45,7 @@ class Trust:
         """Monotonic time at which this director found that its lease had expired, so that others may have
         continued without it."""
 
-    def thawed(self, ring: Ring, now: Now) -> list[Effect]:
+    def resumed(self, ring: Ring, now: Now) -> list[Effect]:
         """Ask all neighbours for a sign of life after a suspension.
 
         Without neighbours, memory counts as unverified.
@@ -67,16 +67,16 @@ class Trust:
         """Note that memory has what other directors did, or that the store cannot be read."""
         self._lapsed_at = None
 
-    def lost_everybody(self, now: Now) -> None:
+    def lost_all_neighbours(self, now: Now) -> None:
         self._lost_at = now.mono
 
-    def review(self, ring: Ring, now: Now, *, alone: bool, settled: bool) -> bool:
+    def review(self, ring: Ring, now: Now, *, alone: bool, in_sync: bool) -> bool:
         """Judge again whether logins may be answered from memory.
 
         Args:
             ring: the links with the neighbours.
             alone: no other director holds a lease or can be reached.
-            settled: in sync, and not on the minority side of a partition.
+            in_sync: the ring is in sync, and this director is not on the minority side of a partition.
 
         Returns:
             Whether logins may be answered from memory.
@@ -84,8 +84,8 @@ class Trust:
         self._hear_answers(ring)
         if self._answered and now.mono >= self._asked_at + ASK_WAIT:
             self._asked.clear()
-        compared = any(n.state is State.FULL and n.exchange.settled for n in ring.links.values())
-        if self.unverified and (compared or settled):
+        compared = any(n.state is LinkState.FULL and n.exchange.compared for n in ring.links.values())
+        if self.unverified and (compared or in_sync):
             self.unverified = False
         lost = self._lost_at
         if lost is not None and (compared or alone or now.mono >= lost + LOST_WAIT):

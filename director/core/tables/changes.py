@@ -152,7 +152,10 @@ class Changes:
             return [OperationFailed(change.operation, UnknownName, text)], None
         about = change.name or self._members.name_of(change.member) or change.member
         if self._members.full and about not in self._members.rows:
-            text = f"the list of directors holds {MOST_ROWS} changes, and no more: write ring.servers anew"
+            text = (
+                f"the list of directors has {MOST_ROWS} run-time changes, which"
+                " is the limit: write them into ring.servers"
+            )
             return [OperationFailed(change.operation, Refused, text)], None
         row = self._members.change(change.member, int(now.unix), present=not change.remove, name=change.name)
         if row is None:
@@ -189,7 +192,7 @@ class Changes:
     def overdue(self, now: Now) -> list[Effect]:
         over = [operation for operation in self._current if now.mono >= operation.deadline]
         self._current = [operation for operation in self._current if now.mono < operation.deadline]
-        reason = f"{TIMED_OUT} (the change is made here)"
+        reason = f"{TIMED_OUT}; the change is made on this director"
         effects: list[Effect] = [OperationFailed(o.change.operation, TryAgain, reason) for o in over]
         while self._queue and now.mono >= self._queue[0].deadline:
             effects.append(OperationFailed(self._queue.popleft().change.operation, TryAgain, TIMED_OUT))

@@ -1,8 +1,8 @@
 """Rows of a stored document. Each has its own checksum, so that damage to one row costs no other row.
 
 A row is a msgpack array of at most 14 plain values. Its checksum is one more value at its end: older
-directors ignore it. A document without checksums is read too. If a document as a whole cannot be read, every
-position in it is tried as the beginning of a row.
+directors ignore it. A document without checksums is read too. If a document is truncated or overwritten,
+every position in it is tried as the beginning of a row.
 """
 
 from __future__ import annotations
@@ -80,8 +80,8 @@ def read_rows(data: bytes, kind: type[Row]) -> DocumentRows[Row]:
 
 def rows_in_steps(data: bytes, kind: type[Row]) -> Steps[DocumentRows[Row]]:
     """Return what `read_rows` returns, some rows in each step."""
-    whole = split_array(data)
-    found = None if whole is None else (yield from sound_in_steps(whole, kind))
+    parts = split_array(data)
+    found = None if parts is None else (yield from sound_in_steps(parts, kind))
     if found is not None and not found.problems:
         return found
     # A wrong length hides the rows behind it, or turns other bytes into rows. So every position is tried too.
@@ -89,7 +89,7 @@ def rows_in_steps(data: bytes, kind: type[Row]) -> Steps[DocumentRows[Row]]:
     if found is not None:
         rows = max(rows, found.rows, key=len)
     number = max(_announced(data), len(rows) + 1)
-    problem = found.problems[0] if found is not None else "the document is cut off or overwritten"
+    problem = found.problems[0] if found is not None else "the document is truncated or overwritten"
     return DocumentRows(rows, number, [problem] * (number - len(rows)))
 
 

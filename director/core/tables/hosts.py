@@ -2,7 +2,7 @@
 table.
 
 A removed host stays as a row with `present=False` (a tombstone). Otherwise a director that was unreachable
-would bring the host back. Attributes from a configuration file have stamp 0, so that every change by an
+would add the host again. Attributes from a configuration file have stamp 0, so that every change by an
 operator wins over them (docs/ring.md, rule 4).
 """
 
@@ -267,9 +267,9 @@ class HostTable:
 
     @staticmethod
     def _appear(row: HostRow, stamp: int, hostname: str, tag: str, weight: int) -> HostRow:
-        """Return the row of a host that comes back.
+        """Return the row of a host that is added again.
 
-        It comes as a new host: its former attributes do not count.
+        It counts as a new host: its former attributes do not count.
 
         Every attribute gets a stamp, even if it is as before: the file of another director (stamp 0) must not
         win over it.

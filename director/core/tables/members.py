@@ -1,9 +1,9 @@
 """The directors of the ring: those of the configuration, and the operators' changes at run time.
 
 There is a row for each director that an operator has ever added or removed. Rows merge in any order; the
-later one wins. A row is never dropped, so that a removed director cannot come back through a director that
-was unreachable. Only beyond `MOST_ROWS` rows are dropped, the same on every director, so that no director can
-fill the memory of all with an invented list.
+later row wins. No row is dropped, so that an older row from a director that was unreachable cannot add a
+removed director again. There is one exception: rows beyond `MOST_ROWS` are dropped, the same rows on every
+director, so that no director can fill the memory of all with an invented list.
 """
 
 from __future__ import annotations

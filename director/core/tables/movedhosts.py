@@ -36,7 +36,7 @@ WALKS = (0.0, 5.0, 60.0)
 an old record."""
 
 
-def parking_address(name: str) -> Address:
+def placeholder_address(name: str) -> Address:
     """Return the address of the row of a backend that has lost its address to another backend and has none
     now.
 
@@ -46,19 +46,19 @@ def parking_address(name: str) -> Address:
     return Address(str(ipaddress.IPv6Address(bytes.fromhex("0100000000000000") + digest)))
 
 
-def is_parked(row: HostRow) -> bool:
+def has_no_address(row: HostRow) -> bool:
     """Whether the backend of this row has no address now."""
     return (
         bool(row.hostname)
         and not row.present
         and not row.moved
-        and row.address == parking_address(row.hostname)
+        and row.address == placeholder_address(row.hostname)
     )
 
 
-def is_parked_at(move: HostMove) -> bool:
+def ends_without_address(move: HostMove) -> bool:
     """Whether the backend has no address after this move."""
-    return move.after == parking_address(move.name)
+    return move.after == placeholder_address(move.name)
 
 
 def moved_rows(rows: Mapping[Address, HostRow], moves: Sequence[HostMove], stamp: int) -> list[HostRow]:
@@ -121,7 +121,7 @@ def _arrived(
     return HostRow(
         address=move.after,
         hostname=move.name,
-        present=not is_parked_at(move),
+        present=not ends_without_address(move),
         present_at=present_at,
         tag=tag,
         tag_at=tag_at,
@@ -129,7 +129,7 @@ def _arrived(
         weight_at=weight_at,
         up=up,
         up_at=up_at,
-        moved="" if is_parked_at(move) else former,
+        moved="" if ends_without_address(move) else former,
     )
 
 
@@ -208,8 +208,10 @@ class MovedHosts:
     def _follow(self, keys: Sequence[UserKey]) -> None:
         """Write the new addresses of the hosts into these users' records."""
         users = (self._users.get(key) for key in keys)
-        settled = (user for user in users if user and not user.flags & MOVING)  # `moves.py` does the others
-        found = [new for user in settled if (new := self._hosts.moved_record(user)) is not None]
+        not_moving = (
+            user for user in users if user and not user.flags & MOVING
+        )  # `moves.py` does the others
+        found = [new for user in not_moving if (new := self._hosts.moved_record(user)) is not None]
         if found:
             self._users.merge(pack(found))
             self._users.take_displaced()  # no session is ended for it: the sessions went to the same backend

@@ -51,7 +51,7 @@ class Lookups:
         Raises TryAgain.
         """
         assigner = self._assigner
-        name = assigner.user_hash.cut(user)
+        name = assigner.user_hash.without_master_user(user)
         key = assigner.user_hash.key(name, tag)
         self._watch.be_in_time()
         answer = assigner.assign_named(key, tag, name)

@@ -107,7 +107,7 @@ class Handover(msgspec.Struct, kw_only=True):
     connections: list[Connection] = msgspec.field(default_factory=list)
     incarnation: int = 0
     """The highest incarnation that the ring knows of this director. The successor takes a higher one."""
-    smaller_since: float | None = None
+    minority_since: float | None = None
     """As in `Director.take_over`."""
     clock_doubted: bool = False
     tables: dict[str, bytes] = msgspec.field(default_factory=dict)

@@ -118,7 +118,7 @@ class FileApplier:
                         self._tell("configuration_change_delayed", difference, reason=str(exc))
                     logged.add(str(exc))
                     await anyio.sleep(self._again)
-                if difference.gone_from(self._director.hosts.rows.get(difference.address)):
+                if difference.is_resolved_by(self._director.hosts.rows.get(difference.address)):
                     self._tell("configuration_change_applied", difference)
         for difference in self._differences():
             if difference.outcome is Outcome.KEPT:

@@ -15,7 +15,7 @@ from director.core.moves.jobs import Flush
 from director.core.protocol.events import HostChange, HostMove, HostsMoved
 from director.core.protocol.messages import HostRow
 from director.core.tables.hosts import HostTable, is_usable
-from director.core.tables.movedhosts import is_parked_at
+from director.core.tables.movedhosts import ends_without_address
 from director.records import Change, MoveInfo
 from director.service.operations.arguments import as_address, known_host
 from director.service.operations.audit import Audit
@@ -165,11 +165,13 @@ class HostOperations:
         rows = [self._hosts.rows[move.before] for move in moves]
         await self._pending_operations.carry_out(HostsMoved(0, moves, rows))
         names = ", ".join(move.name for move in moves)
-        await self._unstored.documents_stored("backend_moved", names)
+        await self._unstored.documents_stored("host_address_changed", names)
         for move, row in zip(moves, rows, strict=True):
             if self._hosts.rows[move.before] != row:
-                after = "" if is_parked_at(move) else move.after
-                self._audit.add("backend_moved", move.name, NAME_MOVED, f"before={move.before} after={after}")
+                after = "" if ends_without_address(move) else move.after
+                self._audit.add(
+                    "host_address_changed", move.name, NAME_MOVED, f"before={move.before} after={after}"
+                )
 
     async def _change(self, change: HostChange, what: str, reason: str, dry_run: bool) -> Change:
         before = self._hosts.get(change.address)

@@ -6,7 +6,7 @@ import time
 
 from director.core.director import Director
 from director.core.placement.hashing import UserHash
-from director.core.placement.users import MOVING, PINNED, User, is_alive, unpack
+from director.core.placement.users import MOVING, PINNED, User, is_unexpired, unpack
 from director.core.protocol.messages import HostRow
 from director.errors import OperationError, Refused, TryAgain, UnknownName
 from director.service.operations.arguments import name_bytes
@@ -59,7 +59,7 @@ class KnownUsers:
 
     def name(self, user: str) -> bytes:
         """Return the part of the name that is kept: the name without the master user's part."""
-        return self._user_hash.cut(name_bytes(user))
+        return self._user_hash.without_master_user(name_bytes(user))
 
     def key_of_hash(self, hash32: int, tag: str) -> UserKey | None:
         """Return the key of the user with this hash.
@@ -74,7 +74,7 @@ class KnownUsers:
 
     def live_host(self, record: User | None) -> HostRow | None:
         """Return the host of a record, or None if the assignment has expired or its host was removed."""
-        if record is None or not is_alive(record, int(time.time()), self._users.expire):
+        if record is None or not is_unexpired(record, int(time.time()), self._users.expire):
             return None
         record = self._hosts.moved_record(record) or record
         row = self._hosts.by_id(record.host)
@@ -123,5 +123,5 @@ class KnownUsers:
     def _is_assigned(self, record: User) -> bool:
         if record.flags & MOVING:
             return True
-        alive = is_alive(record, int(time.time()), self._users.expire)
+        alive = is_unexpired(record, int(time.time()), self._users.expire)
         return alive and self._hosts.by_id(record.host) is not None and not self._hosts.host_removed(record)

@@ -9,7 +9,7 @@ from director.core.backendnames import carried, plan_moves
 from director.core.filechanges import AppliedHost, Difference, Outcome, compare
 from director.core.protocol.events import HostMove
 from director.core.tables.hosts import BackendSetting, HostTable
-from director.core.tables.movedhosts import is_parked_at, moved_rows
+from director.core.tables.movedhosts import ends_without_address, moved_rows
 from director.records import Plan, PlannedChange
 from director.service.operations.pools import NO_HOST_LEFT, pool_name
 from director.types import MemberId
@@ -38,7 +38,7 @@ def planned(
         after.put(moved_rows(hosts.rows, found.moves, unix))
     known = None if applied is None else carried(applied, found.settings, after.rows)
     differences = compare(known, found.settings, after.rows)
-    changes = [_planned_move(move) for move in found.moves if not is_parked_at(move)]
+    changes = [_planned_move(move) for move in found.moves if not ends_without_address(move)]
     changes += [_planned(difference) for difference in differences]
     _make(after, differences, unix)
     return Plan(me=me, known=applied is not None, changes=changes, warnings=_lost_pools(hosts, after))

@@ -8,7 +8,7 @@ import anyio.lowlevel
 
 from director.core.director import Director
 from director.core.placement.addresses import host_id
-from director.core.placement.users import BUCKETS, PINNED, RECORD, is_alive, unpack
+from director.core.placement.users import BUCKETS, PINNED, RECORD, is_unexpired, unpack
 from director.records import UsersChange
 from director.types import Address
 
@@ -55,7 +55,7 @@ async def previewed(
                 looked = 0
                 await anyio.lowlevel.checkpoint()
             row = concerned.get(user.host)
-            if row is None or not is_alive(user, unix, users.expire) or hosts.host_removed(user):
+            if row is None or not is_unexpired(user, unix, users.expire) or hosts.host_removed(user):
                 continue
             fresh = director.assigner.place(user.key >> 32, row.tag.encode())
             if everybody:

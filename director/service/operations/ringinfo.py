@@ -16,7 +16,7 @@ from director.service.ringsockets import RingSockets
 from director.types import MemberId
 
 WAITS = {
-    Wait.HINT: "memory",
+    Wait.UNVERIFIED: "memory",
     Wait.RING: "ring",
     Wait.NO_HOST: "host",
     Wait.MOVING: "move",

@@ -32,7 +32,7 @@ from director.stored.storecalls import (
     WriteSnapshot,
 )
 from director.stored.storeevents import (
-    Interrupt,
+    Abort,
     Open,
     Stop,
     StoreAnswered,
@@ -172,7 +172,7 @@ class CoreDriver:
                 self.feed(event)
                 await self.until(lambda: self._ended, math.inf)
         finally:
-            self.feed(Interrupt())
+            self.feed(Abort())
         return self._error
 
     async def until(self, holds: Callable[[], bool], seconds: float) -> bool:

@@ -27,12 +27,12 @@ from director.service.persistence.unstored import Unstored, UserWaits
 from director.stored.persistence import PersistenceCore
 from director.stored.procedures import StoreSetup
 from director.stored.storeevents import (
+    Abort,
     AuditAdded,
     BucketsChanged,
     ClaimAsked,
     HostsApplied,
     HostsChanged,
-    Interrupt,
     MembersChanged,
     Open,
     PersistAsked,
@@ -229,7 +229,7 @@ class Persistence:
                     tasks.start_soon(self._snapshot.run)
                 await anyio.sleep_forever()
         finally:
-            self._driver.feed(Interrupt())
+            self._driver.feed(Abort())
 
     async def stop(self) -> None:
         """Write the rest, release the lease and close the store. Takes a few seconds at most."""
@@ -243,7 +243,7 @@ class Persistence:
     async def write_changes(self, seconds: float) -> None:
         """Write what has changed so far, for `seconds` at most."""
         self._driver.feed(WriteSoon())
-        await self._driver.until(lambda: not self.up or self.core.is_settled, seconds)
+        await self._driver.until(lambda: not self.up or self.core.has_written_all, seconds)
 
     def hand_over(self) -> tuple[dict[str, bytes], list[AuditEntry]]:
         """Return the arguments of `take_over`, which finds changes that are not stored by its comparison."""

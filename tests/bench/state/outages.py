@@ -123,7 +123,7 @@ def measure(bench: Bench, case: str, rate: int, seconds: float) -> tuple[str, ..
             time.sleep(0.1)
         behind = time.monotonic() - ended
         director.kill()
-    troubles = len(director.logged("store_away"))
+    troubles = len(director.logged("store_unreachable"))
     figures = (seen["rate"], seen["p99_ms"], seen["max_ms"], slowest(timeline, seconds / 4, 3 * seconds / 4))
     return (
         case,

@@ -103,7 +103,7 @@ def test_a_user_who_is_being_moved_cannot_be_moved_to_another_host(director: Dir
     result = director("move", "zoe", "127.0.1.4")
     assert (result.exit_code, result.stderr) == (
         75,
-        "director: the user is being moved already; wait for it to be finished\n",
+        "director: the user is being moved already; retry when the move has ended\n",
     )
 
 

@@ -15,7 +15,7 @@ from director.core.protocol.effects import Effect, Send
 from director.core.protocol.events import Event, LinkOpened, Received, SessionsListed, Started, TimerFired
 from director.core.protocol.messages import Digests, ExchangeDone, Ping, RingMessage, Summaries, Token
 from director.core.protocol.order import split_member
-from director.core.ring.link import Identity, Neighbour, State
+from director.core.ring.link import Identity, LinkState, Neighbour
 from director.core.settings import Settings
 from director.core.tables.hosts import BackendSetting, HostTable
 from director.types import Address, LinkId, MemberId, Now, Stamp
@@ -90,7 +90,7 @@ class Played:
         return self.handle(Received(LinkId(link), messages), mono)
 
     def link(
-        self, number: int, peer: MemberId, *, dialled: bool, mono: float = 0.0, settled: bool = True
+        self, number: int, peer: MemberId, *, dialled: bool, mono: float = 0.0, compared: bool = True
     ) -> None:
         """Play the other end of a link from the greeting to the end of the exchange."""
         link, address = LinkId(number), split_member(peer)[0]
@@ -114,11 +114,11 @@ class Played:
             ours = [m for m in ours if type(m).__name__ in ("Hello", "Proof")]
         self.peers[link] = other
         nothing = Digests(0, bytes(8 * 4096)), Summaries([], [], True)
-        self.hear(number, *nothing, ExchangeDone(settled), mono=mono)
+        self.hear(number, *nothing, ExchangeDone(compared), mono=mono)
         while self.core.next_deadline() == 0.0:
             self.handle(TimerFired(), mono)
 
-    def state(self, link: int) -> State:
+    def state(self, link: int) -> LinkState:
         return self.core.ring.links[LinkId(link)].state
 
 

@@ -153,7 +153,7 @@ def test_a_known_user_does_not_wait_for_the_ring(hot: HotPath) -> None:
 def test_nobody_is_answered_while_memory_is_only_a_hint(hot: HotPath) -> None:
     assigner = director(hot, gate=Gate.CLOSED)
     user = known(assigner)
-    assert assigner.assign(ALICE, b"") is Wait.HINT
+    assert assigner.assign(ALICE, b"") is Wait.UNVERIFIED
     assert assigner.users.get(ALICE) == user
 
 
@@ -447,7 +447,7 @@ def test_a_held_user_is_not_answered_whatever_his_record_says(hot: HotPath) -> N
 def test_a_held_user_waits_for_the_first_exchange_before_all(hot: HotPath) -> None:
     assigner = director(hot, gate=Gate.CLOSED)
     assigner.hold(ALICE)
-    assert assigner.assign(ALICE, b"") is Wait.HINT
+    assert assigner.assign(ALICE, b"") is Wait.UNVERIFIED
 
 
 def test_others_are_answered_while_somebody_is_held(hot: HotPath) -> None:
@@ -696,4 +696,4 @@ def test_whoever_is_in_memory_is_answered_while_the_store_is_being_read(hot: Hot
 def test_while_memory_is_a_hint_that_comes_first(hot: HotPath) -> None:
     assigner = director(hot, gate=Gate.CLOSED)
     assigner.await_store(range(BUCKETS))
-    assert assigner.assign(ALICE, b"") is Wait.HINT
+    assert assigner.assign(ALICE, b"") is Wait.UNVERIFIED

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import msgspec
 import pytest
 
-from director.core.backendnames import GONE_AFTER, RETURNS_AFTER, NameAddresses, carried, plan_moves
+from director.core.backendnames import DROPPED_AFTER, RETURNS_AFTER, NameAddresses, carried, plan_moves
 from director.core.filechanges import AppliedHost, Outcome, compare, now_applied
 from director.core.protocol.events import HostMove
 from director.core.tables.hosts import BackendSetting, HostTable
-from director.core.tables.movedhosts import moved_rows, parking_address
+from director.core.tables.movedhosts import moved_rows, placeholder_address
 from director.types import Address
 
 A, B, C, D = (Address(f"10.1.0.{number}") for number in (1, 2, 3, 4))
@@ -39,9 +39,9 @@ def test_an_empty_answer_takes_nobody_away() -> None:
 
 def test_one_of_several_goes_when_it_was_missing_for_30_seconds() -> None:
     name = said(A, known=[A, B], at=100.0)
-    name.answered([A], 100.0 + GONE_AFTER - 1)
+    name.answered([A], 100.0 + DROPPED_AFTER - 1)
     assert name.addresses == (A, B)
-    name.answered([A], 100.0 + GONE_AFTER)
+    name.answered([A], 100.0 + DROPPED_AFTER)
     assert name.addresses == (A,)
 
 
@@ -171,7 +171,7 @@ def test_who_has_lost_his_address_and_has_none_is_kept_until_he_is_found() -> No
     cluster.later().sees(one=B, unresolved=["two"])
     assert cluster.there() == {"one": B}
     assert cluster.sees(one=B, unresolved=["two"]) == []
-    assert cluster.later().sees(one=B, two=D) == [("two", parking_address("two"), D)]
+    assert cluster.later().sees(one=B, two=D) == [("two", placeholder_address("two"), D)]
     assert cluster.there() == {"one": B, "two": D}
     assert (cluster.table.rows[D].weight, cluster.table.rows[D].up) == (40, False)
     assert cluster.sees(one=B, two=D) == []

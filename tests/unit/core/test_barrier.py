@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from director.core.protocol.messages import Token
 from director.core.protocol.ringtimings import TOKEN_AGAIN
-from director.core.ring.barrier import FIRST_LAPS, LOOK_EVERY, Barrier
+from director.core.ring.barrier import FIRST_LAPS, PROBE_EVERY, Barrier
 from director.types import MemberId, Now
 
 NAMES = [MemberId(f"10.0.0.{number}:9090") for number in (1, 2, 3)]
@@ -244,13 +244,13 @@ def test_how_long_a_wait_took_is_kept_for_the_metrics() -> None:
 
 def test_who_is_in_sync_and_misses_somebody_asks_now_and_then_whether_the_ring_has_grown() -> None:
     barrier = ring()[0]
-    barrier.look_for(at(1), missing=True)
-    assert barrier.next_deadline() == 1 + LOOK_EVERY
-    barrier.look_for(at(0.9 + LOOK_EVERY), missing=True)
-    assert barrier.due(at(0.9 + LOOK_EVERY), OLD) is None
-    barrier.look_for(at(1 + LOOK_EVERY), missing=True)
-    assert barrier.due(at(1 + LOOK_EVERY), OLD) is not None
-    barrier.look_for(at(2 + LOOK_EVERY), missing=False)
+    barrier.probe_if_missing(at(1), missing=True)
+    assert barrier.next_deadline() == 1 + PROBE_EVERY
+    barrier.probe_if_missing(at(0.9 + PROBE_EVERY), missing=True)
+    assert barrier.due(at(0.9 + PROBE_EVERY), OLD) is None
+    barrier.probe_if_missing(at(1 + PROBE_EVERY), missing=True)
+    assert barrier.due(at(1 + PROBE_EVERY), OLD) is not None
+    barrier.probe_if_missing(at(2 + PROBE_EVERY), missing=False)
     assert barrier.next_deadline() is None
 
 

@@ -134,7 +134,7 @@ def test_a_change_that_is_made_and_not_confirmed_says_so_and_stays_made() -> Non
     changes.begin(at(20))
     assert changes.overdue(at(49.9)) == []
     (failed,) = changes.overdue(at(50))
-    assert failed == OperationFailed(1, TryAgain, "Ring sync timed out (the change is made here)")
+    assert failed == OperationFailed(1, TryAgain, "Ring sync timed out; the change is made on this director")
     assert hosts.rows[ONE].weight == 7
     assert changes.confirm() == []
 

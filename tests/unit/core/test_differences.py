@@ -9,7 +9,7 @@ import pytest
 from director.core.protocol.events import LinkOpened
 from director.core.protocol.messages import Pong
 from director.core.ring.differences import ALL, BACKENDS, EXPIRE, HASH, VERSION, differences
-from director.core.ring.link import State
+from director.core.ring.link import LinkState
 from director.core.ring.ring import Ring
 from director.types import Address, LinkId
 from tests.unit.core.cores import plain
@@ -67,23 +67,23 @@ def test_a_director_that_is_refused_for_settings_is_named_with_all_of_them_until
     ring = Ring(identity(D1), [D1, D2])
     ring.start()
 
-    def meets(number: int, **fields: Any) -> State:
+    def meets(number: int, **fields: Any) -> LinkState:
         ring.dials(at(number))
         ring.opened(LinkOpened(LinkId(number), b"one", Address("10.0.0.2"), D2), at(number))
         link = ring.links[LinkId(number)]
         other = acceptor(**fields)
         (mine,), (hello,) = sent(link.open()), sent(other.open())
         link.handle(hello, at(0), plain(hello))
-        if link.state is State.PROVING:
+        if link.state is LinkState.PROVING:
             (proof,) = sent(other.handle(mine, at(0), plain(mine)))
             link.handle(proof, at(0))
             ring.greeted(link, at(0))
         ring.review(at(number))
         return link.state
 
-    assert meets(1, **theirs) is State.CLOSED
+    assert meets(1, **theirs) is LinkState.CLOSED
     assert differences(ring.identity, ring.links.values(), ring.refused) == SAME | expected
-    assert meets(2) is State.EXCHANGING
+    assert meets(2) is LinkState.EXCHANGING
     assert differences(ring.identity, ring.links.values(), ring.refused) == SAME
 
 

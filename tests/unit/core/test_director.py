@@ -42,6 +42,7 @@ from director.core.protocol.events import (
     LinkClosed,
     LinkOpened,
     Lookup,
+    ProcessStalled,
     Received,
     Seen,
     Started,
@@ -49,7 +50,6 @@ from director.core.protocol.events import (
     StoredHosts,
     StoredUsers,
     TableChanged,
-    Thawed,
     TimerFired,
 )
 from director.core.protocol.kicktypes import MOST_COUNTED, OnHost
@@ -70,7 +70,7 @@ from director.core.protocol.messages import (
     Token,
     Users,
 )
-from director.core.ring.link import Neighbour, State
+from director.core.ring.link import LinkState, Neighbour
 from director.core.ring.partition import Standing
 from director.core.ring.ring import LEAVE_WITHIN
 from director.types import Address, HostId, LinkId, MemberId, RequestId, Stamp, UserKey
@@ -399,9 +399,9 @@ def test_a_started_director_answers_nobody_before_it_has_compared_its_memory() -
 
 def test_an_exchange_with_one_who_has_just_started_too_settles_nothing() -> None:
     played = Played(D2, D3)
-    played.link(1, D2, dialled=True, settled=False)
-    assert (played.state(1), played.core.unverified) == (State.FULL, True)
-    played.link(2, D3, dialled=False, settled=False)
+    played.link(1, D2, dialled=True, compared=False)
+    assert (played.state(1), played.core.unverified) == (LinkState.FULL, True)
+    played.link(2, D3, dialled=False, compared=False)
     release(played)
     assert (played.core.unverified, played.core.assigner.gate) == (False, Gate.OPEN)
 
@@ -411,13 +411,13 @@ def test_the_leases_say_that_a_director_is_alone() -> None:
     effects = played.handle(lookup(1), 0)
     effects += played.handle(Leases(frozenset([D1])), 0.1)
     assert [answer.request for answer in of(Answer, effects)] == [1]
-    assert played.core.standing is Standing.WHOLE
+    assert played.core.standing is Standing.COMPLETE
 
 
 @pytest.mark.shows("rule 28")
 def test_after_a_freeze_nobody_is_answered_before_a_neighbour_has_given_a_sign_of_life() -> None:
     played = in_ring()
-    effects = played.handle(Thawed(3.0), 4)
+    effects = played.handle(ProcessStalled(3.0), 4)
     (ping,) = set(of(Ping, messages(effects)))
     assert played.core.assigner.gate is Gate.CLOSED
     assert of(Answer, played.handle(lookup(1), 4)) == []
@@ -434,8 +434,8 @@ def test_a_freeze_is_noticed_by_the_first_event_that_comes_too_late_whichever_it
     assert due is not None
     effects = played.handle(lookup(1), due + 1.1)
     assert of(Answer, effects) == []
-    assert of(LogEvent, effects)[0].event == "frozen"
-    assert [played.state(link) for link in (1, 2)] == [State.FULL, State.FULL]
+    assert of(LogEvent, effects)[0].event == "process_stalled"
+    assert [played.state(link) for link in (1, 2)] == [LinkState.FULL, LinkState.FULL]
 
 
 def test_a_freeze_that_was_noticed_already_is_not_one_more() -> None:
@@ -443,21 +443,21 @@ def test_a_freeze_that_was_noticed_already_is_not_one_more() -> None:
     due = played.core.next_deadline()
     assert due is not None
     first = played.handle(TimerFired(), due + 5)
-    second = played.handle(Thawed(5.0), due + 5.2)
-    assert [log.event for log in of(LogEvent, first + second)].count("frozen") == 1
+    second = played.handle(ProcessStalled(5.0), due + 5.2)
+    assert [log.event for log in of(LogEvent, first + second)].count("process_stalled") == 1
 
 
 def test_neighbours_are_not_given_up_for_the_silence_of_our_own_freeze() -> None:
     played = in_ring()
     played.core.next_deadline()
     played.handle(TimerFired(), 60)
-    assert [played.state(link) for link in (1, 2)] == [State.FULL, State.FULL]
+    assert [played.state(link) for link in (1, 2)] == [LinkState.FULL, LinkState.FULL]
 
 
 def test_after_a_freeze_in_which_all_neighbours_left_memory_is_a_hint_again() -> None:
     played = in_ring()
     played.hear(1, Users(record()))
-    played.handle(Thawed(30.0), 31)
+    played.handle(ProcessStalled(30.0), 31)
     for link in (1, 2):
         played.handle(LinkClosed(LinkId(link), "connection closed"), 31)
     assert (played.core.unverified, played.core.assigner.gate) == (True, Gate.CLOSED)
@@ -468,7 +468,7 @@ def test_leases_from_before_a_freeze_do_not_make_a_director_alone() -> None:
     played = Played(D2)
     played.handle(Leases(frozenset([D1])), 0)
     assert played.core.assigner.gate is Gate.OPEN
-    played.handle(Thawed(100.0), 100)
+    played.handle(ProcessStalled(100.0), 100)
     assert played.core.assigner.gate is Gate.CLOSED
     played.handle(Leases(frozenset([D1])), 100.1)
     assert played.core.assigner.gate is Gate.OPEN
@@ -478,7 +478,7 @@ def test_leases_from_before_a_freeze_do_not_make_a_director_alone() -> None:
 def test_after_a_freeze_the_larger_part_of_a_cut_ring_goes_on_claiming_new_users() -> None:
     """Before the leases are read anew: on the word of its majority it would place them by itself."""
     played = partial()
-    effects = played.handle(Thawed(3.0), 4)
+    effects = played.handle(ProcessStalled(3.0), 4)
     for ping in set(of(Ping, messages(effects))):
         for link in (1, 2):
             effects += played.hear(link, Pong(ping.serial), mono=4.1)
@@ -730,7 +730,7 @@ def test_what_cannot_be_right_closes_that_link_says_why_and_hurts_nothing_else(m
     assert of(Close, effects) == [Close(LinkId(2))]
     assert [type(said) for said in messages(effects, 2)][-1] is Bye
     assert [log.fields["reason"] for log in of(LogEvent, effects) if log.event == "ring_link_closed"] != []
-    assert (played.core.hosts.rows, len(played.users), played.state(1)) == (*before, State.FULL)
+    assert (played.core.hosts.rows, len(played.users), played.state(1)) == (*before, LinkState.FULL)
 
 
 def test_a_good_bye_to_all_at_the_end_and_nobody_is_dialled_any_more() -> None:
@@ -801,7 +801,7 @@ def test_a_proof_alone_in_its_frame_makes_a_link_live() -> None:
     played = Played(D2, D3)
     _, proof = proving(played)
     played.handle(Received(LinkId(1), proof, plain(*proof)), 0)
-    assert played.state(1) is State.EXCHANGING
+    assert played.state(1) is LinkState.EXCHANGING
 
 
 @pytest.mark.parametrize("behind", [True, False], ids=["behind it", "in front of it"])
@@ -836,7 +836,7 @@ def test_a_handshake_goes_on_while_much_else_waits_to_be_dealt_with(monkeypatch:
     played = Played(D2, D3)
     _, proof = proving(played)
     played.handle(Received(LinkId(1), proof, plain(*proof)), 0)
-    assert played.state(1) is State.EXCHANGING
+    assert played.state(1) is LinkState.EXCHANGING
 
 
 def test_a_large_host_table_is_told_in_several_messages_to_a_new_neighbour_and_passed_on_so() -> None:

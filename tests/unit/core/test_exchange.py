@@ -10,7 +10,7 @@ from director.core.protocol.effects import Effect, Send
 from director.core.protocol.messages import Digests, ExchangeDone, Names, RingMessage, Summaries, Users
 from director.core.ring import link as linking
 from director.core.ring.exchange import RANGE, SMALL
-from director.core.ring.link import Neighbour, State, postpone_exchanges
+from director.core.ring.link import LinkState, Neighbour, postpone_exchanges
 from director.types import Address, HostId, LinkId, MemberId, Stamp, UserKey
 from tests.unit.core.cores import EXPIRE, START, at, identity, messages
 
@@ -31,7 +31,7 @@ class End:
         if names:
             self.names.add(names)
         self.link = Neighbour(LinkId(1), identity(D1), Address("10.0.0.2"), D2, b"", at(0))
-        self.link.state = State.EXCHANGING
+        self.link.state = LinkState.EXCHANGING
         self.sent: list[RingMessage] = []
 
     def turn(self) -> list[Effect]:
@@ -42,7 +42,7 @@ class End:
     @property
     def is_full(self) -> bool:
         self.link.finish_exchange()
-        return self.link.state is State.FULL
+        return self.link.state is LinkState.FULL
 
     def send_digests(self) -> None:
         while self.turn():
@@ -59,7 +59,7 @@ class End:
             case Summaries():
                 assert self.link.exchange.answer_later(message) is None
             case ExchangeDone():
-                self.link.exchange.they_are_done(settled=True)
+                self.link.exchange.other_end_is_done(compared=True)
 
 
 def exchange(one: End, other: End) -> int:

@@ -11,7 +11,7 @@ from director.core.moves.jobs import Flush, Forget, MoveUser, UnpinUser
 from director.core.placement.addresses import host_id
 from director.core.placement.users import BY_HAND, MOVING, PINNED, User, pack
 from director.core.protocol.effects import Effect, Kick, OperationFailed, Persist, UsersDone
-from director.core.protocol.events import HostChange, Interrupt, Kicked, KicksEnded, Persisted
+from director.core.protocol.events import HostChange, InterruptFlush, Kicked, KicksEnded, Persisted
 from director.core.ring.partition import Standing
 from director.errors import Refused, TryAgain, UnknownName
 from director.records import MoveCounts
@@ -115,9 +115,9 @@ def test_an_interrupted_flush_begins_with_no_more_users() -> None:
     one = Operator(max_parallel_moves=2)
     one.do(HostChange(9, BACKENDS[0], weight=0))
     one.do(Flush(1), answers=False)
-    one.do(Interrupt(1), answers=False)
+    one.do(InterruptFlush(1), answers=False)
     assert one.done == []
-    assert (one.played.core.moves.in_hand, len(one.played.core.jobs)) == (2, 1)
+    assert (one.played.core.moves.led, len(one.played.core.jobs)) == (2, 1)
     for kick in list(one.kicked):
         one.do(KicksEnded([Kicked(kick.kick, 1)]), 1.2)
     one._take(one.played.until(4.0), 4.0, answers=True)
@@ -198,4 +198,4 @@ def test_the_smaller_part_of_a_ring_refuses_what_operators_want_of_users() -> No
     for number, event in enumerate((Flush(0), Forget(1), MoveUser(2, UserKey(1), BACKENDS[0]))):
         (failed,) = of(OperationFailed, played.handle(event, 1.0))
         assert (failed.operation, failed.error) == (number, Refused)
-        assert "cut off" in failed.reason
+        assert "minority side" in failed.reason

@@ -55,7 +55,7 @@ def test_a_kick_that_is_not_answered_is_over_after_four_seconds_named_and_counte
     assert one.next_deadline() == 1 + KICK_TIMEOUT
     assert of(LogEvent, one.overdue(at(0.99 + KICK_TIMEOUT))) == []
     (log,) = of(LogEvent, one.overdue(at(1 + KICK_TIMEOUT)))
-    assert (log.event, log.fields["reason"]) == ("kick_failed", "no answer within 4 s")
+    assert (log.event, log.fields["reason"]) == ("kick_failed", "the kick channel did not answer within 4 s")
     assert (run.over, len(one), one.next_deadline()) == (True, 0, None)
 
 
@@ -245,7 +245,7 @@ def test_a_kick_that_does_not_begin_in_time_is_given_up_and_begins_all_the_same(
     one.new_turn()
     logs = of(LogEvent, one.overdue(at(KICK_TIMEOUT)))
     assert all(run.over and run.problem for run in runs)
-    assert logs[0].fields["reason"] == "not begun within 4 s: too many at once"
+    assert logs[0].fields["reason"] == "not begun within 4 s: too many kicks at once; it is done later"
     (kick,) = of(Kick, one.turn(at(KICK_TIMEOUT)))
     assert kick.what == runs[-1].what
 

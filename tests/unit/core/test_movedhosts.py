@@ -15,7 +15,7 @@ from director.core.protocol.events import HostChange, HostMove, HostsMoved, Look
 from director.core.protocol.kicktypes import OnHost
 from director.core.protocol.messages import Hosts, Users
 from director.core.tables.hosts import BackendSetting, HostTable, merge_rows
-from director.core.tables.movedhosts import moved_rows, parking_address
+from director.core.tables.movedhosts import moved_rows, placeholder_address
 from director.types import Address, RequestId, Stamp, UserKey
 from director.wire import hotpath
 from tests.unit.core.cores import EXPIRE, START, Played, in_ring, messages, of
@@ -121,10 +121,10 @@ def test_rows_of_a_move_merge_to_the_same_in_any_order() -> None:
 
 
 def test_a_backend_whose_address_another_one_has_is_nowhere_until_it_is_found() -> None:
-    hosts = moved(table(), ("one", A, B), ("two", B, parking_address("two")))
+    hosts = moved(table(), ("one", A, B), ("two", B, placeholder_address("two")))
     assert [row.address for row in hosts.present()] == [B]
     assert heir(hosts, user(B)) is None
-    moved(hosts, ("two", parking_address("two"), C), stamp=START + 100)
+    moved(hosts, ("two", placeholder_address("two"), C), stamp=START + 100)
     assert heir(hosts, user(B)) == (C, 0)
 
 
@@ -172,7 +172,7 @@ def test_a_move_is_one_change_that_is_logged_ends_sessions_and_is_confirmed() ->
     one = played()
     effects = carry_out(one, ("one", A, NEW))
     assert [done.operation for done in of(OperationDone, effects)] == [9]
-    logged = [log.fields for log in of(LogEvent, effects) if log.event == "backend_moved"]
+    logged = [log.fields for log in of(LogEvent, effects) if log.event == "host_address_changed"]
     assert logged == [{"name": "one", "before": A, "after": NEW}]
     assert [kick.what for kick in of(Kick, effects)] == [OnHost(A)]
 
@@ -224,7 +224,7 @@ def test_a_pinned_user_of_a_backend_without_an_address_waits_and_others_do_not()
     for flags, answered in ((PINNED, 0), (0, 1)):
         one = played()
         one.users.put(user(B, flags=flags))
-        carry_out(one, ("one", A, B), ("two", B, parking_address("two")))
+        carry_out(one, ("one", A, B), ("two", B, placeholder_address("two")))
         assert len(of(Answer, one.handle(Lookup(RequestId(1), KEY, b"", b"alice"), 2.0))) == answered
 
 

@@ -430,9 +430,9 @@ def test_a_move_whose_origin_is_gone_is_taken_over_by_the_usual_writer(writer: M
     (kick,) = of(Kick, played.hear(2, Users(pack([one])), mono=1.0))
     played.handle(KicksEnded([Kicked(kick.kick, 0)]), 1.1)
     played.until(1.0 + ROUND_AGAIN - 0.1)
-    assert played.core.moves.in_hand == 0
+    assert played.core.moves.led == 0
     effects = played.until(1.1 + ROUND_AGAIN)
-    assert (played.core.moves.in_hand, len(of(MoveRound, messages(effects, 1)))) == (takes, takes)
+    assert (played.core.moves.led, len(of(MoveRound, messages(effects, 1)))) == (takes, takes)
 
 
 def test_whoever_takes_a_move_over_waits_for_his_own_kick_first() -> None:
@@ -442,7 +442,7 @@ def test_whoever_takes_a_move_over_waits_for_his_own_kick_first() -> None:
     moving = old._replace(host=host_id(NEW), decided=Stamp(old.decided + 1), flags=MOVING | BY_HAND)
     (kick,) = of(Kick, played.hear(2, Users(pack([moving])), mono=1.0))
     effects = played.until(1.1 + ROUND_AGAIN)
-    assert played.core.moves.in_hand == 1
+    assert played.core.moves.led == 1
     assert of(MoveRound, messages(effects, 1)) == []
     effects = played.handle(KicksEnded([Kicked(kick.kick, 1)]), 2.0 + ROUND_AGAIN) + played.until(
         2.3 + ROUND_AGAIN
@@ -455,9 +455,9 @@ def test_an_origin_that_is_in_the_ring_but_has_forgotten_its_move_is_given_more_
     played = in_ring_of_two()
     played.hear(2, Users(pack([one])), MoveRound(D2, 5, SUBJECT.pack(one.key, one.decided), [D2], [], 0))
     played.until(0.9 + ABANDONED)
-    assert played.core.moves.in_hand == 0
+    assert played.core.moves.led == 0
     played.until(2.1 + ABANDONED)
-    assert played.core.moves.in_hand == 1
+    assert played.core.moves.led == 1
 
 
 def test_a_director_alone_needs_nobody_to_confirm() -> None:

@@ -16,14 +16,14 @@ A, B, C, D = (MemberId(f"10.0.0.{number}:9090") for number in (1, 2, 3, 4))
     ("listed", "ring", "leases", "waited", "standing"),
     [
         # the ring is whole: no store is asked
-        ([A], [A], None, False, Standing.WHOLE),
-        ([A, B, C], [A, B, C], None, False, Standing.WHOLE),
-        ([A, B, C], [A, B, C], {A, B, C}, False, Standing.WHOLE),
-        ([A, B, C], [A, B, C], set(), False, Standing.WHOLE),
+        ([A], [A], None, False, Standing.COMPLETE),
+        ([A, B, C], [A, B, C], None, False, Standing.COMPLETE),
+        ([A, B, C], [A, B, C], {A, B, C}, False, Standing.COMPLETE),
+        ([A, B, C], [A, B, C], set(), False, Standing.COMPLETE),
         # a shared store says that the missing are dead
-        ([A, B, C], [A, B], {A, B}, False, Standing.WHOLE),
-        ([A, B, C], [C], {C}, False, Standing.WHOLE),
-        ([A, B, C], [C], set(), False, Standing.WHOLE),
+        ([A, B, C], [A, B], {A, B}, False, Standing.COMPLETE),
+        ([A, B, C], [C], {C}, False, Standing.COMPLETE),
+        ([A, B, C], [C], set(), False, Standing.COMPLETE),
         # it says that one of them lives: claims, on every side
         ([A, B, C], [A, B], {A, B, C}, False, Standing.CLAIM),
         ([A, B, C], [C], {B, C}, False, Standing.CLAIM),
@@ -87,7 +87,7 @@ def test_a_barrier_that_stands_still_for_five_seconds_makes_new_users_claims_whe
     partition.leases = frozenset([A, B])
     barrier.wait(at(100), at_once=True)
     partition.review(barrier, at(104.9), ())
-    assert (partition.standing, partition.next_deadline(barrier)) == (Standing.WHOLE, 100 + CLAIM_AFTER)
+    assert (partition.standing, partition.next_deadline(barrier)) == (Standing.COMPLETE, 100 + CLAIM_AFTER)
     partition.review(barrier, at(105), ())
     assert (partition.standing, partition.next_deadline(barrier)) == (Standing.CLAIM, None)
 
@@ -96,7 +96,7 @@ def test_without_a_shared_store_a_barrier_that_stands_still_stays_one() -> None:
     partition, barrier = Partition([A, B], isolation_wait=20), released(A, B)
     barrier.wait(at(100), at_once=True)
     partition.review(barrier, at(200), ())
-    assert (partition.standing, partition.next_deadline(barrier)) == (Standing.WHOLE, None)
+    assert (partition.standing, partition.next_deadline(barrier)) == (Standing.COMPLETE, None)
 
 
 def test_a_host_change_in_a_partial_ring_is_agreed_before_users_are_claimed_by_it() -> None:

@@ -127,7 +127,7 @@ def test_all_logins_of_a_user_are_found_the_oldest_first() -> None:
 def test_what_logins_wait_for_is_counted_through_every_way_in_and_out() -> None:
     pending = waiting((1, 7, 0), (2, 8, 0), (3, 8, 0))
     assert pending.reasons() == {Wait.RING: 3}
-    pending.goes_on(pending.of(UserKey(7))[0], Wait.NO_HOST)
+    pending.set_reason(pending.of(UserKey(7))[0], Wait.NO_HOST)
     assert pending.reasons() == {Wait.RING: 2, Wait.NO_HOST: 1}
     pending.drop([RequestId(2), RequestId(2), RequestId(9)])
     assert pending.reasons() == {Wait.RING: 1, Wait.NO_HOST: 1}

@@ -9,7 +9,7 @@ import pytest
 from director.core.protocol.counters import Counters
 from director.core.protocol.effects import Effect, LogEvent, Send
 from director.core.protocol.messages import Leaving, Present, RingMessage
-from director.core.ring.link import Neighbour, State
+from director.core.ring.link import LinkState, Neighbour
 from director.core.ring.presence import LAST, Presence, next_incarnation
 from director.types import Address, LinkId, MemberId
 from tests.unit.core.cores import at, identity, of
@@ -29,7 +29,7 @@ class Played:
         number = LinkId(len(self.links) + 1)
         address = Address(peer.rpartition(":")[0])
         neighbour = self.links[number] = Neighbour(number, identity(D1), address, peer, b"", at(0))
-        neighbour.state, neighbour.peer_incarnation = State.FULL, incarnation
+        neighbour.state, neighbour.peer_incarnation = LinkState.FULL, incarnation
         return neighbour
 
     def hear(self, source: Neighbour, message: Leaving | Present, mono: float = 0.0) -> list[Effect]:
@@ -71,7 +71,7 @@ def test_a_member_that_denies_a_departure_is_believed_and_the_link_it_came_over_
     effects = played.hear(played.d3, Present(D3, 6))
     assert sent(effects) == [(played.d2.link, Present(D3, 6))]
     assert [(log.event, log.fields["director"], log.fields["peer"]) for log in of(LogEvent, effects)] == [
-        ("false_departure", D3, D2)
+        ("false_departure_reported", D3, D2)
     ]
     assert played.counters.false_departures == 1
     played.d3.close("gone")
@@ -114,7 +114,9 @@ def test_a_director_denies_its_own_departure_with_a_higher_number_and_names_the_
     played = Played()
     effects = played.hear(played.d2, Leaving(D1, 500))
     assert sent(effects) == [(n.link, Present(D1, 501)) for n in (played.d2, played.d3)]
-    assert [(log.event, log.fields["peer"]) for log in of(LogEvent, effects)] == [("false_departure", D2)]
+    assert [(log.event, log.fields["peer"]) for log in of(LogEvent, effects)] == [
+        ("false_departure_reported", D2)
+    ]
     assert (played.presence.number, played.counters.false_departures) == (501, 1)
 
 

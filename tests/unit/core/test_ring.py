@@ -15,7 +15,7 @@ from director.core.ring.dials import (
     RETRY_UNMET,
     RETRY_UNREACHABLE,
 )
-from director.core.ring.link import Neighbour, State
+from director.core.ring.link import LinkState, Neighbour
 from director.core.ring.meetings import AT_ONCE
 from director.core.ring.ring import LEAVE_WITHIN, UNPROVED, Ring
 from director.types import Address, LinkId, MemberId, Now
@@ -32,14 +32,20 @@ def ring(me: MemberId = D3) -> Ring:
 
 
 def linked(
-    one: Ring, number: int, peer: MemberId, *, dialled: bool, state: State = State.FULL, incarnation: int = 1
+    one: Ring,
+    number: int,
+    peer: MemberId,
+    *,
+    dialled: bool,
+    state: LinkState = LinkState.FULL,
+    incarnation: int = 1,
 ) -> Neighbour:
     """A link in a state, without the talk that leads there."""
     address = Address(peer.rpartition(":")[0])
     one.opened(LinkOpened(LinkId(number), b"", address, peer if dialled else None), at(0))
     neighbour = one.links[LinkId(number)]
     neighbour.peer, neighbour.peer_incarnation = peer, incarnation
-    neighbour.state, neighbour.was_live = state, state in (State.EXCHANGING, State.FULL)
+    neighbour.state, neighbour.was_live = state, state in (LinkState.EXCHANGING, LinkState.FULL)
     return neighbour
 
 
@@ -94,7 +100,7 @@ def test_one_that_was_reached_and_did_not_want_us_is_left_alone_longer() -> None
     now = 0.0
     for number in range(10):
         one.dials(at(now))
-        linked(one, number, D2, dialled=True, state=State.CLOSED)
+        linked(one, number, D2, dialled=True, state=LinkState.CLOSED)
         one.review(at(now))
         due = one.next_deadline()
         assert due is not None
@@ -105,7 +111,7 @@ def test_one_that_was_reached_and_did_not_want_us_is_left_alone_longer() -> None
 def test_a_link_that_was_closed_right_after_the_greeting_counts_as_refused() -> None:
     one = Ring(identity(D1), [D1, D2])
     one.start()
-    linked(one, 1, D2, dialled=True).close("two directors say they are this")
+    linked(one, 1, D2, dialled=True).close("two directors use the address this")
     one.review(at(0.1))
     assert one.next_deadline() == pytest.approx(0.2)
 
@@ -131,13 +137,13 @@ def test_without_a_right_neighbour_the_first_full_link_makes_one() -> None:
 @pytest.mark.shows("rule 6", "rule 7")
 def test_a_nearer_neighbour_takes_over_only_when_tokens_can_pass_through_it() -> None:
     one = ring()
-    far, near = linked(one, 1, D5, dialled=True), linked(one, 2, D4, dialled=True, state=State.EXCHANGING)
+    far, near = linked(one, 1, D5, dialled=True), linked(one, 2, D4, dialled=True, state=LinkState.EXCHANGING)
     one.review(at(0))
-    near.state = State.FULL
+    near.state = LinkState.FULL
     assert (one.review(at(0)), one.right) == ([], far)
     near.linked = True
     effects = one.review(at(0))
-    assert (one.right, far.state) == (near, State.CLOSED)
+    assert (one.right, far.state) == (near, LinkState.CLOSED)
     assert reasons(effects) == [f"{D4} is nearer"]
 
 
@@ -200,7 +206,7 @@ def test_an_address_that_is_not_in_servers_is_told_so_and_closed() -> None:
 @pytest.mark.shows("I-12", "K9")
 def test_a_name_that_is_not_in_servers_is_told_so_and_closed() -> None:
     one = ring()
-    stranger = linked(one, 1, D2, dialled=False, state=State.PROVING)
+    stranger = linked(one, 1, D2, dialled=False, state=LinkState.PROVING)
     stranger.peer = MemberId("10.0.0.2:7777")
     effects = one.greeted(stranger, at(0))
     assert "10.0.0.2:7777 is not in ring.servers" in str(reasons(effects))
@@ -212,8 +218,8 @@ def test_two_directors_with_one_name_are_told_apart_by_their_start_and_the_secon
     first = linked(one, 1, D2, dialled=False, incarnation=1)
     second = linked(one, 2, D2, dialled=False, incarnation=2)
     effects = one.greeted(second, at(1))
-    assert (first.state, second.state) == (State.FULL, State.CLOSED)
-    assert reasons(effects) == [f"two directors say they are {D2}: give each its own address"]
+    assert (first.state, second.state) == (LinkState.FULL, LinkState.CLOSED)
+    assert reasons(effects) == [f"two directors use the address {D2}: give each its own in ring.listen"]
     assert of(Bye, messages(effects, 2)) != []
 
 
@@ -222,7 +228,7 @@ def test_a_director_that_was_started_anew_replaces_the_silent_link_of_its_former
     first = linked(one, 1, D2, dialled=False, incarnation=1)
     second = linked(one, 2, D2, dialled=False, incarnation=2)
     one.greeted(second, at(2.0))
-    assert (first.state, second.state) == (State.CLOSED, State.FULL)
+    assert (first.state, second.state) == (LinkState.CLOSED, LinkState.FULL)
 
 
 def test_in_a_ring_of_two_each_dials_the_other_and_both_links_stay() -> None:
@@ -237,7 +243,7 @@ def test_a_second_link_in_the_same_direction_replaces_the_first() -> None:
     one = ring()
     first, second = linked(one, 1, D2, dialled=False), linked(one, 2, D2, dialled=False)
     one.greeted(second, at(0))
-    assert (first.state, second.state) == (State.CLOSED, State.FULL)
+    assert (first.state, second.state) == (LinkState.CLOSED, LinkState.FULL)
 
 
 def test_alone_is_who_could_reach_nobody() -> None:
@@ -247,7 +253,7 @@ def test_alone_is_who_could_reach_nobody() -> None:
     assert not one.alone
     one.dial_failed(D3, at(0))
     assert one.alone
-    linked(one, 1, D3, dialled=False, state=State.GREETING)
+    linked(one, 1, D3, dialled=False, state=LinkState.GREETING)
     assert not one.alone
 
 
@@ -256,7 +262,7 @@ def test_what_was_known_before_a_freeze_does_not_make_a_director_alone() -> None
     one.start()
     one.dial_failed(D2, at(0))
     assert dialled(one, at(5)) == [D2]
-    one.thawed(at(60))
+    one.resumed(at(60))
     one.dial_failed(D2, at(60))
     assert not one.alone
     assert dialled(one, at(60)) == [D2]
@@ -325,7 +331,7 @@ def test_the_one_dialled_leftwards_is_our_left_neighbour() -> None:
     one = without_a_left()
     one.opened(LinkOpened(LinkId(2), b"", Address("10.0.0.2"), D2, leftwards=True), at(2))
     reached = one.links[LinkId(2)]
-    reached.state = State.FULL
+    reached.state = LinkState.FULL
     one.review(at(2.1))
     assert one.left is reached
     assert to_the_left(one, at(60)) == []
@@ -348,7 +354,7 @@ def test_a_right_neighbour_that_leaves_is_kept_until_tokens_can_pass_through_the
     assert (one.review(at(0.2)), one.right) == ([], right)
     following.linked = True
     effects = one.review(at(0.3))
-    assert (one.right, right.state) == (following, State.CLOSED)
+    assert (one.right, right.state) == (following, LinkState.CLOSED)
     assert reasons(effects) == [f"{D3} is linked with {D5} now"]
 
 
@@ -357,7 +363,7 @@ def test_a_right_neighbour_that_leaves_is_let_go_where_nobody_else_can_be_reache
     for member in (D5, D1, D2):
         one.dial_failed(member, at(0.1))
     one.review(at(0.1))
-    assert (one.right, right.state) == (right, State.CLOSED)
+    assert (one.right, right.state) == (right, LinkState.CLOSED)
     one.review(at(0.1))
     assert one.right is None
 
@@ -458,10 +464,10 @@ def test_a_director_that_a_token_names_is_dialled_although_it_is_no_neighbour_an
 def test_a_link_that_was_made_to_meet_a_director_is_closed_once_it_is_proved_and_not_before() -> None:
     one = with_many([MANY[7]])
     assert dialled(one, at(0)) == [MANY[7]]
-    link = linked(one, 3, MANY[7], dialled=True, state=State.PROVING)
+    link = linked(one, 3, MANY[7], dialled=True, state=LinkState.PROVING)
     assert one.meet() == set()
     assert one.review(at(0.1)) == []
-    link.state, link.was_live = State.EXCHANGING, True
+    link.state, link.was_live = LinkState.EXCHANGING, True
     assert one.meet() == {MANY[7]}
     assert reasons(one.review(at(0.2))) == [f"{D4} is nearer"]
     assert one.right is not None
@@ -527,7 +533,7 @@ def test_a_director_that_was_removed_dials_nobody_and_its_links_end() -> None:
     link = linked(one, 1, D4, dialled=True)
     one.review(at(0))
     one.set_servers([D1, D2, D3, D5])
-    assert link.state is State.CLOSED
+    assert link.state is LinkState.CLOSED
     one.set_servers([D1, D2, D5])
     one.review(at(1))
     assert (one.removed, of(Dial, one.dials(at(100)))) == (True, [])
@@ -557,4 +563,4 @@ def test_of_many_connections_from_one_address_that_prove_nothing_the_oldest_are_
     assert closed == list(range(2, 102 - UNPROVED))
     assert standing.live
     assert len(set(reasons(effects))) == 1
-    assert "16 newer connections from 10.0.0.2 have not proved who they are either" in str(reasons(effects))
+    assert "10.0.0.2 has more than 16 unproved connections; the oldest is closed" in str(reasons(effects))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from director.core.moves.jobs import Flush, Forget, UnpinUser
 from director.core.placement.users import BUCKET_SHIFT, pack
-from director.core.protocol.effects import Answer, Effect, ListSessions, OperationFailed, ReadBuckets
+from director.core.protocol.effects import Answer, Effect, FetchBuckets, ListSessions, OperationFailed
 from director.core.protocol.events import BucketsRead, Lookup, Started, StoredUsers, StoreOpened
 from director.errors import TryAgain
 from director.types import RequestId
@@ -35,7 +35,7 @@ def hosts(effects: list[Effect]) -> list[str]:
 def test_a_login_of_an_unknown_user_asks_for_his_bucket_once_and_gets_the_host_of_the_store() -> None:
     played, _ = reading()
     waiting = log_in(played, 1, 2)
-    assert (hosts(waiting), of(ReadBuckets, waiting)) == ([], [ReadBuckets((BUCKET,))])
+    assert (hosts(waiting), of(FetchBuckets, waiting)) == ([], [FetchBuckets((BUCKET,))])
     answered = played.handle(StoredUsers(pack([ALICE])), 1)
     answered += played.handle(BucketsRead((BUCKET,)), 1) + played.until(1.1)
     assert hosts(answered) == [BACKENDS[3], BACKENDS[3]]

@@ -39,7 +39,7 @@ from director.service.operations.operations import Operations
 from director.service.persistence.persist import Persistence
 from director.service.ringsockets import RingSockets
 from director.stored.storecalls import Procedure
-from director.stored.storeevents import Interrupt, TimeReached
+from director.stored.storeevents import Abort, TimeReached
 from director.types import Address, HostId, MemberId, Stamp, UserKey
 from director.version import VERSION
 from director.wire import hotpath
@@ -263,7 +263,7 @@ async def in_background(*running: tuple[Node, Procedure[None]]) -> AsyncIterator
     async with AsyncExitStack() as stack:
         for node, procedure in running:
             await stack.enter_async_context(node.persistence._driver.carrying_out())
-            stack.callback(node.persistence._driver.feed, Interrupt())
+            stack.callback(node.persistence._driver.feed, Abort())
             node.persistence.core._runner.start(procedure)
             node.persistence._driver.feed(TimeReached())
         yield

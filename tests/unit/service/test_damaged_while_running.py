@@ -113,7 +113,7 @@ async def test_files_damaged_under_a_running_director_lose_nothing_at_the_next_k
             answer = await node.operations.hosts.update(HOSTS[1], 9, reason="test")
             assert answer.stored
         else:
-            await until(lambda: node.logged("store_back"))
+            await until(lambda: node.logged("store_reachable"))
         await clean(node)
         await until(lambda: node.persistence.up)
         left = killed(tmp_path)
@@ -121,7 +121,7 @@ async def test_files_damaged_under_a_running_director_lose_nothing_at_the_next_k
             (line,) = node.logged("store_damaged")
             assert "check the disk" in line
             assert (tmp_path / line.split("kept_as=")[1].split()[0]).exists()
-        assert len(node.logged("store_back")) == 1
+        assert len(node.logged("store_reachable")) == 1
     await check(left, 9 if change else 100)
 
 
@@ -171,6 +171,6 @@ async def test_a_file_of_which_everything_can_be_read_is_kept_and_its_log_writte
         await clean(node)
         damage(tmp_path)
         assert (await node.operations.hosts.update(HOSTS[1], 9, reason="test")).stored
-        assert node.logged("store_away") == node.logged("store_damaged") == []
+        assert node.logged("store_unreachable") == node.logged("store_damaged") == []
         left = killed(tmp_path)
     await check(left, 9)

@@ -28,7 +28,7 @@ from director.core.protocol.events import (
     TimerFired,
 )
 from director.core.protocol.messages import Bye, Names, Users
-from director.core.ring.link import State
+from director.core.ring.link import LinkState
 from director.errors import BadRequest, Refused, UnknownName
 from director.net import listen
 from director.net.login import Client, Relay
@@ -122,7 +122,7 @@ async def test_what_a_login_decided_goes_to_the_ring_before_its_answer() -> None
     link = RecordingLink(7, setting.node.ring, setting.written)
     setting.node.ring.links[LinkId(7)] = link
     setting.node.mailbox.handle(LinkOpened(LinkId(7), bytes(32), Address("127.0.2.32"), None))
-    setting.node.director.ring.links[LinkId(7)].state = State.EXCHANGING
+    setting.node.director.ring.links[LinkId(7)].state = LinkState.EXCHANGING
     setting.node.director.assigner.gate = Gate.OPEN
     setting.written.clear()
     setting.node.logins.lines(setting.one, ok(1, "alice"))

@@ -246,7 +246,7 @@ async def test_names_that_leave_a_pool_without_a_usable_host_are_applied_with_an
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As in tests/e2e/test_dns.py, without the time after which an address that is missing is taken away."""
-    monkeypatch.setattr("director.core.backendnames.GONE_AFTER", 0.0)
+    monkeypatch.setattr("director.core.backendnames.DROPPED_AFTER", 0.0)
     table = {"imap.example.test": [HOSTS[0], HOSTS[1]]}
     gold = BackendSetting(Address(""), "imap.example.test", "gold", 100)
     fixed = BackendSetting(Address(HOSTS[2]), "", "", 100)

@@ -287,7 +287,7 @@ async def test_a_start_whose_store_gives_no_answer_goes_on_without_it_and_joins_
     for life in some:
         assert life.in_open
         await life.check()
-        assert len(life.node.logged("store_back")) == 2, "after the start, and after the outage"
+        assert len(life.node.logged("store_reachable")) == 2, "after the start, and after the outage"
 
 
 @pytest.mark.shows("S-64")

@@ -43,7 +43,7 @@ def lease_of(member: MemberId) -> Lease:
 
 
 def leases_seen(node: Node) -> list[frozenset[MemberId] | None]:
-    return [event.alive for event in node.events if isinstance(event, Leases)]
+    return [event.holders for event in node.events if isinstance(event, Leases)]
 
 
 # ---- a lease that has lapsed
@@ -101,7 +101,7 @@ async def test_whose_renewals_take_too_long_does_not_go_on_as_if_nobody_else_liv
     """Nothing failed, the store is only slow. Others may have started meanwhile; claims are safe, whoever
     lives."""
     async with running(Node(redis.url, members=[ME, OTHER], lease_ttl=0.5)) as node:
-        assert node.director.standing is Standing.WHOLE
+        assert node.director.standing is Standing.COMPLETE
         members, slow = node.store.members, True
 
         async def slowly() -> list[Lease]:
@@ -144,7 +144,7 @@ async def test_a_director_starts_at_once_when_the_leases_say_that_nobody_else_li
 ) -> None:
     async with running(Node(redis.url, members=[ME, OTHER])) as node:
         assert node.director.assigner.gate is Gate.OPEN
-        assert node.director.standing is Standing.WHOLE
+        assert node.director.standing is Standing.COMPLETE
 
 
 @pytest.mark.shows("S-41")
@@ -165,7 +165,7 @@ async def test_a_lease_that_comes_back_makes_new_users_claims_again(redis: Redis
         opened(redis.url) as store,
         running(Node(redis.url, members=[ME, OTHER], lease_ttl=0.3)) as node,
     ):
-        assert node.director.standing is Standing.WHOLE
+        assert node.director.standing is Standing.COMPLETE
         await store.renew(lease_of(OTHER), 60)
         await until(lambda: node.director.standing is Standing.CLAIM)
         theirs = user("alice", HOSTS[2], decided=NOW, seen=NOW)
@@ -174,7 +174,7 @@ async def test_a_lease_that_comes_back_makes_new_users_claims_again(redis: Redis
         await until(lambda: not len(node.director.pending))
         assert node.host("alice") == HOSTS[2]
         await store.release(OTHER)
-        await until(lambda: node.director.standing is Standing.WHOLE)
+        await until(lambda: node.director.standing is Standing.COMPLETE)
 
 
 @pytest.mark.shows("S-42")

@@ -53,9 +53,9 @@ def test_a_line_has_time_level_and_event_first_and_then_the_fields_as_given(line
 
 
 def test_a_json_line_has_the_same_keys_in_the_same_order(lines: Lines) -> None:
-    lines.log(format="json").warning("store_away", store="redis", took=1.5, tags=["a", "b"])
+    lines.log(format="json").warning("store_unreachable", store="redis", took=1.5, tags=["a", "b"])
     assert lines == [
-        '{"time":"2023-11-14T22:13:20.250Z","level":"warning","event":"store_away",'
+        '{"time":"2023-11-14T22:13:20.250Z","level":"warning","event":"store_unreachable",'
         '"store":"redis","took":1.5,"tags":["a","b"]}\n'
     ]
 

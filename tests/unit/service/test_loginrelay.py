@@ -6,7 +6,7 @@ import pytest
 
 from director.core.director import Director
 from director.core.placement.assign import Gate
-from director.core.protocol.events import Dropped, Event, Lookup, Seen, Thawed
+from director.core.protocol.events import Dropped, Event, Lookup, ProcessStalled, Seen
 from director.core.ring.link import Identity
 from director.core.tables.hosts import BackendSetting, HostTable
 from director.net.login import Relay
@@ -201,7 +201,7 @@ async def test_a_stall_is_told_to_the_core_before_the_login_that_found_it(
     setting.close_gate()
     clock.now += 3
     setting.relay.lines(setting.one, ok(1, "alice"))
-    assert [type(event) for event in setting.events] == [Thawed, Lookup]
+    assert [type(event) for event in setting.events] == [ProcessStalled, Lookup]
 
 
 async def test_users_that_login_processes_report_are_unescaped_and_told_to_the_core(setting: Setting) -> None:

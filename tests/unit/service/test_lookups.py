@@ -12,7 +12,7 @@ from director.core.placement.assign import Gate
 from director.core.placement.users import MOVING, User
 from director.core.protocol.events import LinkOpened, Seen
 from director.core.protocol.messages import Users
-from director.core.ring.link import State
+from director.core.ring.link import LinkState
 from director.errors import TryAgain
 from director.service.endpoints import lookups as lookups_module
 from director.types import Address, LinkId
@@ -66,7 +66,7 @@ async def test_what_a_look_up_decided_goes_to_the_ring_before_its_answer() -> No
     written: list[tuple[str, bytes]] = []
     node.ring.links[LinkId(7)] = RecordingLink(7, node.ring, written)
     node.mailbox.handle(LinkOpened(LinkId(7), bytes(32), Address("127.0.2.32"), None))
-    node.director.ring.links[LinkId(7)].state = State.EXCHANGING
+    node.director.ring.links[LinkId(7)].state = LinkState.EXCHANGING
     node.director.assigner.gate = Gate.OPEN
     written.clear()
     await node.lookups.find(b"alice", b"", "http")

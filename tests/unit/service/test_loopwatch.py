@@ -10,7 +10,7 @@ import anyio.lowlevel
 import pytest
 
 from director.core.placement.users import LATEST
-from director.core.protocol.events import Event, Thawed
+from director.core.protocol.events import Event, ProcessStalled
 from director.service import loopwatch
 from director.service.loopwatch import EVERY, LoopWatch
 from director.wire import hotpath
@@ -60,14 +60,14 @@ def test_a_process_that_was_suspended_is_told_once(watched: Watched) -> None:
     assert watched.events == []
     watched.look_after(EVERY + 3)
     watched.look_after(EVERY)
-    assert watched.events == [Thawed(pytest.approx(3))]
+    assert watched.events == [ProcessStalled(pytest.approx(3))]
 
 
 def test_a_suspension_is_found_before_the_first_answer_after_it(watched: Watched) -> None:
     watched.clock.now += 3
     watched.watch.be_in_time()
     watched.watch.be_in_time()
-    assert watched.events == [Thawed(pytest.approx(3 - EVERY))]
+    assert watched.events == [ProcessStalled(pytest.approx(3 - EVERY))]
 
 
 def test_the_core_is_told_how_late_it_is(watched: Watched) -> None:

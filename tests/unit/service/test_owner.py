@@ -177,7 +177,7 @@ async def test_a_secret_is_changed_in_three_steps_and_store_and_snapshot_follow(
 
                 await until_so(says_new)
                 await until(lambda: one.persistence.up and other.persistence.up)
-        assert one.logged("store_away") == [] or away
+        assert one.logged("store_unreachable") == [] or away
         async with opened(copy) as snapshot:
             document = await snapshot.read_document(CLUSTER)
             assert document is not None
@@ -232,7 +232,9 @@ async def test_a_store_that_comes_back_as_another_clusters_is_not_written_and_le
                 name.unlink()
                 name.symlink_to(elsewhere.socket)
                 redis.kill()
-                await until(lambda: any("another cluster" in line for line in node.logged("store_away")))
+                await until(
+                    lambda: any("another cluster" in line for line in node.logged("store_unreachable"))
+                )
                 errors = sum(node.persistence.errors.values())
                 node.put("meanwhile")
                 await until(lambda: sum(node.persistence.errors.values()) > errors + 1)
@@ -266,7 +268,9 @@ async def test_a_write_that_finds_its_connection_closed_and_another_cluster_behi
                 name.symlink_to(elsewhere.socket)
                 redis.kill()
                 node.put("ours")
-                await until(lambda: any("another cluster" in line for line in node.logged("store_away")))
+                await until(
+                    lambda: any("another cluster" in line for line in node.logged("store_unreachable"))
+                )
                 async with opened(elsewhere.url) as store:
                     assert set(await stored_users(store)) == {key_of("theirs")}
 

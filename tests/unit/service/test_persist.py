@@ -237,7 +237,7 @@ async def test_a_document_damaged_behind_its_version_is_named_and_written_again(
         db.execute("UPDATE document SET data = ? WHERE name = 'hosts'", (damaged,))
     db.close()
     async with running(Node(url)) as node:
-        assert "the version is not that of the content" in node.logged("store_document_damaged")[0]
+        assert "the content does not fit the version" in node.logged("store_document_damaged")[0]
         await clean(node)
     async with opened(url) as store:
         assert await store.read_document("hosts") == before
@@ -284,7 +284,7 @@ async def test_a_store_that_is_away_at_the_start_is_joined_later_and_both_are_me
     redis.socket.rename(port)
     async with running(Node(redis.url)) as node:
         assert not node.persistence.up
-        assert len(node.logged("store_away")) == 1
+        assert len(node.logged("store_unreachable")) == 1
         node.put("early")
         await until(lambda: node.persistence.errors.get("write", 0) >= 2)
         port.rename(redis.socket)
@@ -292,7 +292,7 @@ async def test_a_store_that_is_away_at_the_start_is_joined_later_and_both_are_me
         assert node.host("known") == HOSTS[2]
         async with opened(redis.url) as store:
             assert set(await stored_users(store)) == {key_of("known"), key_of("early")}
-        assert len(node.logged("store_away")) == len(node.logged("store_back")) == 1
+        assert len(node.logged("store_unreachable")) == len(node.logged("store_reachable")) == 1
 
 
 async def test_users_read_at_the_start_are_counted_where_the_store_went_away_in_the_middle(url: str) -> None:
@@ -337,8 +337,8 @@ async def test_an_outage_is_logged_once_queues_bucket_numbers_only_and_ends_with
         await clean(node)
         async with opened(redis.url) as store:
             assert len(await stored_users(store)) == 20_000
-        assert len(node.logged("store_away")) == len(node.logged("store_back")) == 1
-        assert [event.alive for event in node.events if isinstance(event, Leases)][-1] == frozenset({ME})
+        assert len(node.logged("store_unreachable")) == len(node.logged("store_reachable")) == 1
+        assert [event.holders for event in node.events if isinstance(event, Leases)][-1] == frozenset({ME})
 
 
 @pytest.mark.shows("rule 30")
@@ -361,8 +361,8 @@ async def test_a_store_that_cannot_take_writes_does_not_come_and_go(tmp_path: Pa
             redis.command("CONFIG", "SET", "maxmemory", "1")
             node.put("alice")
             await until(lambda: sum(node.persistence.errors.values()) >= 3)
-            assert len(node.logged("store_away")) == 1
-            assert node.logged("store_back") == []
+            assert len(node.logged("store_unreachable")) == 1
+            assert node.logged("store_reachable") == []
             redis.command("CONFIG", "SET", "maxmemory", "0")
             await until(lambda: node.persistence.up)
 

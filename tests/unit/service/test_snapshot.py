@@ -101,7 +101,7 @@ async def test_a_director_alone_whose_store_is_away_at_the_start_starts_from_its
     redis.kill()
     async with running(Node(redis.url, snapshot=copy)) as again:
         await check(again)
-        assert len(again.logged("store_away")) == len(again.logged("snapshot_loaded")) == 1
+        assert len(again.logged("store_unreachable")) == len(again.logged("snapshot_loaded")) == 1
         again.put("early")
         redis.start()  # with nothing in it
         await until(lambda: again.persistence.up)

@@ -431,7 +431,7 @@ async def test_a_store_that_was_wiped_is_written_again_and_split_again(redis: Re
             node.put(name)
         await clean(node)
         redis.command("FLUSHALL")
-        await until(lambda: node.logged("store_back"))
+        await until(lambda: node.logged("store_reachable"))
         await clean(node)
         assert (await tree_of(store))[BUCKET] == SPLIT
         assert await known_in(store) == keys(CROWD)
@@ -512,12 +512,12 @@ async def test_no_bucket_is_split_while_a_director_lives_that_does_not_know_of_i
     async with running(splitting(Node(redis.url, lease_ttl=0.3))) as node, opened(redis.url) as store:
         await store.renew(Lease(member="old", ring_address="old", incarnation=1, synced=True), 60)
         redis.command("HSET", "dd:meta", "schema", "1")
-        await until(lambda: node.logged("store_schema_held"))
+        await until(lambda: node.logged("store_migration_postponed"))
         for name in CROWD:
             node.put(name)
         await clean(node)
         assert list(await store.versions("users")) == [BUCKET]
-        assert "directors=old" in node.logged("store_schema_held")[0]
+        assert "directors=old" in node.logged("store_migration_postponed")[0]
         await store.release("old")
         await until(lambda: node.logged("store_migrated"))
         node.put(CROWD[0], HOSTS[1], decided=NOW + 1)

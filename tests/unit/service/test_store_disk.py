@@ -85,7 +85,7 @@ async def test_a_disk_that_fills_up_stops_no_login_and_everything_is_stored_when
         users, reasons = await look(disk)
     assert users == set(map(key_of, USERS))
     assert reasons == ["without", "with space"]
-    assert len(node.logged("store_away")) == len(node.logged("store_back")) == 1
+    assert len(node.logged("store_unreachable")) == len(node.logged("store_reachable")) == 1
 
 
 @pytest.mark.shows("S-68")
@@ -122,7 +122,7 @@ async def test_a_file_that_is_damaged_while_in_use_is_named_and_made_again_from_
         overwrite(tmp_path)
         for name in USERS:
             node.put(name)
-        await until(lambda: node.logged("store_back"))
+        await until(lambda: node.logged("store_reachable"))
         await settled(node)
         (line,) = node.logged("store_damaged")
         assert f"{tmp_path}/state.db.damaged-20" in line
@@ -147,7 +147,7 @@ async def test_a_file_that_is_removed_while_in_use_is_made_again_from_memory(tmp
         await settled(node)
         (tmp_path / "state.db").unlink()
         node.put("late")
-        await until(lambda: node.logged("store_back"))
+        await until(lambda: node.logged("store_reachable"))
         await settled(node)
     users, _ = await look(tmp_path)
     assert users == set(map(key_of, [*USERS, "late"]))

@@ -67,7 +67,7 @@ def test_a_row_that_cannot_be_read_is_left_out_and_the_others_count(odd: object)
 def test_what_holds_no_rows_at_all_is_damaged(data: bytes) -> None:
     for found in (read_hosts(data), read_members(data)):
         assert (found.hosts, found.members) == ([], [])
-        assert found.problem == "1 of 1 rows left out: the document is cut off or overwritten"
+        assert found.problem == "1 of 1 rows left out: the document is truncated or overwritten"
 
 
 def test_an_empty_document_is_sound() -> None:

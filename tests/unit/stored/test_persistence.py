@@ -27,7 +27,7 @@ from director.core.ring.link import Identity
 from director.core.settings import Settings
 from director.core.tables.hosts import BackendSetting, HostTable
 from director.stored.bucketwriter import NAMES_AT_ONCE
-from director.stored.connection import TRANSITIONS, Connection, State
+from director.stored.connection import TRANSITIONS, ConnectionState, StoreConnection
 from director.stored.pace import PREPARED_BYTES, RETRY_LONGEST, BackOff, Clock
 from director.stored.persistence import PersistenceCore
 from director.stored.procedures import AUDIT_QUEUE, OPEN_WITHIN, StoreSetup
@@ -59,10 +59,10 @@ from director.stored.storecalls import (
     Wait,
 )
 from director.stored.storeevents import (
+    Abort,
     AuditAdded,
     BucketsChanged,
     ClaimAsked,
-    Interrupt,
     Open,
     PersistAsked,
     Run,
@@ -194,7 +194,7 @@ class Life:
         return [type(call) for call in self.calls]
 
     @property
-    def state(self) -> State:
+    def state(self) -> ConnectionState:
         return self.core.connection.state
 
 
@@ -217,9 +217,9 @@ def of(kind: type[Call] | tuple[type[Call], ...], calls: Iterable[Call]) -> list
 
 
 def test_a_connection_changes_only_as_its_table_allows() -> None:
-    for before in State:
-        for after in State:
-            connection = Connection("memory:")
+    for before in ConnectionState:
+        for after in ConnectionState:
+            connection = StoreConnection("memory:")
             connection.state = before
             if after in TRANSITIONS[before]:
                 connection.enter(after)
@@ -230,13 +230,13 @@ def test_a_connection_changes_only_as_its_table_allows() -> None:
 
 def test_a_store_that_answers_is_loading_then_connected_and_closed_at_the_end() -> None:
     life = Life(Store(shared=True))
-    assert life.state is State.CLOSED
-    assert life.open().state is State.LOADING
+    assert life.state is ConnectionState.CLOSED
+    assert life.open().state is ConnectionState.LOADING
     assert life.core.is_up
     assert not life.core.loaded
-    assert life.feed(Run()).run(1).state is State.CONNECTED
+    assert life.feed(Run()).run(1).state is ConnectionState.CONNECTED
     assert life.core.loaded
-    assert life.feed(Interrupt(), Stop()).run(0).state is State.CLOSED
+    assert life.feed(Abort(), Stop()).run(0).state is ConnectionState.CLOSED
     assert life.ended == [Opened(None), Stopped()]
 
 
@@ -246,17 +246,17 @@ def test_each_kind_of_error_is_logged_once_until_the_store_is_back() -> None:
     store.up = False
     life.put("alice")
     life.run(30)
-    assert life.state is State.DISCONNECTED
-    assert life.logged.count("store_away") == 1
+    assert life.state is ConnectionState.DISCONNECTED
+    assert life.logged.count("store_unreachable") == 1
     assert life.core.connection.errors["write"] > 5
     store.up = True
     life.run(5)
-    assert life.state is State.CONNECTED
-    assert life.logged.count("store_back") == 1
+    assert life.state is ConnectionState.CONNECTED
+    assert life.logged.count("store_reachable") == 1
     store.up = False
     life.put("bob")
     life.run(5)
-    assert life.logged.count("store_away") == 2
+    assert life.logged.count("store_unreachable") == 2
 
 
 # ---- the start
@@ -267,7 +267,7 @@ def test_the_own_lease_is_written_before_the_leases_of_the_others_are_read() -> 
     kinds = life.kinds()
     first = kinds.index(RenewLease)
     assert ReadLeases in kinds[first:]
-    assert [e.alive for e in life.told if isinstance(e, Leases)] == [frozenset({ME})]
+    assert [e.holders for e in life.told if isinstance(e, Leases)] == [frozenset({ME})]
 
 
 def test_the_director_is_told_that_loading_begins_before_it_may_rely_on_the_store() -> None:
@@ -282,7 +282,7 @@ def test_a_store_that_is_unreachable_at_the_start_is_joined_later() -> None:
     theirs = write_elsewhere(store, "alice", HOSTS[1])
     store.up = False
     life = Life(store).open()
-    assert life.state is State.DISCONNECTED
+    assert life.state is ConnectionState.DISCONNECTED
     assert life.ended == [Opened(None)]
     assert Leases(None) in life.told
     life.put("bob")
@@ -299,7 +299,7 @@ def test_a_store_that_does_not_answer_at_the_start_is_given_up_after_five_second
     assert life.ended == []
     life.run(0.2)
     assert life.ended == [Opened(None)]
-    assert life.state is State.DISCONNECTED
+    assert life.state is ConnectionState.DISCONNECTED
     assert len(life.dropped) == 1
 
 
@@ -322,7 +322,7 @@ def test_a_store_that_ends_while_it_is_loaded_keeps_nobody_waiting() -> None:
     life.run(2)
     assert BucketsRead(None) in life.told
     assert not life.director.loading
-    assert life.state is State.DISCONNECTED
+    assert life.state is ConnectionState.DISCONNECTED
     assert not life.core.loaded
 
 
@@ -601,7 +601,7 @@ def test_of_audit_entries_that_come_while_a_full_queue_is_written_each_is_writte
     life.feed(*map(AuditAdded, entries[AUDIT_QUEUE:])).answer_held().run(1)
     life.answer_held()
     assert store.audit == entries
-    assert life.core.is_settled
+    assert life.core.has_written_all
 
 
 def test_the_name_of_a_user_who_is_pinned_while_the_store_is_loaded_is_written_with_the_user() -> None:
@@ -642,7 +642,7 @@ def test_a_stop_writes_the_rest_and_gives_up_the_lease() -> None:
     store = Store(shared=True)
     life = Life(store).start()
     key = life.put("alice")
-    life.feed(Interrupt(), Stop()).run(0)
+    life.feed(Abort(), Stop()).run(0)
     assert key in store.users
     assert store.leases == {}
     assert type(life.calls[-1]) is ReleaseLease

@@ -343,7 +343,7 @@ def test_a_line_that_cannot_be_answered_is_held_back_and_the_rest_goes_on(hot: H
 def test_the_name_of_a_held_line_has_no_master_user(hot: HotPath) -> None:
     assigner = director(hot, user_hash=UserHash(separator="*"), gate=Gate.CLOSED)
     _, held = hot.rewrite(assigner, b"OK\t1\tuser=Alice*master\tproxy\n", False)
-    assert [(line.name, line.key, line.wait) for line in held] == [(b"Alice", ALICE, Wait.HINT)]
+    assert [(line.name, line.key, line.wait) for line in held] == [(b"Alice", ALICE, Wait.UNVERIFIED)]
 
 
 def test_each_held_line_says_what_it_waits_for(hot: HotPath) -> None:
