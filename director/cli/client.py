@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from director.cli.permission import explained
+from director.cli.permission import refusal_reason
 from director.errors import EX_REFUSED, EX_TRY_AGAIN, EX_UNAVAILABLE, EX_USAGE, DirectorError
 from director.records import Problem
 
@@ -120,7 +120,7 @@ class Client:
     def _exchange(self, method: str, path: str, body: bytes | None) -> tuple[bytes, str | None]:
         kept = self._connection.sock is not None
         try:
-            return self._once(method, path, body)
+            return self._send(method, path, body)
         except ConnectionError as error:
             # The director closes idle connections. A pager can keep a command waiting for longer than that.
             if not kept:
@@ -140,7 +140,7 @@ class Client:
                 EX_UNAVAILABLE,
             ) from None
 
-    def _once(self, method: str, path: str, body: bytes | None) -> tuple[bytes, str | None]:
+    def _send(self, method: str, path: str, body: bytes | None) -> tuple[bytes, str | None]:
         connection = self._connection
         fresh = connection.sock is None
         if fresh:
@@ -170,7 +170,7 @@ class Client:
     def _forbidden(self, error: PermissionError) -> Failure:
         if "://" in self.where:  # TCP has no file whose mode could refuse us, so a firewall rule does
             return self._unreachable(f"{error.strerror}: a firewall of this machine forbids it")
-        return Failure(f"{self.where}: {explained(self.where, self._config)}", EX_UNAVAILABLE)
+        return Failure(f"{self.where}: {refusal_reason(self.where, self._config)}", EX_UNAVAILABLE)
 
     def _timed_out(self, method: str) -> Failure:
         if self._connection.sock is None:

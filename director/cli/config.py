@@ -12,7 +12,7 @@ import click
 import msgspec
 
 from director.cli.groups import CommandGroup
-from director.cli.output import complain, say, say_json
+from director.cli.output import print_error, print_json, print_line
 from director.cli.sections import CONFIGURATION
 from director.cli.target import Target, config_option, json_option
 from director.errors import EX_CONFIG, DoveconfError, FileInTheWay
@@ -54,15 +54,15 @@ def check(target: Target, user: str | None, as_json: bool) -> int:
         found = check_file_as(account(user), file, os.environ)
     problems, warnings = found.problems, found.warnings
     if as_json:
-        say_json(msgspec.json.encode({"file": file, "problems": problems, "warnings": warnings}))
+        print_json(msgspec.json.encode({"file": file, "problems": problems, "warnings": warnings}))
         return EX_CONFIG if problems else 0
     for text in problems:
-        complain(text)
+        print_error(text)
     for text in warnings:
-        complain(f"warning: {text}")
+        print_error(f"warning: {text}")
     if problems:
         return EX_CONFIG
-    say(f"{file}: good")
+    print_line(f"{file}: good")
     return 0
 
 
@@ -82,10 +82,10 @@ def show(target: Target, as_json: bool) -> None:
 
     toml = shown(load(target.config_path, os.environ))
     if as_json:
-        say_json(msgspec.json.encode(tomllib.loads(toml)))
+        print_json(msgspec.json.encode(tomllib.loads(toml)))
         return
     for line in toml.splitlines():
-        say(line)
+        print_line(line)
 
 
 @config.command("import")
@@ -115,19 +115,19 @@ def import_(file: str | None, dovecot: str, write: str | None, as_json: bool) ->
     if write is not None:
         _write(Path(write), taken)
     if as_json:
-        say_json(msgspec.json.encode(taken))
+        print_json(msgspec.json.encode(taken))
         return
     if write is not None:
         for title, notes in (("not carried over", taken.not_carried_over), ("note", taken.notes)):
             for note in notes:
-                say(f"{title}: {note}")
+                print_line(f"{title}: {note}")
         return
     for line in taken.toml.splitlines():
-        say(line)
-    say()
-    say(f"# Append to Dovecot's configuration, without the marks (sed -n 's/^{MARK}//p'):")
+        print_line(line)
+    print_line()
+    print_line(f"# Append to Dovecot's configuration, without the marks (sed -n 's/^{MARK}//p'):")
     for line in taken.dovecot.splitlines():
-        say(MARK + line)
+        print_line(MARK + line)
 
 
 def _doveconf(file: str | None) -> tuple[str, str]:
@@ -169,4 +169,4 @@ def _write(folder: Path, taken: TakenOver) -> None:
                 out.write(text)
         except OSError as error:
             raise FileInTheWay(str(path), error.strerror or str(error)) from error
-        say(f"{path}: written")
+        print_line(f"{path}: written")

@@ -11,7 +11,7 @@ import click
 import msgspec
 
 from director.cli.client import Failure
-from director.cli.output import say, say_json
+from director.cli.output import print_json, print_line
 from director.cli.sections import CONFIGURATION
 from director.cli.target import Target, json_option, target_options
 from director.errors import EX_CONFIG
@@ -50,7 +50,7 @@ def doctor(
     """
     from director.doctor import configuration, daemon, sockets, units
     from director.doctor.findings import FAULT, worst
-    from director.doctor.gatherer import asked, gather_facts, read_doveconf, run_doveconf
+    from director.doctor.gatherer import gather_facts, lookup_answer, read_doveconf, run_doveconf
     from director.service.configuration.configfile import load
 
     config = load(target.config_path, os.environ)
@@ -73,9 +73,9 @@ def doctor(
         *daemon.check(facts),
     ]
     if user is not None:
-        findings += daemon.answer(user, asked(facts.settings.userdb, user))
+        findings += daemon.answer(user, lookup_answer(facts.settings.userdb, user))
     if as_json:
-        say_json(msgspec.json.encode({"worst": worst(findings), "findings": findings}))
+        print_json(msgspec.json.encode({"worst": worst(findings), "findings": findings}))
     else:
         _print(findings, everything)
     return EX_CONFIG if worst(findings) == FAULT else 0
@@ -103,18 +103,18 @@ def _print(findings: list[Finding], everything: bool) -> None:
             continue
         if finding.area != area:
             if area:
-                say()
+                print_line()
             area = finding.area
-            say(area)
+            print_line(area)
         for line in _lines(finding):
-            say(line)
+            print_line(line)
     counts = {level: sum(finding.level == level for finding in findings) for level in MARKS}
     totals = ", ".join(f"{counts[level]} {word}" for level, word in _words(counts) if counts[level])
     if area:
-        say()
-    say(f"{totals}.")
+        print_line()
+    print_line(f"{totals}.")
     if counts["ok"] and not everything:
-        say("`director doctor --all` shows the checks that passed.")
+        print_line("`director doctor --all` shows the checks that passed.")
 
 
 def _words(counts: dict[str, int]) -> list[tuple[str, str]]:

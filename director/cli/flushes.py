@@ -9,7 +9,7 @@ import msgspec
 
 from director.cli.client import EX_INTERRUPTED, Client, Failure
 from director.cli.hosts import each_address, host_path
-from director.cli.output import complain, say, say_json
+from director.cli.output import print_error, print_json, print_line
 from director.cli.progress import (
     DRY,
     PAST,
@@ -18,9 +18,9 @@ from director.cli.progress import (
     Progress,
     carry_out,
     counted,
-    in_words,
-    tell_of_host,
-    tell_what_is_open,
+    counts_text,
+    print_host_warnings,
+    print_unfinished,
 )
 from director.cli.sections import HOSTS, USERS
 from director.cli.target import Target, change_options, force_option, json_option
@@ -87,7 +87,7 @@ def flush(
         )
         name = address or ALL
         done = flushed(client, f"flush {name}", body)
-        return outcomes.tell(f"flush {name}", name, done, PAST["forget"] if forget else "moved")
+        return outcomes.add(f"flush {name}", name, done, PAST["forget"] if forget else "moved")
 
     code = flush_host(target.client(), None) if host == ALL else each_address(target, host, flush_host)
     outcomes.end()
@@ -115,27 +115,27 @@ def drain(target: Target, host: str, force: bool, as_json: bool, dry_run: bool, 
         empty = HostPatch(weight=0, reason=reason, dry_run=dry_run, force=force)
         if before.weight:
             document = client.change("PATCH", host_path(address), empty)
-            tell_of_host(name, client.decode(document, Change))
+            print_host_warnings(name, client.decode(document, Change))
         if dry_run:
-            change = _would_empty(client, address)
-            if not outcomes.kept(address, change):
-                say(f"{name}: weight {before.weight} -> 0, {in_words(change)}{DRY}")
+            change = _preview_drain(client, address)
+            if not outcomes.keep(address, change):
+                print_line(f"{name}: weight {before.weight} -> 0, {counts_text(change)}{DRY}")
             return 0
         try:
-            done, remaining = _emptied(client, name, address, reason, force)
+            done, remaining = _move_users_off(client, name, address, reason, force)
         except Failure:
-            _tell_weight(name, before)
+            _print_weight_command(name, before)
             raise
-        code = outcomes.tell(name, address, done)
+        code = outcomes.add(name, address, done)
         if done.interrupted:
-            _tell_weight(name, before)
+            _print_weight_command(name, before)
         elif remaining:
-            complain(
+            print_error(
                 f"{name}: {_users_left(remaining, done.change.pinned)}; `director map {address}` lists them"
             )
             code = EX_TRY_AGAIN
         elif not as_json:
-            say(f"{name}: done, no user left")
+            print_line(f"{name}: done, no user left")
         return code
 
     code = each_address(target, host, drain_host)
@@ -169,7 +169,7 @@ def rebalance(
         host=None, rebalance=True, tag=tag, max_parallel=max_parallel, reason=reason, dry_run=dry_run
     )
     name = "rebalance" if tag is None else f"rebalance {tag or 'without a tag'}"
-    code = outcomes.tell(name, ALL, flushed(target.client(), name, body))
+    code = outcomes.add(name, ALL, flushed(target.client(), name, body))
     outcomes.end()
     return code
 
@@ -194,11 +194,11 @@ def tag(target: Target, host: str, tag: str, force: bool, as_json: bool, dry_run
         path, body = host_path(address), HostPatch(tag=tag, reason=reason, dry_run=dry_run, force=force)
         if dry_run:
             change = client.decode(client.change("PATCH", path, body), Change)
-            tell_of_host(name, change)
+            print_host_warnings(name, change)
             done = Done(change.users or UsersChange(kicked=None, timed_out=None, dry_run=True))
         else:
             done = carry_out(client, name, "PATCH", path, body)
-        return outcomes.tell(name, address, done)
+        return outcomes.add(name, address, done)
 
     code = each_address(target, host, tag_host)
     outcomes.end()
@@ -211,14 +211,14 @@ def flushed(client: Client, name: str, body: NewFlush) -> Done:
     return carry_out(client, name, "POST", "/v1/flushes", body)
 
 
-def _would_empty(client: Client, address: str) -> UsersChange:
+def _preview_drain(client: Client, address: str) -> UsersChange:
     """The result that a drain would have. With weight 0 the hash selects the host for no user."""
     document = client.change("POST", "/v1/flushes", NewFlush(host=address, dry_run=True))
     change = client.decode(document, UsersChange)
     return msgspec.structs.replace(change, moved=change.moved + change.unchanged, unchanged=0)
 
 
-def _emptied(client: Client, name: str, address: str, reason: str, force: bool) -> tuple[Done, int]:
+def _move_users_off(client: Client, name: str, address: str, reason: str, force: bool) -> tuple[Done, int]:
     """Flush the host and wait until only pinned users are left, or for STUCK seconds without progress.
 
     Returns:
@@ -250,10 +250,10 @@ def _users_left(users: int, pinned: int) -> str:
     return f"{counted(users, 'user')} left" + (f", {pinned} pinned" if pinned else "")
 
 
-def _tell_weight(name: str, before: HostInfo) -> None:
+def _print_weight_command(name: str, before: HostInfo) -> None:
     if before.weight:
         command = f"director update {before.address} {before.weight}"
-        complain(f"{name}: the weight stays 0; `{command}` restores it")
+        print_error(f"{name}: the weight stays 0; `{command}` restores it")
 
 
 class Outcomes:
@@ -262,16 +262,16 @@ class Outcomes:
     def __init__(self, as_json: bool) -> None:
         self._json: dict[str, UsersChange] | None = {} if as_json else None
 
-    def tell(self, name: str, key: str, done: Done, verb: str = "moved") -> int:
+    def add(self, name: str, key: str, done: Done, verb: str = "moved") -> int:
         """Print an outcome, or keep it for the document, and return the exit code."""
         change = done.change
-        if not self.kept(key, change):
+        if not self.keep(key, change):
             interrupted = "interrupted, " if done.interrupted else ""
-            say(f"{name}: {interrupted}{in_words(change, verb)}{DRY if change.dry_run else ''}")
-        tell_what_is_open(name, change)
+            print_line(f"{name}: {interrupted}{counts_text(change, verb)}{DRY if change.dry_run else ''}")
+        print_unfinished(name, change)
         return EX_INTERRUPTED if done.interrupted else 0
 
-    def kept(self, key: str, change: UsersChange) -> bool:
+    def keep(self, key: str, change: UsersChange) -> bool:
         """Keep an outcome for the document. Returns False without --json: print it instead."""
         if self._json is None:
             return False
@@ -280,4 +280,4 @@ class Outcomes:
 
     def end(self) -> None:
         if self._json:
-            say_json(msgspec.json.encode(self._json))
+            print_json(msgspec.json.encode(self._json))

@@ -12,8 +12,8 @@ import click
 
 from director.cli.client import EX_INTERRUPTED, Client, Denied, Failure
 from director.cli.numbers import NumberCommand, Weight
-from director.cli.output import complain, say, say_json
-from director.cli.progress import DRY, counted, tell_of_host, unpinned
+from director.cli.output import print_error, print_json, print_line
+from director.cli.progress import DRY, counted, print_host_warnings, unpinned
 from director.cli.sections import HOSTS, SHOW
 from director.cli.target import Target, change_options, force_option, json_option, target_options
 from director.errors import EX_NOT_FOUND
@@ -115,10 +115,10 @@ def dump(target: Target, as_json: bool) -> None:
     client = target.client()
     document = client.get("/v1/dump")
     if as_json:
-        say_json(document)
+        print_json(document)
         return
     for command in client.decode(document, Dump).commands:
-        say(command)
+        print_line(command)
 
 
 def addresses_of(host: str) -> list[str]:
@@ -171,7 +171,7 @@ def _patch(target: Target, host: str, body: HostPatch) -> int:
 
 def _each(target: Target, host: str, change: Callable[[Client, str], bytes]) -> int:
     def change_host(client: Client, address: str) -> int:
-        _tell(address, client.decode(change(client, address), Change))
+        _print_change(address, client.decode(change(client, address), Change))
         return 0
 
     return each_address(target, host, change_host)
@@ -193,7 +193,7 @@ def each_address(target: Target, host: str, act: Callable[[Client, str], int]) -
             ended = act(client, address)
         except Denied as error:
             text = str(error)
-            complain(text if address in text else f"{address}: {text}")
+            print_error(text if address in text else f"{address}: {text}")
             ended = error.exit_code
         if ended == EX_INTERRUPTED:
             return ended
@@ -201,7 +201,7 @@ def each_address(target: Target, host: str, act: Callable[[Client, str], int]) -
     return code
 
 
-def _tell(address: str, change: Change) -> None:
+def _print_change(address: str, change: Change) -> None:
     host = change.host
     if host is not None:
         tag = f"@{host.tag}" if host.tag else ""
@@ -214,5 +214,5 @@ def _tell(address: str, change: Change) -> None:
         text += f", ending {counted(users.kicked, 'session')}{unpinned(change.unpinned, dry_run=True)}"
     else:
         text = f"{address}: removed{unpinned(change.unpinned, dry_run=False)}"
-    say(f"{text}{DRY}" if change.dry_run else text)
-    tell_of_host(address, change)
+    print_line(f"{text}{DRY}" if change.dry_run else text)
+    print_host_warnings(address, change)

@@ -28,7 +28,7 @@ from director.cli import (  # noqa: F401
 from director.cli.client import EX_INTERRUPTED
 from director.cli.descriptors import open_standard
 from director.cli.groups import SectionedGroup
-from director.cli.output import OutputError, complain
+from director.cli.output import OutputError, print_error
 from director.cli.sections import SECTIONS
 from director.cli.target import target_options
 from director.errors import EX_USAGE, DirectorError
@@ -51,10 +51,10 @@ def _outcome(command: Callable[[], object]) -> int:
         return code if isinstance(code, int) else 0
     except click.UsageError as error:
         context = error.ctx.command_path if error.ctx is not None else "director"
-        complain(f"{error.format_message().rstrip('.')}; see `{context} --help`")
+        print_error(f"{error.format_message().rstrip('.')}; see `{context} --help`")
         return EX_USAGE
     except click.ClickException as error:
-        complain(error.format_message())
+        print_error(error.format_message())
         return EX_USAGE
     except DirectorError as error:
         return _report(error)
@@ -65,7 +65,7 @@ def _outcome(command: Callable[[], object]) -> int:
 def _report(error: DirectorError) -> int:
     # A configuration can have several problems. Each gets its own line.
     for line in str(error).splitlines():
-        complain(line)
+        print_error(line)
     return error.exit_code
 
 
@@ -84,7 +84,7 @@ def _flushed(code: int) -> int:
 
 def _print_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
     if wanted:
-        run.say_version()
+        run.print_version()
         context.exit()
 
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from director.cli.output import complain, say, say_json, size
+from director.cli.output import print_error, print_json, print_line, size
 from director.cli.progress import counted
 from director.cli.sections import STORE
-from director.cli.stores import Chosen, Meter, carried_out, entry, store_options
+from director.cli.stores import Chosen, Meter, entry, run_work, store_options
 from director.cli.target import Target, json_option
 
 if TYPE_CHECKING:
@@ -40,16 +40,16 @@ def migrate(target: Target, store: str | None, dry_run: bool, reason: str, as_js
         store = store_at(chosen.place)
         return store, await layout_of(store)
 
-    place, layout = carried_out(read_layout, meter)
+    place, layout = run_work(read_layout, meter)
     if not as_json:
         whole = "" if layout.size is None else f", {size(layout.size)} bytes"
-        say(f"{place.url}: schema {layout.found or 'none'}{whole}; this program knows {layout.known}")
+        print_line(f"{place.url}: schema {layout.found or 'none'}{whole}; this program knows {layout.known}")
         for step in layout.steps if dry_run or not layout.held_by else ():
-            say(f"{'would run' if dry_run else 'runs'} {step.number:04}: {step.title}")
+            print_line(f"{'would run' if dry_run else 'runs'} {step.number:04}: {step.title}")
 
     async def bring_up() -> SplitResult:
         try:
-            await migrated(place, layout, lambda detail: entry("migrate", detail, reason), meter.say)
+            await migrated(place, layout, lambda detail: entry("migrate", detail, reason), meter.show_text)
             with problems():
                 done = await split_large(place, meter, dry_run=dry_run)
                 if not dry_run and (done.users or done.names):
@@ -61,24 +61,26 @@ def migrate(target: Target, store: str | None, dry_run: bool, reason: str, as_js
 
     split = SplitResult()
     if not dry_run or not layout.steps:
-        split = carried_out(bring_up, meter)
+        split = run_work(bring_up, meter)
     if as_json:
         document = {"store": place.url, "dry_run": dry_run, "layout": layout, "split": split}
-        say_json(msgspec.json.encode(document))
+        print_json(msgspec.json.encode(document))
         return
     for space, number in (("users", split.users), ("names", split.names)):
         if number:
-            say(f"{'would split' if dry_run else 'split'} {counted(number, 'bucket')} of {space}")
+            print_line(f"{'would split' if dry_run else 'split'} {counted(number, 'bucket')} of {space}")
     for damaged in split.damaged:
-        complain(
+        print_error(
             f"{damaged} is too large, but damaged and not split: run `director state verify --fix`, then "
             "`director migrate` again"
         )
     if dry_run:
         if layout.held_by:
-            say(f"would run only after these directors are upgraded or stopped: {', '.join(layout.held_by)}")
-        say("dry run: nothing is changed")
+            print_line(
+                f"would run only after these directors are upgraded or stopped: {', '.join(layout.held_by)}"
+            )
+        print_line("dry run: nothing is changed")
     elif layout.steps or split.users or split.names:
-        say("done")
+        print_line("done")
     else:
-        say("nothing to do")
+        print_line("nothing to do")

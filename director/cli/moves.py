@@ -11,8 +11,8 @@ import msgspec
 
 from director.cli.client import Client
 from director.cli.hosts import host_path, hosts_of, is_host
-from director.cli.output import complain, say, say_json
-from director.cli.progress import DRY, counted, tell_what_is_open
+from director.cli.output import print_error, print_json, print_line
+from director.cli.progress import DRY, counted, print_unfinished
 from director.cli.sections import USERS
 from director.cli.target import Target, change_options, json_option
 from director.cli.users import name_option, numeric, user_path
@@ -121,12 +121,12 @@ def unpin(
     document = client.change("DELETE", f"{user_path(user)}/pin?{urlencode(query)}")
     change = client.decode(document, UsersChange)
     if as_json:
-        say_json(document)
+        print_json(document)
     else:
         stays = f", stays on {change.host} until the assignment expires" if change.host else ""
         ends = "would no longer be pinned" if dry_run else "no longer pinned"
-        say(f"{user}: {ends}{stays}{DRY if dry_run else ''}")
-    tell_what_is_open(user, change)
+        print_line(f"{user}: {ends}{stays}{DRY if dry_run else ''}")
+    print_unfinished(user, change)
 
 
 @USERS.command()
@@ -172,14 +172,14 @@ def kick(
     document = client.change("POST", "/v1/kicks", body)
     change = client.decode(document, UsersChange)
     if as_json:
-        say_json(document)
+        print_json(document)
     if not change.known:
         why = "this is a backend host" if is_host(client, name) else "not assigned, and no session found"
-        complain(f"{name}: no such user: {why}")
+        print_error(f"{name}: no such user: {why}")
         return EX_NOT_FOUND
     if not as_json:
-        say(f"{name}: {_kicked(change)}")
-    tell_what_is_open(name, change)
+        print_line(f"{name}: {_kicked(change)}")
+    print_unfinished(name, change)
     return 0
 
 
@@ -200,14 +200,14 @@ def _move(target: Target, wanted: NewMove, host: str, as_json: bool) -> int:
     document = client.change("POST", "/v1/moves", wanted)
     change = client.decode(document, UsersChange)
     if as_json:
-        say_json(document)
+        print_json(document)
     if change.superseded:
         now = f"the user is on {change.host} now" if change.host else "`director status USER` says where"
-        complain(f"{wanted.user}: another operator's move won; {now}")
+        print_error(f"{wanted.user}: another operator's move won; {now}")
         return EX_TRY_AGAIN
     if not as_json:
-        say(f"{wanted.user}: {_outcome(change, before, wanted)}{DRY if change.dry_run else ''}")
-    tell_what_is_open(wanted.user, change)
+        print_line(f"{wanted.user}: {_outcome(change, before, wanted)}{DRY if change.dry_run else ''}")
+    print_unfinished(wanted.user, change)
     return 0
 
 

@@ -59,21 +59,21 @@ def write(text: str) -> None:
         raise OutputError(error) from None
 
 
-def say(text: str = "") -> None:
+def print_line(text: str = "") -> None:
     write(printable(text) + "\n")
 
 
-def complain(text: str) -> None:
+def print_error(text: str) -> None:
     """Print one line on stderr."""
     sys.stderr.write(f"director: {printable(' '.join(text.split()))}\n")
 
 
-def say_json(document: bytes) -> None:
+def print_json(document: bytes) -> None:
     """Print one JSON document with the keys of the API."""
     write(msgspec.json.format(document, indent=2).decode() + "\n")
 
 
-def say_table(columns: Sequence[Column], rows: Iterable[Sequence[object]]) -> None:
+def print_table(columns: Sequence[Column], rows: Iterable[Sequence[object]]) -> None:
     """Print a table: coloured and folded on a terminal, plain elsewhere."""
     if not sys.stdout.isatty():
         write("".join(f"{line}\n" for line in PlainTable(*columns).lines(rows)))

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 
-def explained(path: str, config: str) -> str:
+def refusal_reason(path: str, config: str) -> str:
     """The reason why the unix socket at `path` is refused, and what to change.
 
     Args:

@@ -6,7 +6,7 @@ import os
 
 import click
 
-from director.cli.output import Column, complain, moment, or_dash, say, say_json, say_table
+from director.cli.output import Column, moment, or_dash, print_error, print_json, print_line, print_table
 from director.cli.sections import CONFIGURATION
 from director.cli.target import Target, json_option, target_options
 from director.records import ConfiguredHost, NewPlan, Plan, PlannedChange
@@ -28,7 +28,7 @@ def plan(target: Target, as_json: bool) -> None:
 
     config = load(target.config_path, os.environ)
     for text in config.unresolved:
-        complain(f"warning: {text}: hosts with this name stay as they are")
+        print_error(f"warning: {text}: hosts with this name stay as they are")
     hosts, unresolved = (
         [
             ConfiguredHost(
@@ -41,16 +41,16 @@ def plan(target: Target, as_json: bool) -> None:
     client = target.client()
     document = client.change("POST", "/v1/plan", NewPlan(hosts=hosts, unresolved=unresolved))
     if as_json:
-        say_json(document)
+        print_json(document)
         return
     found = client.decode(document, Plan)
     if found.changes:
-        say_table(COLUMNS, map(_row, found.changes))
-        say()
+        print_table(COLUMNS, map(_row, found.changes))
+        print_line()
     for line in _summary(found):
-        say(line)
+        print_line(line)
     for warning in found.warnings:
-        complain(f"warning: {warning}")
+        print_error(f"warning: {warning}")
 
 
 def _row(change: PlannedChange) -> tuple[object, ...]:

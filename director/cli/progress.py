@@ -8,7 +8,7 @@ import time
 import msgspec
 
 from director.cli.client import EX_INTERRUPTED, Client, Denied, Failure
-from director.cli.output import complain, moment, printable
+from director.cli.output import moment, print_error, printable
 from director.errors import EX_UNAVAILABLE
 from director.records import Change, MoveInfo, UsersChange
 
@@ -43,9 +43,9 @@ def carry_out(client: Client, name: str, method: str, path: str, body: msgspec.S
     """
     begun = client.decode(client.change(method, f"{path}?wait=false", body), MoveInfo)
     if begun.change is not None:
-        tell_of_host(name, begun.change)
+        print_host_warnings(name, begun.change)
     if begun.joined:
-        complain(f"{name}: already running since {moment(begun.started)}; waiting for its result")
+        print_error(f"{name}: already running since {moment(begun.started)}; waiting for its result")
     try:
         move, interrupted = _followed(client, name, begun)
     except Denied:
@@ -67,7 +67,7 @@ def _followed(client: Client, name: str, move: MoveInfo) -> tuple[MoveInfo, bool
         while move.ended is None:
             move = msgspec.structs.replace(client.decode(client.get(path), MoveInfo), joined=move.joined)
             if move.ended is None:
-                progress.show(f"{name}: {how_far(move, time.monotonic() - begun)}")
+                progress.show(f"{name}: {progress_text(move, time.monotonic() - begun)}")
                 time.sleep(POLL)
     except KeyboardInterrupt:
         if move.joined:
@@ -104,7 +104,7 @@ class Progress:
             sys.stderr.flush()
 
 
-def how_far(move: MoveInfo, seconds: float) -> str:
+def progress_text(move: MoveInfo, seconds: float) -> str:
     """The progress of a change, such as `1200 / 4000 users moved, 310/s, 9 s left`.
 
     Args:
@@ -127,7 +127,7 @@ WOULD = {"moved": "move", "forgotten": "forget"}
 """The verb of a dry run, by the verb of a change."""
 
 
-def in_words(change: UsersChange, verb: str = "moved") -> str:
+def counts_text(change: UsersChange, verb: str = "moved") -> str:
     """The counts of a change, such as `1200 users moved, 3410 sessions ended, 0 timed out`.
 
     For a dry run: `would move 1200 users, end - sessions`.
@@ -151,33 +151,33 @@ def unpinned(users: int, *, dry_run: bool) -> str:
     return f", {counted(users, 'user')} {would}" if users else ""
 
 
-def tell_of_host(name: str, change: Change) -> None:
+def print_host_warnings(name: str, change: Change) -> None:
     """Print the warnings about a changed host on stderr, a line each."""
     if change.warning:
-        complain(f"{name}: {change.warning}")
+        print_error(f"{name}: {change.warning}")
     if not change.stored and not change.dry_run:
-        complain(f"{name}: {NOT_STORED}")
+        print_error(f"{name}: {NOT_STORED}")
 
 
-def tell_what_is_open(name: str, change: UsersChange) -> None:
+def print_unfinished(name: str, change: UsersChange) -> None:
     """Print what a change has left unfinished on stderr, a line each."""
     if change.dry_run:
         return
     if change.timed_out:
         users = counted(change.timed_out, "user")
-        complain(
+        print_error(
             f"{name}: old sessions of {users} may still run: no confirmation in time; end them with `kick`"
         )
     if change.not_flushed:
         users = counted(change.not_flushed, "user")
-        complain(f"{name}: the flush program failed for {users}; see the log of the director")
+        print_error(f"{name}: the flush program failed for {users}; see the log of the director")
     if change.not_reached:
         directors = ", ".join(change.not_reached)
-        complain(
+        print_error(
             f"{name}: not confirmed by {directors}; the sessions there end when these directors are reachable"
         )
     if not change.stored:
-        complain(f"{name}: {NOT_STORED}")
+        print_error(f"{name}: {NOT_STORED}")
 
 
 def counted(number: int | None, thing: str) -> str:

@@ -7,7 +7,7 @@ import time
 import click
 
 from director.cli.client import Client, Denied, Failure
-from director.cli.output import complain, say, say_json
+from director.cli.output import print_error, print_json, print_line
 from director.cli.sections import RUN
 from director.cli.target import Target, change_options, json_option
 from director.errors import EX_CONFIG, EX_UNAVAILABLE
@@ -37,12 +37,12 @@ def reload(target: Target, exec_: bool, as_json: bool, dry_run: bool, reason: st
     if info.state == "under_way":
         body, info = _outcome(client)
     if as_json:
-        say_json(body)
+        print_json(body)
     else:
         for line in lines(info, dry_run=dry_run):
-            say(line)
+            print_line(line)
     for warning in info.warnings:
-        complain(f"warning: {warning}")
+        print_error(f"warning: {warning}")
     return EX_CONFIG if info.state == "failed" else 0
 
 

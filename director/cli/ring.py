@@ -10,7 +10,7 @@ import click
 from director.cli.client import Client
 from director.cli.groups import CommandGroup
 from director.cli.numbers import NumberCommand
-from director.cli.output import Column, complain, or_dash, say, say_json, say_table, since, size
+from director.cli.output import Column, or_dash, print_error, print_json, print_line, print_table, since, size
 from director.cli.progress import DRY, NOT_STORED, counted
 from director.cli.sections import SHOW
 from director.cli.target import Target, change_options, json_option, target_options
@@ -45,18 +45,18 @@ def status(target: Target, as_json: bool) -> None:
     client = target.client()
     document = client.get("/v1/ring")
     if as_json:
-        say_json(document)
+        print_json(document)
         return
     info = client.decode(document, RingInfo)
     for line in ring_lines(info):
-        say(line)
-    say()
+        print_line(line)
+    print_line()
     now = time.time()
     if any(member.name for member in info.members):
         columns = (*MEMBER_COLUMNS[:1], Column("name"), *MEMBER_COLUMNS[1:])
-        say_table(columns, (named_member_row(member, now) for member in info.members))
+        print_table(columns, (named_member_row(member, now) for member in info.members))
     else:
-        say_table(MEMBER_COLUMNS, (member_row(member, now) for member in info.members))
+        print_table(MEMBER_COLUMNS, (member_row(member, now) for member in info.members))
 
 
 @ring.command(cls=NumberCommand)
@@ -74,7 +74,7 @@ def add(target: Target, address: str, port: int | None, as_json: bool, dry_run: 
     client = target.client()
     body = NewMember(address=address, port=port, reason=reason, dry_run=dry_run)
     document = client.change("POST", "/v1/ring/members", body)
-    _tell(client, document, _joined(address, port), "added", as_json, dry_run)
+    _print_ring(client, document, _joined(address, port), "added", as_json, dry_run)
 
 
 @ring.command(cls=NumberCommand)
@@ -92,7 +92,7 @@ def remove(target: Target, address: str, port: int | None, as_json: bool, dry_ru
     client = target.client()
     query = urlencode({"reason": reason, "dry_run": str(dry_run).lower()})
     path = f"/v1/ring/members/{quote(_joined(address, port), safe='')}?{query}"
-    _tell(client, client.change("DELETE", path), _joined(address, port), "removed", as_json, dry_run)
+    _print_ring(client, client.change("DELETE", path), _joined(address, port), "removed", as_json, dry_run)
 
 
 def _joined(address: str, port: int | None) -> str:
@@ -101,16 +101,20 @@ def _joined(address: str, port: int | None) -> str:
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
-def _tell(client: Client, document: bytes, member: str, done: str, as_json: bool, dry_run: bool) -> None:
+def _print_ring(
+    client: Client, document: bytes, member: str, done: str, as_json: bool, dry_run: bool
+) -> None:
     if as_json:
-        say_json(document)
+        print_json(document)
         return
     info = client.decode(document, RingInfo)
     missing = f", not in the ring: {', '.join(info.missing)}" if info.missing else ""
     listed = counted(len(info.ring) + len(info.missing), "director")
-    say(f"{member} {'would be ' if dry_run else ''}{done}: {listed} listed{missing}{DRY if dry_run else ''}")
+    print_line(
+        f"{member} {'would be ' if dry_run else ''}{done}: {listed} listed{missing}{DRY if dry_run else ''}"
+    )
     if not info.stored:
-        complain(f"{member} {done}: {NOT_STORED}")
+        print_error(f"{member} {done}: {NOT_STORED}")
 
 
 def ring_lines(info: RingInfo) -> list[str]:

@@ -6,16 +6,16 @@ import os
 
 import click
 
-from director.cli.output import complain, say
+from director.cli.output import print_error, print_line
 from director.cli.sections import RUN
 from director.cli.target import Target, config_option
 
 
-def say_version() -> None:
+def print_version() -> None:
     # Imported here: looking up the installed version takes as long as a whole command.
     from director.version import VERSION
 
-    say(f"director {VERSION}")
+    print_line(f"director {VERSION}")
 
 
 @RUN.command()
@@ -49,7 +49,7 @@ def keep(target: Target) -> None:
     from director.service.configuration.configfile import load_for_keeper
     from director.service.lifecycle.keeper import keep as run_keeper
 
-    run_keeper(load_for_keeper(target.config_path, os.environ), complain)
+    run_keeper(load_for_keeper(target.config_path, os.environ), print_error)
 
 
 @RUN.command()
@@ -68,4 +68,4 @@ def demo(once: bool) -> int:
 @RUN.command()
 def version() -> None:
     """Print the version."""
-    say_version()
+    print_version()

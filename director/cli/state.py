@@ -17,10 +17,10 @@ import click
 import msgspec
 
 from director.cli.groups import CommandGroup
-from director.cli.output import OutputError, complain, moment, or_dash, say, say_json, size
+from director.cli.output import OutputError, moment, or_dash, print_error, print_json, print_line, size
 from director.cli.progress import counted
 from director.cli.sections import STORE
-from director.cli.stores import Chosen, Meter, carried_out, entry, store_options
+from director.cli.stores import Chosen, Meter, entry, run_work, store_options
 from director.cli.target import Target, json_option
 from director.errors import EX_DATA, DirectorError
 
@@ -57,12 +57,12 @@ def show_info(target: Target, store: str | None, as_json: bool) -> None:
     from director.statetools.info import info
 
     chosen, meter = Chosen(target, store), Meter("state info")
-    found = carried_out(lambda: info(chosen.place, meter), meter)
+    found = run_work(lambda: info(chosen.place, meter), meter)
     if as_json:
-        say_json(msgspec.json.encode(found))
+        print_json(msgspec.json.encode(found))
         return
     for title, value in _info_lines(found):
-        say(f"{title:<10}{value}")
+        print_line(f"{title:<10}{value}")
 
 
 def _info_lines(found: Info) -> Iterator[tuple[str, str]]:
@@ -127,7 +127,7 @@ def verify(target: Target, store: str | None, fix: bool, reason: str, as_json: b
                     findings.append(finding)
                 else:
                     meter.clear()
-                    _say_finding(finding)
+                    _print_finding(finding)
                     findings.append(msgspec.structs.replace(finding, meaning="", remedy="", outcome=""))
             fixed = [finding for finding in findings if finding.fixed]
             if fixed:
@@ -138,25 +138,25 @@ def verify(target: Target, store: str | None, fix: bool, reason: str, as_json: b
                 f" in {counted(verification.buckets, 'bucket')}"
             )
 
-    looked_at = carried_out(walk, meter)
+    looked_at = run_work(walk, meter)
     unfixed = sum(not finding.fixed for finding in findings)
     if as_json:
-        say_json(msgspec.json.encode({"looked_at": looked_at, "findings": findings, "left": unfixed}))
+        print_json(msgspec.json.encode({"looked_at": looked_at, "findings": findings, "left": unfixed}))
     elif not findings:
-        say(f"{looked_at}: good")
+        print_line(f"{looked_at}: good")
     else:
-        say(f"{looked_at}: {counted(len(findings), 'finding')}, {len(findings) - unfixed} repaired")
+        print_line(f"{looked_at}: {counted(len(findings), 'finding')}, {len(findings) - unfixed} repaired")
         if unfixed and not fix:
-            say("`director state verify --fix` repairs what can be repaired")
+            print_line("`director state verify --fix` repairs what can be repaired")
     return EX_DATA if unfixed else 0
 
 
-def _say_finding(finding: Finding) -> None:
-    say(f"{finding.where}: {finding.problem}")
-    say(f"    means:    {finding.meaning}")
-    say(f"    repair:   {finding.remedy}")
+def _print_finding(finding: Finding) -> None:
+    print_line(f"{finding.where}: {finding.problem}")
+    print_line(f"    means:    {finding.meaning}")
+    print_line(f"    repair:   {finding.remedy}")
     if finding.outcome:
-        say(f"    {'repaired:' if finding.fixed else 'left:':<9} {finding.outcome}")
+        print_line(f"    {'repaired:' if finding.fixed else 'left:':<9} {finding.outcome}")
 
 
 @state.command("export")
@@ -182,7 +182,7 @@ def export_state(target: Target, store: str | None, file: str) -> None:
                 _put(output, file, part)
 
     with _written(file) as output:
-        carried_out(lambda: copy(output), meter)
+        run_work(lambda: copy(output), meter)
 
 
 def _put(output: IO[bytes], file: str, part: bytes) -> None:
@@ -240,7 +240,7 @@ def import_state(
     async def merge(source: BinaryIO) -> Imported:
         import time
 
-        meter.say("checking the file")
+        meter.show_text("checking the file")
         whole = ExportFile(source, file, time.time(), Meter("state import: checking"))
         async with opened_for_import(chosen.place, dry_run=dry_run) as opened_store:
             done = await load(opened_store, whole, meter, dry_run=dry_run)
@@ -250,25 +250,25 @@ def import_state(
             return done
 
     with _read(file) as source:
-        done = carried_out(lambda: merge(source), meter)
+        done = run_work(lambda: merge(source), meter)
     if as_json:
-        say_json(msgspec.json.encode({"dry_run": dry_run, "imported": done}))
+        print_json(msgspec.json.encode({"dry_run": dry_run, "imported": done}))
         return
     for kind in ("hosts", "members", "documents", "users", "names"):
         tally: Tally = getattr(done, kind)
-        say(f"{kind:<11}{_in_words(tally, dry_run)}")
+        print_line(f"{kind:<11}{_tally_text(tally, dry_run)}")
     if done.clipped:
-        complain(
+        print_error(
             f"{done.clipped} lines have times more than one hour ahead of this clock, the first is line "
             f"{done.first_clipped}; these times were set to one hour ahead"
         )
     for name in done.kept:
-        complain(f"document {name}: the store has another version, which is kept")
+        print_error(f"document {name}: the store has another version, which is kept")
     if dry_run:
-        say("dry run: nothing is changed")
+        print_line("dry run: nothing is changed")
 
 
-def _in_words(tally: Tally, dry_run: bool) -> str:
+def _tally_text(tally: Tally, dry_run: bool) -> str:
     if dry_run:
         return f"{tally.new} would be new, {tally.changed} would change, {tally.unchanged} would stay"
     return f"{tally.new} new, {tally.changed} changed, {tally.unchanged} as they were"

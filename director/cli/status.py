@@ -8,7 +8,7 @@ import click
 
 from director.cli.client import Client
 from director.cli.hosts import is_host
-from director.cli.output import Column, complain, moment, or_dash, say, say_json, say_table
+from director.cli.output import Column, moment, or_dash, print_error, print_json, print_line, print_table
 from director.cli.progress import counted
 from director.cli.ring import ring_lines
 from director.cli.sections import SHOW
@@ -50,16 +50,16 @@ def status(target: Target, user: str | None, tag: str, is_name: bool, as_json: b
         return _user(client, user, tag, is_name, as_json)
     document = client.get("/v1/status")
     if as_json:
-        say_json(document)
+        print_json(document)
         return 0
     info = client.decode(document, StatusInfo)
-    for line in head(info):
-        say(line)
-    say()
+    for line in head_lines(info):
+        print_line(line)
+    print_line()
     if any(host.hostname for host in info.hosts):
-        say_table((*HOST_COLUMNS[:1], Column("name"), *HOST_COLUMNS[1:]), map(named_host_row, info.hosts))
+        print_table((*HOST_COLUMNS[:1], Column("name"), *HOST_COLUMNS[1:]), map(named_host_row, info.hosts))
     else:
-        say_table(HOST_COLUMNS, map(host_row, info.hosts))
+        print_table(HOST_COLUMNS, map(host_row, info.hosts))
     return 0
 
 
@@ -68,15 +68,15 @@ def _user(client: Client, user: str, tag: str, is_name: bool, as_json: bool) -> 
     document = client.get(f"{user_path(user)}?{query}")
     info = client.decode(document, UserStatus)
     if info.current is None and is_host(client, user):
-        complain(f"{user}: this is a backend host, not a user; `director map {user}` lists its users")
+        print_error(f"{user}: this is a backend host, not a user; `director map {user}` lists its users")
         return EX_NOT_FOUND
     if as_json:
-        say_json(document)
+        print_json(document)
         return 0
     # The three lines of `doveadm director status USER`.
-    say(f"Current: {_current(info)}")
-    say(f"Hashed: {info.hashed or ''}")
-    say(f"Initial config: {info.configured or ''}")
+    print_line(f"Current: {_current(info)}")
+    print_line(f"Hashed: {info.hashed or ''}")
+    print_line(f"Initial config: {info.configured or ''}")
     return 0
 
 
@@ -98,7 +98,7 @@ def named_host_row(host: HostInfo) -> tuple[object, ...]:
     return address, or_dash(host.hostname), *others
 
 
-def head(info: StatusInfo) -> list[str]:
+def head_lines(info: StatusInfo) -> list[str]:
     """A line about the director that answers, then a line for each problem."""
     ring, store = info.ring, info.store
     first, *problems = ring_lines(ring)

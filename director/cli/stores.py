@@ -93,14 +93,14 @@ class Meter:
             text += f", {(now - self.begun) * (of - done) / done:.0f} s left"
         self._line.show(text)
 
-    def say(self, text: str) -> None:
+    def show_text(self, text: str) -> None:
         self._line.show(f"{self._name}: {text}")
 
     def clear(self) -> None:
         self._line.clear()
 
 
-def carried_out(work: Callable[[], Coroutine[Any, Any, T]], meter: Meter) -> T:
+def run_work(work: Callable[[], Coroutine[Any, Any, T]], meter: Meter) -> T:
     """Run the work and return its result. Ctrl-C interrupts it."""
     import anyio
 

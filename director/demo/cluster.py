@@ -95,16 +95,16 @@ class Cluster:
     def proxy_addresses(self) -> list[str]:
         return [proxy.address for proxy in self.proxies]
 
-    def start(self, said: Callable[[str], None] = lambda text: None) -> None:
-        """Start everything, backends first, and return when all answer. said: called at each step."""
-        said(f"starting {len(self.backends)} Dovecot backends")
+    def start(self, report: Callable[[str], None] = lambda text: None) -> None:
+        """Start everything, backends first, and return when all answer. report: called at each step."""
+        report(f"starting {len(self.backends)} Dovecot backends")
         self._each(self.backends, Dovecot.start)
-        said(f"starting {len(self.directors)} directors")
+        report(f"starting {len(self.directors)} directors")
         for proxy in self.proxies:
             proxy.write()
         self.start_directors()
         # After the directors: a login process that finds no director tries again only with its next client.
-        said(f"starting {len(self.proxies)} Dovecot proxies")
+        report(f"starting {len(self.proxies)} Dovecot proxies")
         self._each(self.proxies, Dovecot.start)
 
     def start_directors(self) -> None:

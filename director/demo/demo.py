@@ -65,7 +65,7 @@ def run(once: bool) -> int:
 
 
 def _run(console: Console, *, once: bool) -> int:
-    packages.install("dovecot", said=lambda text: console.print(f"[bold]·[/] {text}"))
+    packages.install("dovecot", report=lambda text: console.print(f"[bold]·[/] {text}"))
     console.print(f"[bold]·[/] Dovecot {Programs().release} is installed")
     proxies, backends = addresses(FIRST_PROXY, DIRECTORS), addresses(FIRST_BACKEND, BACKENDS)
     ports = free_ports([*proxies, *backends], proxies)
@@ -77,7 +77,7 @@ def _run(console: Console, *, once: bool) -> int:
         first_backend=FIRST_BACKEND,
     )
     try:
-        cluster.start(said=lambda text: console.print(f"[bold]·[/] {text}"))
+        cluster.start(report=lambda text: console.print(f"[bold]·[/] {text}"))
         differences = _show(console, cluster)
         if differences:
             _print_differences(console, differences)
@@ -86,7 +86,7 @@ def _run(console: Console, *, once: bool) -> int:
         else:
             console.print("\n[bold green]All users kept their hosts.[/]")
         if not once:
-            _look_around(console, cluster)
+            _print_next_steps(console, cluster)
             _until_interrupted()
             console.print("\nstopping everything")
         return 1 if differences else 0
@@ -246,7 +246,7 @@ def _print_differences(console: Console, differences: list[str]) -> None:
         console.print(f"  … and {len(differences) - SHOWN_DIFFERENCES} more")
 
 
-def _look_around(console: Console, cluster: Cluster) -> None:
+def _print_next_steps(console: Console, cluster: Cluster) -> None:
     first, proxy = cluster.directors[0], cluster.proxies[0]
     program = Path(sys.executable).with_name("director")
     director = str(program) if program.exists() else f"{sys.executable} -m director"

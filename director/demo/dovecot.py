@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from director.demo import settings23, settings24
-from director.demo.ports import USUAL, DemoError, Ports, in_the_way, is_free, is_listening
+from director.demo.ports import USUAL, DemoError, Ports, is_free, is_listening, port_problem
 from director.demo.settings import ANYBODY, PROTOCOLS, Facts, Rule, Users
 
 START_TIMEOUT = 20.0
@@ -138,7 +138,7 @@ class Dovecot:
         """Start it and return when all its ports are open. Raises DemoError with the reason from its log."""
         for port in self.listening:
             if not is_free(self.address, port):
-                raise DemoError(f"{self.name} cannot start: {in_the_way(self.address, port)}")
+                raise DemoError(f"{self.name} cannot start: {port_problem(self.address, port)}")
         self.write()
         # Use neither a pipe, which children would keep open, nor the terminal: Ctrl-C is for the demo alone.
         with (self.folder / "start.log").open("wb") as output:
@@ -154,7 +154,7 @@ class Dovecot:
         while not all(is_listening(self.address, port) for port in self.listening):
             if self._master.poll() is not None or time.monotonic() > deadline:
                 self.kill()
-                raise DemoError(f"{self.name}: Dovecot did not start: {self._last_words()}")
+                raise DemoError(f"{self.name}: Dovecot did not start: {self._end_of_log()}")
             time.sleep(POLL)
 
     @property
@@ -249,7 +249,7 @@ class Dovecot:
         self._master = None
         (self.run / "master.pid").unlink(missing_ok=True)
 
-    def _last_words(self) -> str:
+    def _end_of_log(self) -> str:
         lines = (self.folder / "start.log").read_text(errors="replace").splitlines() + self.log().splitlines()
         telling = [line for line in lines if "Fatal" in line or "Error" in line] or lines
         return telling[-1] if telling else f"no message within {START_TIMEOUT:.0f} s"

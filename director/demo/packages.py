@@ -37,10 +37,10 @@ def missing(*groups: str) -> list[str]:
     return [package for group in groups for package, present in GROUPS[group].items() if not present()]
 
 
-def install(*groups: str, said: Callable[[str], None]) -> None:
+def install(*groups: str, report: Callable[[str], None]) -> None:
     """Install what is missing of these groups. Services that come with a package are not started.
 
-    said: called with what is about to be done. apt's own progress goes to the standard output.
+    report: called with what is about to be done. apt's own progress goes to the standard output.
     Raises Missing where this user may not install, or apt fails.
     """
     wanted = missing(*groups)
@@ -53,7 +53,7 @@ def install(*groups: str, said: Callable[[str], None]) -> None:
         )
     if os.geteuid() != 0:
         raise Missing(f"not installed: {names}; install them: sudo apt-get install {names}", REFUSED)
-    said(f"installing with apt-get: {names}")
+    report(f"installing with apt-get: {names}")
     options = ["-q", "-o", "DPkg::Lock::Timeout=120"]
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
     with _services_stay_stopped():
@@ -143,7 +143,7 @@ GROUPS: dict[str, dict[str, Callable[[], bool]]] = {
 
 def main(groups: list[str]) -> int:
     try:
-        install(*groups, said=lambda text: print(text, flush=True))
+        install(*groups, report=lambda text: print(text, flush=True))
     except Missing as error:
         print(error, file=sys.stderr)
         return error.exit_code

@@ -66,7 +66,7 @@ def free_ports(servers: Iterable[str], directors: Iterable[str]) -> Ports:
     if os.geteuid() == 0 and not taken(USUAL):
         return USUAL
     if blocked := taken(HIGH):
-        raise DemoError(in_the_way(*blocked[0]))
+        raise DemoError(port_problem(*blocked[0]))
     return HIGH
 
 
@@ -89,7 +89,7 @@ def is_listening(address: str, port: int) -> bool:
     return any(where == address for where, _ in _listeners(port))
 
 
-def in_the_way(address: str, port: int) -> str:
+def port_problem(address: str, port: int) -> str:
     """A sentence that says why address:port cannot be opened, and which process listens there."""
     if port < UNPRIVILEGED and os.geteuid() != 0:
         return f"{address}:{port} may only be opened by root"

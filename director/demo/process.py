@@ -116,9 +116,9 @@ class ServeProcess:
         deadline = time.monotonic() + within
         while not self.ready():
             if not self.running:
-                raise DemoError(f"{self.name} ended instead of starting. {self._last_words()}")
+                raise DemoError(f"{self.name} ended instead of starting. {self._end_of_log()}")
             if time.monotonic() > deadline:
-                raise DemoError(f"{self.name} is not ready after {within:.0f} s. {self._last_words()}")
+                raise DemoError(f"{self.name} is not ready after {within:.0f} s. {self._end_of_log()}")
             time.sleep(POLL)
 
     def ready(self) -> bool:
@@ -194,7 +194,7 @@ class ServeProcess:
     def log(self) -> str:
         return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
 
-    def _last_words(self) -> str:
+    def _end_of_log(self) -> str:
         return "The end of its log:\n" + ("\n".join(self.log.splitlines()[-8:]) or "(empty)")
 
 

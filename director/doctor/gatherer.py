@@ -92,7 +92,7 @@ def gather_facts(
     )
     hosts = [host.address for host in status.hosts if host.up and host.weight] if status else []
     systemd_units = units(process, SEARCH) if here else ()
-    director_as = user_of_process(process) if process else user_of(systemd_units) or myself()
+    director_as = user_of_process(process) if process else user_of(systemd_units) or current_user()
     return Facts(
         settings=settings,
         director_as=director_as,
@@ -100,7 +100,7 @@ def gather_facts(
         conf=conf,
         conf_problem=conf_problem,
         here=here,
-        files={path: found(path) for path in paths if path},
+        files={path: file_at(path) for path in paths if path},
         status=status,
         status_problem=problem,
         version=version,
@@ -206,7 +206,7 @@ def run_doveconf(file: str | None) -> tuple[Doveconf | None, str]:
         return None, str(exc)
 
 
-def found(path: str) -> File:
+def file_at(path: str) -> File:
     """The file at `path`. Connects to a socket, or opens a FIFO, to see if it is used; sends nothing."""
     try:
         status = os.stat(path)
@@ -216,12 +216,12 @@ def found(path: str) -> File:
         return File(path=path)
     kinds = ((stat.S_ISSOCK, "socket"), (stat.S_ISFIFO, "fifo"), (stat.S_ISDIR, "folder"))
     kind = next((name for test, name in kinds if test(status.st_mode)), "file")
-    used = {"socket": _listened, "fifo": _read}.get(kind, lambda _: None)(path)
+    used = {"socket": _socket_in_use, "fifo": _fifo_in_use}.get(kind, lambda _: None)(path)
     mode = stat.S_IMODE(status.st_mode)
     return File(path=path, kind=kind, mode=mode, uid=status.st_uid, gid=status.st_gid, used=used)
 
 
-def _listened(path: str) -> bool | None:
+def _socket_in_use(path: str) -> bool | None:
     with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(CONNECT_TIMEOUT)
         try:
@@ -233,7 +233,7 @@ def _listened(path: str) -> bool | None:
     return True
 
 
-def _read(path: str) -> bool | None:
+def _fifo_in_use(path: str) -> bool | None:
     try:
         os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
     except OSError as exc:
@@ -241,7 +241,7 @@ def _read(path: str) -> bool | None:
     return True
 
 
-def myself() -> ProcessUser:
+def current_user() -> ProcessUser:
     groups = dict.fromkeys([os.getegid(), *os.getgroups()])
     return ProcessUser(uid=os.geteuid(), gids=tuple(groups), name=_user(os.geteuid()))
 
@@ -289,7 +289,7 @@ def user_of_process(process: int) -> ProcessUser:
     try:
         lines = Path(f"/proc/{process}/status").read_text().splitlines()
     except OSError:
-        return myself()
+        return current_user()
     fields = dict(line.split(":", 1) for line in lines if ":" in line)
     uid, gid = int(fields["Uid"].split()[1]), int(fields["Gid"].split()[1])
     groups = dict.fromkeys([gid, *map(int, fields["Groups"].split())])
@@ -326,7 +326,7 @@ def backends(addresses: Iterable[str]) -> tuple[Backend, ...]:
     addresses = list(addresses)
     tries = [(address, protocol) for address in addresses for protocol in PORTS]
     with ThreadPoolExecutor(max(1, min(64, len(tries)))) as pool:
-        results = dict(zip(tries, pool.map(_reached, tries), strict=True))
+        results = dict(zip(tries, pool.map(_accepts_connections, tries), strict=True))
     return tuple(
         Backend(
             address=address,
@@ -337,7 +337,7 @@ def backends(addresses: Iterable[str]) -> tuple[Backend, ...]:
     )
 
 
-def _reached(pair: tuple[str, str]) -> bool:
+def _accepts_connections(pair: tuple[str, str]) -> bool:
     address, protocol = pair
     try:
         socket.create_connection((address, PORTS[protocol]), timeout=CONNECT_TIMEOUT).close()
@@ -355,7 +355,7 @@ def _is_local(address: str) -> bool:
     return True
 
 
-def asked(userdb: str, user: str) -> str:
+def lookup_answer(userdb: str, user: str) -> str:
     """The answer to a look-up of `user` at the director's userdb socket, without secrets, or an error.
 
     The look-up counts as a login: it assigns an unassigned user.

@@ -112,7 +112,7 @@ def _auth(facts: Facts) -> Iterator[Finding]:
             why = "the director cannot ask auth, and logins wait"
             yield _finding(FAULT, check, f"{path}: no process listens", why, ("systemctl start dovecot",))
         elif facts.running is None:
-            yield _unjudged(check, file)
+            yield _not_checked(check, file)
         elif not file.writable_by(process):
             yield _finding(
                 FAULT,
@@ -158,7 +158,7 @@ def _kick_channel(facts: Facts) -> Iterator[Finding]:
         found, start = f"{file.path}: no process listens", ("systemctl start dovecot",)
         yield _finding(FAULT, "kick_channel", found, "no session is ended", start, area="kicks")
     elif facts.running is None:
-        yield _unjudged("kick_channel", file, area="kicks")
+        yield _not_checked("kick_channel", file, area="kicks")
     elif not file.writable_by(process):
         group = "$default_internal_group" if release == "2.3" else "dovecot"
         yield _finding(
@@ -186,6 +186,6 @@ def _hidden(check: str, file: File, area: str = "sockets") -> Finding:
     return _finding(UNSEEN, check, found, "", ("sudo director doctor",), area=area)
 
 
-def _unjudged(check: str, file: File, area: str = "sockets") -> Finding:
+def _not_checked(check: str, file: File, area: str = "sockets") -> Finding:
     found = f"{file.path}: not known whether the director may connect, because this user may not ask it"
     return _finding(UNSEEN, check, found, "", ("sudo director doctor",), area=area)

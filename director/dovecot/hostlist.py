@@ -12,7 +12,7 @@ Range = tuple[int, int, int]
 """IP version, first and last address as numbers."""
 
 
-def each_once(words: Sequence[str], setting: str, notes: Notes) -> list[str]:
+def unique_entries(words: Sequence[str], setting: str, notes: Notes) -> list[str]:
     """The entries without brackets. An entry whose hosts are all listed before is omitted, with a note.
 
     Dovecot 2.3's director makes two hosts of an address that is listed twice.

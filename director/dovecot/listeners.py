@@ -93,7 +93,7 @@ def first_ring(found: Sequence[Listener]) -> Listener | None:
     return next((listener for listener in found if listener.kind == "ring" and listener.on), None)
 
 
-def served(found: Sequence[Listener], kind: str) -> Listener | None:
+def opened_listener(found: Sequence[Listener], kind: str) -> Listener | None:
     """The socket or FIFO of this kind that the director opens: with the usual name, else the first."""
     files = [
         listener

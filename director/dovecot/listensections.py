@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from director.dovecot import paths, tomltext, values
-from director.dovecot.listeners import PATHS, Listener, served
+from director.dovecot.listeners import PATHS, Listener, opened_listener
 from director.dovecot.notes import Notes
 
 _MODES = {"login": 0o666, "notify": 0o666, "userdb": 0o600, "admin": 0o600, "authreply": 0o600}
@@ -23,7 +23,7 @@ def listen_section(kind: str, listeners: Sequence[Listener], base_dir: str, note
     mine = [listener for listener in listeners if listener.kind == kind and listener.on]
     files = [listener for listener in mine if listener.sort != "inet_listener"]
     addresses = [listener for listener in mine if listener.sort == "inet_listener"]
-    first = served(listeners, kind)
+    first = opened_listener(listeners, kind)
     lines = []
     if first is not None:
         lines = _file(first, paths.folder(base_dir), notes)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from director.dovecot.values import RefusedValue
-from director.dovecot.variables import unknown
+from director.dovecot.variables import why_unknown
 
 Value = TypeVar("Value")
 
@@ -29,7 +29,7 @@ class Notes:
             kind: reads the value; raises RefusedValue.
             default: returned, with a note, if Dovecot refuses the value or it is not known here.
         """
-        if why := unknown(text):
+        if why := why_unknown(text):
             self.not_carried_over.append(f"{what} = {text}: {why}; write the value into director.toml")
             return default
         try:
@@ -40,12 +40,12 @@ class Notes:
 
     def words(self, what: str, text: str) -> list[str]:
         """The words of a list. A word whose value is not known here is omitted, with a note."""
-        if (why := unknown(text)) and text.startswith("<"):
+        if (why := why_unknown(text)) and text.startswith("<"):
             self.not_carried_over.append(f"{what} = {text}: {why}; write its content into director.toml")
             return []
         found = []
         for word in text.split():
-            if why := unknown(word):
+            if why := why_unknown(word):
                 self.not_carried_over.append(f"{what} has {word}: {why}; write the value into director.toml")
             else:
                 found.append(word)

@@ -45,8 +45,8 @@ def ring_section(root: Block, listeners: Sequence[Listener], resolve: Resolve, n
             f" the ring gets port {RING_PORT}"
         )
     port = ring.port if ring else RING_PORT
-    written = _once([_server(word) for word in words], port, notes)
-    servers = _once(_resolved(written, listeners, resolve, notes), port, Notes())
+    written = _unique_servers([_server(word) for word in words], port, notes)
+    servers = _unique_servers(_resolve_names(written, listeners, resolve, notes), port, Notes())
     lines = tomltext.array("servers", [_entry(server, port) for server in servers])
     own_address = _own_address(ring, servers)
     if ring is not None and own_address:
@@ -76,7 +76,7 @@ def _server(word: str) -> Server:
     return Server(match[1] or match[3], int((match[2] or match[4])[:9]))
 
 
-def _once(servers: Sequence[Server], port: int, notes: Notes) -> list[Server]:
+def _unique_servers(servers: Sequence[Server], port: int, notes: Notes) -> list[Server]:
     """Each director once, as Dovecot 2.3's director reads the list."""
     found: dict[tuple[object, int], Server] = {}
     for server in servers:
@@ -89,7 +89,7 @@ def _once(servers: Sequence[Server], port: int, notes: Notes) -> list[Server]:
     return list(found.values())
 
 
-def _resolved(
+def _resolve_names(
     servers: Sequence[Server], listeners: Sequence[Listener], resolve: Resolve, notes: Notes
 ) -> list[Server]:
     """The directors. A name with several addresses is replaced by them: each address is a director."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from director.dovecot import paths
 from director.dovecot.doveconf import Block
-from director.dovecot.listeners import Listener, served
+from director.dovecot.listeners import Listener, opened_listener
 from director.dovecot.loginservices import LOGIN_SERVICES, LoginService, is_open, login_services
 from director.dovecot.variables import DEFAULTS
 
@@ -106,7 +106,7 @@ def _for_23(root: Block, listeners: Sequence[Listener]) -> tuple[str, list[str]]
         for service in _not_asking(root, listeners)
     ]
     lines += ["login_proxy_notify_path = director/proxy-notify"]
-    userdb, everybody = served(listeners, "userdb"), root.get("auth_socket_path")
+    userdb, everybody = opened_listener(listeners, "userdb"), root.get("auth_socket_path")
     if userdb is not None and _asks_userdb(root, everybody, listeners):
         base = root.get("base_dir")
         if paths.socket(everybody, base) != paths.socket(userdb.name, base):
@@ -152,7 +152,7 @@ def _for_24(root: Block, listeners: Sequence[Listener]) -> tuple[str, list[str]]
 
 def _look_ups(root: Block, listeners: Sequence[Listener]) -> list[str]:
     """Settings with which LMTP and doveadm ask this director, if they asked Dovecot's director."""
-    socket = served(listeners, "userdb")
+    socket = opened_listener(listeners, "userdb")
     if socket is None:
         return []
     return [

@@ -13,13 +13,13 @@ import msgspec
 
 from director.dovecot import paths, tomltext, values
 from director.dovecot.doveconf import Doveconf
-from director.dovecot.hostlist import each_once
+from director.dovecot.hostlist import unique_entries
 from director.dovecot.listeners import DOVEADM_PORT, PATHS, listeners
 from director.dovecot.listensections import listen_section
 from director.dovecot.notes import Notes
 from director.dovecot.ringsection import SERVERS, Resolve, ring_section
 from director.dovecot.snippet import snippet
-from director.dovecot.variables import DEFAULTS, expanded
+from director.dovecot.variables import DEFAULTS, replace_variables
 from director.errors import DoveconfError
 
 NEEDED = "director_mail_servers"
@@ -108,7 +108,7 @@ class _Import:
         self, found: Doveconf, file: str, dovecot: str, environ: Mapping[str, str], resolve: Resolve
     ) -> None:
         self.found, self.dovecot, self.resolve = found, dovecot, resolve
-        self.root, used = expanded(found.root, environ)
+        self.root, used = replace_variables(found.root, environ)
         if not self.root.get(NEEDED):
             raise DoveconfError(
                 file, 0, f"{NEEDED} is not set: no director of Dovecot 2.3 is configured here"
@@ -154,7 +154,7 @@ class _Import:
 
     def _backends(self) -> list[str]:
         words = self.notes.words(NEEDED, self.root.get(NEEDED))
-        servers = each_once(words, NEEDED, self.notes)
+        servers = unique_entries(words, NEEDED, self.notes)
         return tomltext.array("mail_servers", servers) if servers else []
 
     def _users(self) -> list[str]:

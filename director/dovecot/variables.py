@@ -19,7 +19,7 @@ DEFAULTS = {
 """Default values of settings that other settings refer to; `doveconf -n` does not print them."""
 
 
-def expanded(root: Block, environ: Mapping[str, str]) -> tuple[Block, set[str]]:
+def replace_variables(root: Block, environ: Mapping[str, str]) -> tuple[Block, set[str]]:
     """A copy of the tree with variables replaced, and the names that came from `environ`.
 
     A variable without a known value stays as it is: `unknown` finds it.
@@ -52,7 +52,7 @@ def expanded(root: Block, environ: Mapping[str, str]) -> tuple[Block, set[str]]:
     return copy(root), used
 
 
-def unknown(value: str) -> str:
+def why_unknown(value: str) -> str:
     """The reason why a value is not known here after its variables were replaced; empty: it is known."""
     if value.startswith(FROM_FILE):
         return "Dovecot reads the value from this file"

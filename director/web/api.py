@@ -81,7 +81,7 @@ async def hosts(operations: Service) -> list[HostInfo]:
 
 
 @get("/v1/hosts/{address:str}", responses=errors(400, 404), summary="Show a backend host")
-async def one_host(operations: Service, address: Address) -> HostInfo:
+async def show_host(operations: Service, address: Address) -> HostInfo:
     return await known_host(operations, address)
 
 
@@ -248,7 +248,7 @@ async def readyz(operations: Service) -> Response[bytes]:
 
 
 HANDLERS = [
-    *(status, hosts, one_host, set_host, change_host, remove_host, users, user, ring, dump, plan),
+    *(status, hosts, show_host, set_host, change_host, remove_host, users, user, ring, dump, plan),
     *(reload_info, reload, metrics, livez, readyz),
     *MOVE_HANDLERS,
 ]

@@ -53,20 +53,20 @@ def _auth_http(offer: Offer) -> HTTPRouteHandler:
         protocol = request.headers.get("auth-protocol", "")
         user = unquote_to_bytes(request.headers.get("auth-user", "").encode("latin-1"))
         if not user or protocol not in offer.ports:
-            return _explained({"Auth-Status": "No user, or no such protocol"})
+            return _answered({"Auth-Status": "No user, or no such protocol"})
         if request.headers.get("auth-method", "plain") != "plain":
-            return _explained({"Auth-Status": NOT_OFFERED})
+            return _answered({"Auth-Status": NOT_OFFERED})
         try:
             answer = await offer.lookups.find(user, tag.encode(), "nginx")
         except TryAgain:
-            return _explained(_unavailable(protocol))
+            return _answered(_unavailable(protocol))
         port = offer.ports[protocol]
-        return _explained({"Auth-Status": "OK", "Auth-Server": answer.address, "Auth-Port": str(port)})
+        return _answered({"Auth-Status": "OK", "Auth-Server": answer.address, "Auth-Port": str(port)})
 
     return auth_http
 
 
-def _explained(headers: dict[str, str]) -> Response[bytes]:
+def _answered(headers: dict[str, str]) -> Response[bytes]:
     return Response(b"", headers=headers, media_type="text/plain")
 
 

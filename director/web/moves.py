@@ -69,7 +69,7 @@ async def moves(operations: Service) -> list[MoveInfo]:
     responses=errors(400, 404),
     summary="Show the progress or result of a change of users",
 )
-async def one_move(operations: Service, id: MoveId) -> MoveInfo:
+async def show_move(operations: Service, id: MoveId) -> MoveInfo:
     return operations.jobs.info(id)
 
 
@@ -224,6 +224,6 @@ def _bare(address: str) -> str:
 
 
 MOVE_HANDLERS = [
-    *(move, moves, one_move, interrupt, flush, kick, unpin),
+    *(move, moves, show_move, interrupt, flush, kick, unpin),
     *(add_member, remove_member),
 ]

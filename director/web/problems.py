@@ -72,7 +72,7 @@ def request_failed(request: AnyRequest, error: HTTPException) -> Response[bytes]
         return Response(b"", status_code=400)  # the client does not read it
     if status >= 500:
         return unexpected(request, error)
-    detail = _explained(request, error)
+    detail = _detail_of(request, error)
     # Without the framework's Content-Type, which is that of another rendering.
     headers = {name: value for name, value in (error.headers or {}).items() if name.lower() != "content-type"}
     return problem(status, detail, EXIT_OF.get(status, EX_DATA), headers)
@@ -93,7 +93,7 @@ def unexpected(request: AnyRequest, error: Exception) -> Response[bytes]:
     return problem(500, detail, 1, {"Connection": "close"})
 
 
-def _explained(request: AnyRequest, error: HTTPException) -> str:
+def _detail_of(request: AnyRequest, error: HTTPException) -> str:
     path = request.scope["path"]
     if error.status_code == 404:
         return f"there is no {path}; /schema lists all paths"

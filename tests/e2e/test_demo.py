@@ -11,7 +11,7 @@ import sys
 import threading
 from pathlib import Path
 
-from director.demo.ports import in_the_way
+from director.demo.ports import port_problem
 from tests.needs import needs
 
 DEMO = [sys.executable, "-m", "director", "demo"]
@@ -57,5 +57,5 @@ def test_the_demo_stays_up_until_it_is_interrupted_and_then_cleans_up(folder: Pa
 def test_the_process_that_uses_a_port_is_named() -> None:
     with socket.create_server(("127.0.22.99", 0)) as taken:
         port = taken.getsockname()[1]
-        message = in_the_way("127.0.22.99", port)
+        message = port_problem("127.0.22.99", port)
     assert f"127.0.22.99:{port} is taken: process {os.getpid()} (" in message

@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from director.cli.progress import how_far, in_words
+from director.cli.progress import counts_text, progress_text
 from director.core.moves.jobs import Flush, Forget
 from director.errors import TryAgain
 from director.records import MoveInfo, UsersChange
@@ -475,7 +475,7 @@ def test_progress_has_only_the_numbers_that_are_known() -> None:
     counting = MoveInfo(id="1", kind="flush", target="all", started=0)
     begun = MoveInfo(id="1", kind="forget", target="all", started=0, total=1)
     going = MoveInfo(id="1", kind="flush", target="all", started=0, total=4000, moved=1200)
-    assert [how_far(move, seconds=4.0) for move in (counting, begun, going)] == [
+    assert [progress_text(move, seconds=4.0) for move in (counting, begun, going)] == [
         "counting users",
         "0 / 1 user forgotten",
         "1200 / 4000 users moved, 300/s, 9 s left",
@@ -484,7 +484,7 @@ def test_progress_has_only_the_numbers_that_are_known() -> None:
 
 def test_an_outcome_names_everything_unusual() -> None:
     change = UsersChange(moved=1, kicked=0, timed_out=2, superseded=3, pinned=4, unpinned=5)
-    assert in_words(change) == (
+    assert counts_text(change) == (
         "1 user moved, 0 sessions ended, 2 timed out, "
         "3 moved elsewhere by another operator, 4 pinned users left, 5 users no longer pinned"
     )

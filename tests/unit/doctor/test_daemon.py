@@ -14,7 +14,7 @@ import pytest
 from director.doctor.daemon import answer, check
 from director.doctor.facts import Backend, Facts, Keeper, ProcessUser, Settings
 from director.doctor.findings import FAULT, HINT, OK, UNSEEN, WARNING, Finding, worst
-from director.doctor.gatherer import asked
+from director.doctor.gatherer import lookup_answer
 from director.records import HostInfo, RingInfo, SnapshotInfo, StatusInfo, StoreInfo
 
 ME, OTHER = "10.0.0.1:9090", "10.0.0.2:9090"
@@ -152,7 +152,7 @@ def test_a_look_up_is_made_as_lmtp_makes_it_and_shows_no_password(tmp_path: Path
         listener.listen()
         thread = threading.Thread(target=director, args=(listener,))
         thread.start()
-        told = asked(path, "ann")
+        told = lookup_answer(path, "ann")
         thread.join()
     assert told == "PASS\t1\tuser=ann\thost=10.1.0.1"
     assert heard[0].startswith(b"VERSION\t1\t1\nPASS\t1\tann\tservice=doveadm")
@@ -174,14 +174,14 @@ def test_an_answer_in_pieces_is_read_completely_and_a_name_cannot_add_fields(tmp
         listener.listen()
         thread = threading.Thread(target=director, args=(listener,))
         thread.start()
-        told = asked(path, "ann\thost=10.9.9.9")
+        told = lookup_answer(path, "ann\thost=10.9.9.9")
         thread.join()
     assert told == "PASS\t1\tuser=ann\thost=10.1.0.1"
     assert heard[1] == b"PASS\t1\tann\x01thost=10.9.9.9\tservice=doveadm\tprotocol=doveadm\n"
 
 
 def test_a_look_up_at_a_socket_without_a_listener_says_so(tmp_path: Path) -> None:
-    assert asked(str(tmp_path / "none"), "ann") == f"{tmp_path}/none: No such file or directory"
+    assert lookup_answer(str(tmp_path / "none"), "ann") == f"{tmp_path}/none: No such file or directory"
 
 
 def test_failed_requests_to_end_sessions_are_a_finding() -> None:

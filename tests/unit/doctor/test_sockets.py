@@ -12,7 +12,7 @@ import pytest
 
 from director.doctor.facts import Facts, File, ProcessUser, Settings, Unit
 from director.doctor.findings import FAULT, OK, UNSEEN, WARNING, Finding
-from director.doctor.gatherer import found
+from director.doctor.gatherer import file_at
 from director.doctor.sockets import check
 from director.dovecot.doveconf import Doveconf, read
 
@@ -172,26 +172,26 @@ def test_a_socket_is_used_while_a_process_listens(tmp_path: Path) -> None:
     path = str(tmp_path / "s")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
-        assert (found(path).kind, found(path).used) == ("socket", False)
+        assert (file_at(path).kind, file_at(path).used) == ("socket", False)
         listener.listen()
-        assert found(path).used is True
-    assert found(path).used is False
+        assert file_at(path).used is True
+    assert file_at(path).used is False
 
 
 def test_a_fifo_is_used_while_a_process_reads_it(tmp_path: Path) -> None:
     path = str(tmp_path / "f")
     os.mkfifo(path, 0o640)
-    assert found(path) == File(
+    assert file_at(path) == File(
         path=path, kind="fifo", mode=0o640, uid=os.getuid(), gid=os.stat(path).st_gid, used=False
     )
     reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    assert found(path).used is True
+    assert file_at(path).used is True
     os.close(reader)
 
 
 def test_files_and_folders_are_recognised(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    kinds: list[Any] = [found(str(tmp_path / name)).kind for name in ("file", ".", "none")]
+    kinds: list[Any] = [file_at(str(tmp_path / name)).kind for name in ("file", ".", "none")]
     assert kinds == ["file", "folder", "none"]
 
 
