@@ -1,7 +1,7 @@
 """Housekeeping: walks through all buckets, a few buckets in each turn of the loop.
 
 One walk drops records that have long expired. While the table is full, a second walk drops records of users
-with a single login. After a change of hosts, a third walk confirms the records of users for whom the hash now
+with a single login. After a change of hosts, a third walk confirms the records of users whose hash now
 selects another host (docs/ring.md, rule 49).
 
 Users of a removed host are not dropped sooner. Their records say when they were assigned; without these

@@ -1,4 +1,4 @@
-"""What the whole ring has to confirm, in each turn: moves, kicks, questions about users near expiry."""
+"""The part of a turn that needs the confirmation of the whole ring: moves, kicks, users near expiry."""
 
 from __future__ import annotations
 

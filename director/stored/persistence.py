@@ -223,7 +223,7 @@ class PersistenceCore:
         if self._director.loading:
             self._runner.start(self.steps.load())
             self._runner.start(self.steps.load_wanted())
-        self._runner.start(self._routines.write_behind())
+        self._runner.start(self._routines.write_changes())
 
     def _stop(self) -> Procedure[None]:
         yield from self.steps.stop()

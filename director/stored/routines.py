@@ -38,7 +38,7 @@ class Routines:
         self.names_due = False
         """Whether names are written with the next users."""
 
-    def write_behind(self) -> Procedure[None]:
+    def write_changes(self) -> Procedure[None]:
         """Write changes as they come, without end."""
         steps, clock = self._steps, self._clock
         back_off = BackOff(self._uniform)

@@ -235,8 +235,8 @@ class Moves:
         """Continue all moves that can continue, some of them in each turn of the loop.
 
         Returns:
-            The effects. What this turn writes to the user table has to be announced before their tokens are
-            sent.
+            The effects. The caller announces the records that this turn has written before it sends the
+            tokens among the effects.
         """
         effects = self._time_out(now)
         self._take_over(now, view)

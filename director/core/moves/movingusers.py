@@ -15,7 +15,7 @@ from director.types import HostId, MemberId, Now, Stamp, UserKey
 MOVE_TIMEOUT = 30.0
 """Seconds after which a user is released, whatever has become of the move."""
 SLICE = 150
-"""Moves that one turn of the loop ends after their time-out."""
+"""Moves that a turn of the loop ends after their time-out."""
 
 
 class MovingUser(msgspec.Struct, gc=False):

@@ -151,7 +151,7 @@ class UserTable:
         """Make an empty table.
 
         Args:
-            expire: seconds after which the assignment of an idle user expires, at least 10.
+            expire: seconds after which an assignment without logins expires, at least 10.
             earliest_drop: seconds after which a ONE_LOGIN record may be dropped early.
 
         Raises:

@@ -121,7 +121,7 @@ def due_host(row: HostRow, mine: HostRow) -> HostRow:
     """Return a row whose stamps have become possible, for a table in which the row has been `mine` since it
     came.
 
-    What was decided otherwise in between replaces the row's value, and gets a later stamp.
+    A value that was decided in between replaces the row's value, and gets a later stamp.
     """
     decided: dict[str, object] = {}
     for stamp, values in _ATTRIBUTES.items():

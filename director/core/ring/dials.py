@@ -152,7 +152,7 @@ class Dials:
         Args:
             members: the directors that are nearer than the right neighbour, in the order of the dials.
             now: the time.
-            has_right: whether there is a right neighbour, so that one dial at a time is enough.
+            has_right: whether there is a right neighbour, so that a single dial at a time is enough.
         """
         dials = []
         for member in members:

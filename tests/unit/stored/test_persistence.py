@@ -203,7 +203,7 @@ def key_of(name: str) -> UserKey:
 
 
 def write_elsewhere(store: Store, name: str, host: Address, decided: int = UNIX) -> UserKey:
-    """Another director has written a user, and nobody else of that bucket."""
+    """Another director has written a user into a bucket that holds no other user."""
     key = key_of(name)
     store.buckets["users"][key >> BUCKET_SHIFT] = pack([User(key, host_id(host), Stamp(decided), decided, 0)])
     return key
@@ -312,7 +312,7 @@ def test_an_answer_to_a_call_that_was_dropped_is_ignored() -> None:
     assert life.calls == before
 
 
-def test_a_store_that_ends_while_it_is_loaded_keeps_nobody_waiting() -> None:
+def test_logins_do_not_wait_for_a_store_that_ends_while_it_is_loaded() -> None:
     store = Store(shared=True)
     life = Life(store).open()
     life.hold = (LoadBuckets,)

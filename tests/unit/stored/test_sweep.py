@@ -1,4 +1,4 @@
-"""What goes from stored buckets, and what stays."""
+"""A sweep deletes long expired records and names without records, and keeps all others."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ def test_who_is_gone_for_two_minutes_goes_and_the_others_stay_in_their_order() -
 
 
 @pytest.mark.shows("S-36")
-def test_a_ghost_stays_until_its_time_is_over() -> None:
+def test_an_expired_record_stays_for_another_expiry_and_two_minutes() -> None:
     blob = pack([user(1), user(2)])
     assert sweep_users(blob, GONE - 1, EXPIRE) == (blob, 0, GONE)
     assert sweep_users(blob, GONE, EXPIRE) == (b"", 2, None)
 
 
 @pytest.mark.shows("S-36")
-def test_a_pin_and_a_move_that_has_not_ended_stay_for_ever() -> None:
+def test_a_pin_and_a_move_in_progress_are_never_swept() -> None:
     blob = pack([user(1, flags=PINNED | BY_HAND), user(2, flags=MOVING | BY_HAND)])
     assert sweep_users(blob, GONE + 10**6, EXPIRE) == (blob, 0, None)
 
 
 @pytest.mark.shows("S-36")
-def test_a_forgotten_user_goes_when_his_tombstone_is_over() -> None:
+def test_the_record_of_a_forgotten_user_is_swept_when_it_has_long_expired() -> None:
     tombstone = user(1, host=0, flags=BY_HAND)
     assert sweep_users(pack([tombstone]), GONE - 1, EXPIRE).dropped == 0
     assert sweep_users(pack([tombstone]), GONE, EXPIRE).dropped == 1
@@ -53,7 +53,7 @@ def test_what_is_no_whole_number_of_records_is_left_as_it_is(blob: bytes) -> Non
 
 
 @pytest.mark.parametrize("twin", NAMES)
-def test_nobody_is_swept_whom_a_table_still_knows(twin: str) -> None:
+def test_a_record_that_a_user_table_still_has_is_not_swept(twin: str) -> None:
     users = hot_path(twin).UserTable(EXPIRE)
     users.merge(pack([user(1), user(2, seen=SEEN + 1), user(3, seen=SEEN + 300), user(4, flags=PINNED)]))
     stored = users.stored_bucket(0)
@@ -67,7 +67,7 @@ def test_nobody_is_swept_whom_a_table_still_knows(twin: str) -> None:
     assert len(users) == 1
 
 
-def test_names_of_users_whom_nobody_knows_go() -> None:
+def test_names_of_users_without_a_record_are_swept() -> None:
     entries = entry(UserKey(1), b"alice") + entry(UserKey(2), b"bob")
     swept = sweep_names(entries, lambda key: key == 2)
     assert (swept.blob, swept.dropped) == (entry(UserKey(2), b"bob"), 1)
@@ -80,6 +80,6 @@ def test_names_that_are_too_long_to_be_kept_go_though_their_users_are_known() ->
     assert (swept.blob, swept.dropped) == (entry(UserKey(2), b"x" * 255), 1)
 
 
-def test_names_that_are_cut_off_are_left_as_they_are() -> None:
+def test_truncated_names_are_left_as_they_are() -> None:
     entries = entry(UserKey(1), b"alice")[:-1]
     assert sweep_names(entries, lambda key: False) == (entries, 0, None)

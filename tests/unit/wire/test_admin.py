@@ -198,7 +198,7 @@ def test_another_protocol_or_major_version_is_refused(line: bytes) -> None:
         check_version(line)
 
 
-def test_hosts_are_listed_as_by_the_original() -> None:
+def test_hosts_are_listed_as_by_the_director_of_dovecot_2_3() -> None:
     hosts = [
         HostInfo(address="127.0.1.5", weight=20, up=False, changed=1795452422),
         HostInfo(address="127.0.1.6", weight=60, up=True, tag="t1", users=3, hostname="imap6"),
@@ -210,11 +210,11 @@ def test_an_empty_list_is_an_empty_line() -> None:
     assert [host_list([]), removed_hosts([]), director_list([])] == [b"\n", b"\n", b"\n"]
 
 
-def test_removed_hosts_are_listed_as_by_the_original() -> None:
+def test_removed_hosts_are_listed_as_by_the_director_of_dovecot_2_3() -> None:
     assert removed_hosts(["127.0.1.4", "::1"]) == b"127.0.1.4\n::1\n\n"
 
 
-def test_users_are_listed_as_by_the_original() -> None:
+def test_users_are_listed_as_by_the_director_of_dovecot_2_3() -> None:
     users = [
         UserInfo(hash=1669653170, key="6384e2b200000000", host="127.0.1.1", expires=1795453314),
         UserInfo(hash=1, key="0000000100000000", host="::1", expires=1795453315),
@@ -222,7 +222,7 @@ def test_users_are_listed_as_by_the_original() -> None:
     assert user_rows(users) == b"1669653170\t1795453314\t127.0.1.1\n1\t1795453315\t::1\n"
 
 
-def test_a_known_user_is_shown_with_host_expiry_and_both_circles() -> None:
+def test_an_assigned_user_is_shown_with_host_expiry_and_both_circles() -> None:
     status = UserStatus(
         user="alice",
         hash=1,
@@ -238,7 +238,7 @@ def test_an_unknown_user_of_an_unknown_tag_is_shown_with_empty_fields() -> None:
     assert user_lookup(UserStatus(user="alice", tag="x", hash=1)) == b"\t0\t\t\n"
 
 
-def test_directors_are_listed_as_by_the_original() -> None:
+def test_directors_are_listed_as_by_the_director_of_dovecot_2_3() -> None:
     members = [
         MemberInfo(address="127.0.0.11", port=9090, kind="self", status="ring synced", sync_ms=1),
         MemberInfo(

@@ -82,7 +82,7 @@ def rewritten(hot: HotPath, data: bytes, *, passlines: bool = False) -> tuple[by
         b"user=alice\tproxy=y\tdirector_proxy_maybe=y\tlip=127.0.1.9",
     ],
 )
-def test_a_line_that_asks_for_proxying_of_a_user_gets_his_host_at_its_end(
+def test_a_line_that_asks_for_proxying_gets_the_host_of_the_user_at_its_end(
     hot: HotPath, fields: bytes
 ) -> None:
     line = b"OK\t7\t" + fields
@@ -137,7 +137,7 @@ def test_every_format_of_the_user_hash_is_used(hot: HotPath, format: str) -> Non
 
 
 @pytest.mark.parametrize("format", ["%Lu", "%u", "%Ln"])
-def test_a_master_user_is_cut_off_before_hashing(hot: HotPath, format: str) -> None:
+def test_the_name_of_a_master_user_is_removed_before_hashing(hot: HotPath, format: str) -> None:
     assigner = director(hot, user_hash=UserHash(format, separator="*"))
     assert hot.rewrite(assigner, b"OK\t1\tuser=alice*master\tproxy\n", False) == (
         b"OK\t1\tuser=alice*master\tproxy" + TO_ONE,
@@ -400,7 +400,7 @@ def test_the_names_of_users_placed_anew_can_be_taken_once(hot: HotPath) -> None:
     assert assigner.take_names() == b""
 
 
-def test_the_name_of_a_known_user_can_be_taken_once_in_a_third_of_the_expiry(hot: HotPath) -> None:
+def test_the_name_of_an_assigned_user_can_be_taken_once_in_a_third_of_the_expiry(hot: HotPath) -> None:
     assigner = director(hot)
     assigner.remember_names = True
     line, found = b"OK\t1\tuser=alice\tproxy\n", []

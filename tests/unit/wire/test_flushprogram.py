@@ -1,4 +1,4 @@
-"""The flush program: its setting, its request, its answer (K12 of the original's behaviour)."""
+"""The flush program: its setting, its request, its answer as with Dovecot 2.3's director."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_setting_that_names_no_program_is_refused(setting: str) -> None:
         read_setting(setting)
 
 
-def test_the_program_is_told_what_the_original_tells_it() -> None:
+def test_the_program_gets_the_arguments_that_dovecot_2_3_gives_it() -> None:
     assert arguments(REQUEST) == ["FLUSH", "2677887420", "127.0.1.1", "2001:db8::2", "down", "50"]
     assert script_request(FlushRequest(7, "10.0.0.1", "10.0.0.2", True, 100, "")) == (
         b"VERSION\tscript\t4\t0\n-\nFLUSH\n7\n10.0.0.1\n10.0.0.2\nup\n100\n\n"
@@ -89,6 +89,6 @@ def test_the_exit_status_of_a_command_is_its_result(status: int, problem: str) -
     assert fed(b"one\nt", b"wo").of_command(status) == FlushResult(status == 0, ["one", "two"], problem)
 
 
-def test_output_without_end_is_cut_off_but_its_result_is_not() -> None:
+def test_endless_output_is_shortened_but_its_result_is_read() -> None:
     result = fed(*[b"x" * 10_000] * 10, b"-", b"\n").of_script()
     assert (result.ok, result.output) == (False, ["x" * OUTPUT_LIMIT])

@@ -367,7 +367,7 @@ LARGEST: dict[str, list[RingMessage]] = {
 
 
 def joined(messages: Iterable[RingMessage]) -> dict[type[RingMessage], list[object]]:
-    """What messages say, however it is divided."""
+    """Return the contents of messages, however they are divided."""
     said: dict[type[RingMessage], list[object]] = {}
     for message in messages:
         parts: list[object] = [message]
