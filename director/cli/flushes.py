@@ -65,8 +65,8 @@ def flush(
 ) -> int:
     """Move the users of HOST to the hosts that the hash selects now.
 
-    `all` means the users of all hosts. Users who are on that host stay, and so do pinned users. To
-    move all users away, use `drain`. After Ctrl-C moves that have begun are finished, and no other is
+    `all` means the users of all hosts. Users whose host is the selected one stay, and so do pinned users.
+    To move all users away, use `drain`. After Ctrl-C moves that have begun are finished, and no other is
     started.
 
     With -F the users lose their assignments and pins, and their sessions end. Their next login is assigned
