@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 import click
@@ -28,78 +28,38 @@ def user_options(command: F) -> F:
     return tag(name_option(command))
 
 
-new_option = click.option(
-    "--new", is_flag=True, help="Assign an unassigned USER too; without it the command ends with 68."
-)
+def move_options(command: F) -> F:
+    """Add the arguments and options of a command that moves a user."""
+    new = click.option(
+        "--new", is_flag=True, help="Assign an unassigned USER too; without it the command ends with 68."
+    )
+    options = user_options(new(json_option(change_options(command))))
+    return click.argument("user")(click.argument("host")(options))
 
 
 @USERS.command()
-@click.argument("user")
-@click.argument("host")
-@user_options
-@new_option
-@json_option
-@change_options
+@move_options
 @click.pass_obj
-def move(
-    target: Target,
-    user: str,
-    host: str,
-    tag: str,
-    is_name: bool,
-    new: bool,
-    as_json: bool,
-    dry_run: bool,
-    reason: str,
-) -> int:
+def move(target: Target, /, host: str, is_name: bool, as_json: bool, **wanted: Any) -> int:
     """Move USER to HOST and end the sessions on the old host.
 
     Returns when every director has confirmed the move. USER can log in again after users.kick_delay. USER
-    stays on HOST until the assignment expires, even if USER was pinned; `pin` assigns permanently. A USER
-    of digits only is the hash of a user. Exit code 68: USER is not assigned. 75: another move of USER is
-    in progress, or another operator's move has replaced this one.
+    stays on HOST until the assignment expires, even if USER was pinned; `pin` assigns permanently. A USER of
+    digits only is the hash of a user. Exit code 68: USER is not assigned. 75: another move of USER is in
+    progress, or has won.
     """
-    wanted = NewMove(
-        user=user, host="", tag=tag, numeric=numeric(is_name), new=new, reason=reason, dry_run=dry_run
-    )
-    return _move(target, wanted, host, as_json)
+    return _move(target, NewMove(host="", numeric=numeric(is_name), **wanted), host, as_json)
 
 
 @USERS.command()
-@click.argument("user")
-@click.argument("host")
-@user_options
-@new_option
-@json_option
-@change_options
+@move_options
 @click.pass_obj
-def pin(
-    target: Target,
-    user: str,
-    host: str,
-    tag: str,
-    is_name: bool,
-    new: bool,
-    as_json: bool,
-    dry_run: bool,
-    reason: str,
-) -> int:
-    """Assign USER to HOST permanently.
+def pin(target: Target, /, host: str, is_name: bool, as_json: bool, **wanted: Any) -> int:
+    """Assign USER to HOST permanently: expiry, flush and drain do not apply.
 
-    The assignment does not expire, and flush, drain and rebalance leave it. A USER on another host is
-    moved first, as by `move`. `unpin` ends the pin.
+    A USER on another host is moved first, as by `move`. `unpin` ends the pin.
     """
-    wanted = NewMove(
-        user=user,
-        host="",
-        tag=tag,
-        numeric=numeric(is_name),
-        pin=True,
-        new=new,
-        reason=reason,
-        dry_run=dry_run,
-    )
-    return _move(target, wanted, host, as_json)
+    return _move(target, NewMove(host="", numeric=numeric(is_name), pin=True, **wanted), host, as_json)
 
 
 @USERS.command()

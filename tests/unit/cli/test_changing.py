@@ -89,9 +89,6 @@ def test_a_change_that_is_not_stored_yet_says_so_and_is_made(director: Director)
     )
 
 
-TOO_LARGE = "vhost count too large: 1001; 0 to 1000 are possible"
-
-
 @pytest.mark.parametrize(
     ("command", "code", "line"),
     [

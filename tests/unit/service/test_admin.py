@@ -121,6 +121,7 @@ async def test_what_is_refused_is_answered_with_the_words_of_the_original(node: 
         b"HOST-UPDATE\t127.0.9.9\t1001",
         b"HOST-SET\t127.0.1.1@t1",
         b"HOST-UPDATE\t127.0.1.1@t1\t5",
+        b"HOST-LIST",
     )
     node.faults.errors[HostChange] = TryAgain("host is already being updated - try again later")
     assert [*refused, *await _replies(node, b"HOST-SET\t127.0.1.2\t5")] == [
@@ -128,6 +129,7 @@ async def test_what_is_refused_is_answered_with_the_words_of_the_original(node: 
         b"vhost count too large\n",
         b"host tag can't be changed\n",
         b"host tag can't be changed\n",
+        b"127.0.1.1\t100\t1\t\tU\t0\n127.0.1.2\t100\t1\t\tU\t0\n\n",
         b"host is already being updated - try again later\n",
     ]
 

@@ -21,10 +21,8 @@ from director.core.ring.link import Neighbour
 from director.core.ring.partition import Standing
 from director.errors import BadRequest, Refused, UnknownName
 from director.records import UserInfo, UsersChange
-from director.service.endpoints.admin import AdminHandler
 from director.service.operations import queries
 from director.types import Address, LinkId, Now, RequestId, Stamp
-from director.wire.admin import HostSet, HostUpdate
 from tests.unit.service.parts import EXPIRE, HOSTS, ME, OTHER, Node, key_of
 
 pytestmark = pytest.mark.anyio
@@ -292,13 +290,6 @@ async def test_a_login_that_goes_on_waiting_for_something_else_is_told_with_that
     node.director.pending.wake_users([key])
     node.mailbox.handle(TimerFired())
     assert node.operations.queries.ring().waiting_for == {"move": 1}
-
-
-async def test_a_wrong_weight_is_told_to_doveadm_in_the_words_of_the_original(node: Node) -> None:
-    handler = AdminHandler(node.operations, node.log)
-    for command in (HostUpdate(Address(HOSTS[0]), 1001), HostSet(Address("127.0.3.9"), None, 5000)):
-        assert [piece async for piece in handler(command)] == [b"vhost count too large\n"]
-    assert [host.weight for host in await node.operations.queries.hosts()] == [100, 100, 100]
 
 
 async def test_every_reason_to_wait_has_a_word(node: Node) -> None:

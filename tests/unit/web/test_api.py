@@ -66,22 +66,6 @@ def test_a_text_that_is_not_an_address_is_a_400_problem(ask: Caller) -> None:
     )
 
 
-def test_a_host_is_added_with_its_reason(ask: Caller, service: Service) -> None:
-    body = encoded(address="127.0.1.7", tag="gold", weight=20, reason="more disks")
-    answer = ask("POST", "/v1/hosts", body)
-    assert answer.status == 200
-    assert answer.json["host"]["tag"] == "gold"
-    assert service.hosts["127.0.1.7"].weight == 20
-    assert service.reasons == ["more disks"]
-
-
-def test_a_dry_run_changes_nothing(ask: Caller, service: Service) -> None:
-    answer = ask("PATCH", "/v1/hosts/127.0.1.1", encoded(weight=7, dry_run=True))
-    assert answer.json["host"]["weight"] == 7
-    assert answer.json["dry_run"] is True
-    assert service.hosts["127.0.1.1"].weight == 100
-
-
 def test_a_host_is_taken_down_and_removed(ask: Caller, service: Service) -> None:
     assert ask("PATCH", "/v1/hosts/127.0.1.1", encoded(up=False)).json["host"]["up"] is False
     removed = ask("DELETE", "/v1/hosts/127.0.1.1?reason=broken&dry_run=false")
@@ -96,11 +80,6 @@ def test_a_host_is_taken_down_and_removed(ask: Caller, service: Service) -> None
     }
     assert "127.0.1.1" not in service.hosts
     assert service.reasons == ["", "broken"]
-
-
-def test_a_removal_has_a_dry_run(ask: Caller, service: Service) -> None:
-    assert ask("DELETE", "/v1/hosts/127.0.1.1?dry_run=true").json["dry_run"] is True
-    assert "127.0.1.1" in service.hosts
 
 
 @pytest.mark.parametrize("body", [encoded(weight=5, up=True), encoded(up=True, tag="t"), encoded()])

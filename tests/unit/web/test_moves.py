@@ -8,7 +8,7 @@ from urllib.parse import quote
 import pytest
 
 from director.core.moves.jobs import Flush, Forget
-from director.core.protocol.kicktypes import ByField, ByName
+from director.core.protocol.kicktypes import ByName
 from tests.e2e.processes import until
 from tests.unit.service.parts import key_of
 from tests.unit.web.servers import Answer, Caller
@@ -19,14 +19,6 @@ def post(ask: Caller, path: str, **fields: object) -> Answer:
     return ask("POST", path, json.dumps(fields).encode())
 
 
-def test_a_move_answers_with_its_result(ask: Caller, service: Service) -> None:
-    answer = post(ask, "/v1/moves", user="dave", host="127.0.1.2", reason="bigger disk")
-    assert answer.status == 200
-    assert (answer.json["moved"], answer.json["kicked"], answer.json["host"]) == (1, 2, "127.0.1.2")
-    assert service.reasons == ["bigger disk"]
-    assert service.host_of("dave") == "127.0.1.2"
-
-
 def test_digits_are_moved_as_a_hash_or_as_a_name(ask: Caller, service: Service) -> None:
     number = str(key_of("dave") >> 32)
     post(ask, "/v1/moves", user=number, host=TWO)
@@ -34,15 +26,6 @@ def test_digits_are_moved_as_a_hash_or_as_a_name(ask: Caller, service: Service) 
     by_hash, by_name = service.asked
     assert (by_hash.key, by_hash.host, by_hash.pin) == (key_of("dave"), TWO, False)
     assert (by_name.name, by_name.host, by_name.pin) == (number.encode(), GOLD, True)
-
-
-def test_a_move_that_is_not_possible_says_why(ask: Caller, service: Service) -> None:
-    unknown = post(ask, "/v1/moves", user="dave", host="127.0.1.99")
-    service.node.sessions.ends = False
-    post(ask, "/v1/moves?wait=false", user="zoe", host="127.0.1.2")
-    busy = post(ask, "/v1/moves", user="zoe", host="127.0.1.4")
-    assert (unknown.status, unknown.json["exit_code"]) == (404, 68)
-    assert (busy.status, busy.json["exit_code"]) == (503, 75)
 
 
 def test_a_dry_move_changes_nothing_and_is_answered_at_once(ask: Caller, service: Service) -> None:
@@ -137,15 +120,6 @@ def test_a_flush_with_contradicting_parameters_moves_no_user(
     assert service.asked == []
 
 
-def test_a_kick_names_the_user_in_one_of_three_ways(ask: Caller, service: Service) -> None:
-    assert post(ask, "/v1/kicks", user="dave").json["kicked"] == 2
-    post(ask, "/v1/kicks", field="userdb_class", value="beta")
-    post(ask, "/v1/kicks", hash=1669653170)
-    by_name, by_field, by_hash = (event.what for event in service.asked)
-    assert (by_name, by_field) == (ByName(b"dave"), ByField("userdb_class", b"beta"))
-    assert by_hash.hash32 == 1669653170
-
-
 def test_an_unassigned_user_is_moved_unless_the_request_excludes_new_users(
     ask: Caller, service: Service
 ) -> None:
@@ -188,11 +162,6 @@ def test_any_user_can_be_unpinned(ask: Caller, service: Service, name: str) -> N
     path = f"/v1/users/{quote(name, safe='')}/pin?tag=gold&numeric=name"
     assert ask("DELETE", path).status == 200
     assert [user.pinned for user in service.users if user.host == GOLD] == [False]
-
-
-def test_unpinning_a_user_without_a_pin_is_a_404(ask: Caller) -> None:
-    answer = ask("DELETE", "/v1/users/dave/pin")
-    assert (answer.status, answer.detail) == (404, "dave: not pinned")
 
 
 @pytest.mark.parametrize("path", ["/v1/users/dave", "/v1/users/dave%2Fpin"])
