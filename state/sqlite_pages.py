@@ -60,8 +60,10 @@ def rows_in(content: Content, log: bytes = b"") -> Iterator[tuple[int, list[Valu
 
 
 def pages_in_log(log: bytes) -> dict[int, bytes]:
-    """Return the pages in the log by number, the latest version of each, of the frames since the log was
-    last restarted."""
+    """Return the latest version of each page in the log, by page number.
+
+    Frames from before the log was last restarted do not count.
+    """
     pages = {}
     salts = log[16:24]
     for at in range(WAL_HEADER, len(log) - FRAME_HEADER - PAGE + 1, FRAME_HEADER + PAGE):

@@ -121,12 +121,12 @@ def _end_of_hosts(rows: Sequence[HostRow]) -> int:
 
 
 def _end_of_names(entries: bytes, most: int, most_bytes: int | None = None) -> int:
-    """Return where the last of the first names ends; the end of all entries if one is incomplete.
+    """Return the offset of the end of the first names; if an entry is incomplete, the length of `entries`.
 
     Args:
-        entries: the names.
-        most: how many names.
-        most_bytes: names that begin after so many bytes do not count; None: no limit.
+        entries: the names, as in `Names`.
+        most: how many names at most.
+        most_bytes: names that begin after this offset do not count; None: no limit.
     """
     at = names = 0
     while names < most and at < len(entries) and (most_bytes is None or at <= most_bytes):

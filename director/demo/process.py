@@ -154,7 +154,7 @@ class ServeProcess:
         self.wait_ready()
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run `director ARGUMENTS` against it; exit code and output are the caller's to judge."""
+        """Run `director ARGUMENTS` for this director. The caller checks the exit code and the output."""
         return subprocess.run(
             [sys.executable, "-m", "director", *arguments],
             env=os.environ | {"DIRECTOR_CONFIG": str(self.config)},

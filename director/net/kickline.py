@@ -100,9 +100,9 @@ class KickConnection(asyncio.Protocol):
             self.close(self._lost)
 
     def _read_on(self) -> None:
-        """Handle the next lines, and the rest in the next turns.
+        """Handle some received lines in this turn of the loop, and the rest in the next turns.
 
-        Nothing more is read from the socket before.
+        Until all are handled, the socket is not read.
         """
         try:
             for _ in range(min(LINES, len(self._lines))):

@@ -265,9 +265,9 @@ def adopt_fifo(name: str, fd: int, where: str = "", *, owns_file: bool = False) 
 
 
 def to_keep(opened: Listener | Fifo) -> Kept | None:
-    """Return the entry for a keeper; the descriptor stays that of `opened`.
+    """Return the entry of an open listener for the keeper; None: the director has made no file for it.
 
-    None: no file of the director belongs to it.
+    The descriptor is not duplicated: it still belongs to `opened`.
     """
     if opened.identity is None:
         return None

@@ -42,7 +42,7 @@ class PendingOperations:
 
     @property
     def busy(self) -> bool:
-        """Whether an operation runs that ends soon, that is, another than a flush or forget."""
+        """Whether an operation other than a flush or forget is in progress. Such an operation ends soon."""
         return any(not operation.lasting for operation in self._operations.values())
 
     @property

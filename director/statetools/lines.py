@@ -142,7 +142,7 @@ def host_line(row: HostRow) -> HostLine:
 
 
 def member_row(line: MemberLine, bound: Bound) -> MemberRow:
-    """The row of a line, with its time within `bound`.
+    """Return the row of the director that a line describes. A time later than `bound` is replaced.
 
     Raises:
         ValueError: the line cannot be right.

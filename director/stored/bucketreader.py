@@ -141,8 +141,8 @@ class BucketReader:
     def _read_stored(self, space: Space, numbers: Iterable[int]) -> Procedure[list[Bucket]]:
         """Read buckets of the store, and the buckets below those that turn out to be split.
 
-        A bucket below one that turns out not to be split is ignored. It may never have counted: if a claim
-        were taken from it, no other director would know of the claim.
+        If a bucket turns out not to be split, the buckets below it are ignored. Other directors do not read
+        them either, so a claim in one of them would be unknown to all others.
         """
         tree = self.trees[space]
         found: list[Bucket] = []

@@ -191,7 +191,10 @@ class BucketWriter:
                 yield Pause()
 
     def write_users(self) -> Procedure[None]:
-        """Write the queued buckets. Changes that come meanwhile, and lost races, are for the next time."""
+        """Write the queued buckets.
+
+        A bucket that changes meanwhile, or that another director has written first, is queued again.
+        """
         self._age.collected()
         self.collect()
         self._queued.update(map(root_of, self._reader.damaged["users"]))
@@ -204,7 +207,7 @@ class BucketWriter:
         """Write queued names, some buckets at a time, so that users do not wait for them.
 
         Returns:
-            Whether all names are written that had changed when the first of them were.
+            True: no queued names are left. False: more names are written at the next call.
         """
         if not self._queued_names:
             self.collect_names()

@@ -48,7 +48,7 @@ ON_THE_WAY = 30
 
 
 class KickRun(msgspec.Struct, gc=False):
-    """A kick that something waits for, or that runs."""
+    """A kick whose result a move or an operator waits for, or a kick in progress."""
 
     number: int
     what: KickWhat
@@ -62,7 +62,7 @@ class KickRun(msgspec.Struct, gc=False):
 
 
 class _Later(msgspec.Struct, gc=False):
-    """A kick that nothing waits for and that has not begun."""
+    """A kick that has not begun, and whose result no move and no operator waits for."""
 
     number: int
     what: KickWhat | None
@@ -111,7 +111,7 @@ class Kicks:
         self._to_begin, self._to_look_at = BEGUN, LOOKED_AT
 
     def start(self, what: KickWhat, now: Now, *, count_only: bool = False) -> KickRun:
-        """Begin a kick that something waits for.
+        """Begin a kick whose result a move or an operator waits for.
 
         A fence ends when all kicks that are under way now have ended.
 
@@ -130,7 +130,7 @@ class Kicks:
         return run
 
     def later(self, what: KickWhat) -> None:
-        """Have a kick done that nothing waits for."""
+        """Queue a kick whose result no move and no operator waits for."""
         self._later.append(_Later(next(self._numbers), what))
 
     def elsewhere(self, old: User, new: User, now: Now) -> KickRun | None:

@@ -250,10 +250,11 @@ class StoredHosts(msgspec.Struct, frozen=True):
 
 
 class Claimed(msgspec.Struct, frozen=True):
-    """The shared store has answered a claim. `records` holds at least the user's record."""
+    """The shared store has answered a claim."""
 
     key: UserKey
     records: bytes
+    """User records to merge before the login is answered; empty: `StoredUsers` has brought them already."""
 
 
 class ClaimFailed(msgspec.Struct, frozen=True):

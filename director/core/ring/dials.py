@@ -116,7 +116,7 @@ class Dials:
             self._next_try[member] = now.mono
 
     def redirected(self, member: MemberId, now: Now) -> None:
-        """Let a director be dialled soon that the right neighbour has named."""
+        """Dial a director soon: the right neighbour says that it stands between the two."""
         if now.mono >= self._redirected_at.get(member, float("-inf")) + REDIRECTED_EVERY:
             self._redirected_at[member] = self._next_try[member] = now.mono
 

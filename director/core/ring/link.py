@@ -68,7 +68,11 @@ TRANSITIONS: Mapping[LinkState, frozenset[LinkState]] = {
 
 
 def hash_setting(theirs: str, mine: str) -> tuple[str, str, str]:
-    """Return the setting that differs, and its value there and here, if `Identity.username_hash` differs."""
+    """Compare two different values of `Identity.username_hash`.
+
+    Returns:
+        The name of the setting that differs, its value on the other director, and its value here.
+    """
     (their_format, their_separator), (my_format, my_separator) = _apart(theirs), _apart(mine)
     if their_format == my_format:
         return "users.master_user_separator", their_separator or "none", my_separator or "none"

@@ -3,7 +3,7 @@
 Directors stand in the order of their addresses. Right is upwards, and the first follows the last, as in
 Dovecot 2.3's director. Every director dials the nearest director to the right that answers, and keeps trying
 nearer ones. A nearer neighbour replaces a farther one only when tokens can pass through it, so that a join
-delays only the joining director (docs/ring.md, rule 7). A director that leaves says so first. Its left
+delays only the joining director (docs/ring.md, rule 7). A director that leaves announces it first. Its left
 neighbour then links with its right neighbour before it closes the link. A director that no director to its
 left can reach dials leftwards. The director that it dials takes it for the right neighbour over that link.
 (In Dovecot 2.3 the ring was split: docs/ring.md, defect I-36.)
