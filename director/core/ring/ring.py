@@ -178,7 +178,7 @@ class Ring:
         self._suspended, self._suspended_until = seconds, now.mono + SUSPENDED_UNTIL
 
     def resumed(self, now: Now) -> None:
-        """Forget which directors could not be reached or are silent: after a suspension that is old."""
+        """Forget, after a suspension, which directors could not be reached and which links were silent."""
         self._dials.resumed(self.rightwards, now)
         for neighbour in self.links.values():
             neighbour.heard = now.mono
