@@ -81,7 +81,7 @@ class Sockets:
         ]
 
     def to_keep(self) -> list[Kept]:
-        """Return the sockets for a keeper: those that the service manager does not hold. They stay open here."""
+        """Return the sockets for a keeper: those not held by the service manager. They stay open here."""
         opened = [self._opened(name) for name in NAMES if name not in self._from_units]
         return [
             kept
