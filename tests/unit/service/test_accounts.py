@@ -25,7 +25,7 @@ secret_file = "ring.secret"
 [http]
 token_file = "api.token"
 """
-SOMEBODY = Account("nobody", 65534, 65534, (65534,))
+UNPRIVILEGED = Account("nobody", 65534, 65534, (65534,))
 
 
 @pytest.fixture
@@ -58,46 +58,47 @@ def test_an_account_has_the_groups_of_its_processes() -> None:
 def test_secrets_that_only_root_can_read_fail_the_check_as_the_units_user(file: Path) -> None:
     needs_root("to check as another user")
     assert check_file(str(file), os.environ).problems == []
-    found = check_file_as(SOMEBODY, str(file), os.environ)
+    found = check_file_as(UNPRIVILEGED, str(file), os.environ)
     assert len(found.problems) == 2
     for key in ("ring.secret_file", "http.token_file"):
         (problem,) = [text for text in found.problems if key in text]
         assert "Permission denied" in problem
-        assert "chown nobody" in problem
+        assert f"chown {UNPRIVILEGED.name}" in problem
 
 
 def test_what_to_do_about_an_unreadable_file_is_said_once(file: Path) -> None:
     needs_root("to check as another user")
-    own = check_file_as(SOMEBODY, str(file), os.environ).problems
+    own = check_file_as(UNPRIVILEGED, str(file), os.environ).problems
     file.chmod(0o600)
-    own += check_file_as(SOMEBODY, str(file), os.environ).problems
+    own += check_file_as(UNPRIVILEGED, str(file), os.environ).problems
     assert len(own) == 3
     for problem in own:
         assert problem.endswith(
-            "(Permission denied); nobody must be able to read it: chown nobody FILE, or chgrp and chmod g+r"
+            f"(Permission denied); {UNPRIVILEGED.name} must be able to read it: "
+            f"chown {UNPRIVILEGED.name} FILE, or chgrp and chmod g+r"
         )
         assert problem.count("chown") == problem.count(";") == 1
 
 
 def test_secrets_of_the_units_user_or_group_pass_the_check(file: Path) -> None:
     needs_root("to check as another user")
-    os.chown(file.parent / "ring.secret", SOMEBODY.uid, -1)
-    os.chown(file.parent / "api.token", -1, SOMEBODY.gid)
+    os.chown(file.parent / "ring.secret", UNPRIVILEGED.uid, -1)
+    os.chown(file.parent / "api.token", -1, UNPRIVILEGED.gid)
     (file.parent / "api.token").chmod(0o640)
-    assert check_file_as(SOMEBODY, str(file), os.environ) == CheckedFile([], [])
+    assert check_file_as(UNPRIVILEGED, str(file), os.environ) == CheckedFile([], [])
 
 
 def test_the_check_leaves_this_process_as_it_was(file: Path) -> None:
     needs_root("to check as another user")
     before = os.getresuid(), os.getresgid(), os.getgroups()
-    assert run_as(SOMEBODY, os.getuid, int) == SOMEBODY.uid
+    assert run_as(UNPRIVILEGED, os.getuid, int) == UNPRIVILEGED.uid
     assert (os.getresuid(), os.getresgid(), os.getgroups()) == before
 
 
 def test_only_root_can_check_as_another_user(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 4711)
     with pytest.raises(NotAllowed, match="only root") as caught:
-        run_as(SOMEBODY, os.getuid, int)
+        run_as(UNPRIVILEGED, os.getuid, int)
     assert caught.value.exit_code == 77
 
 

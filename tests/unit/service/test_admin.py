@@ -114,7 +114,7 @@ async def test_an_unknown_host_is_answered_with_notfound(node: Node, line: bytes
     assert await _replies(node, line) == [b"NOTFOUND\n"]
 
 
-async def test_what_is_refused_is_answered_with_the_words_of_the_original(node: Node) -> None:
+async def test_refusals_have_the_texts_of_dovecots_director(node: Node) -> None:
     refused = await _replies(
         node,
         b"HOST-SET\t127.0.1.1\t1001",

@@ -1,4 +1,4 @@
-"""What operators read about directors that differ from this one."""
+"""The alarms about directors that differ from this director."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def test_a_name_that_could_not_be_resolved_at_the_start_comes_in_when_it_can() -
     assert names.told == [["10.1.0.1", "imap=10.1.0.2", "imap=10.1.0.3"]]
 
 
-def test_whoever_can_be_asked_for_has_the_address_of_one_that_cannot() -> None:
+def test_a_name_that_can_be_resolved_has_the_address_that_an_unresolved_name_had() -> None:
     names = Names(one="10.1.0.2", two="10.1.0.3")
     names.look(one=GONE, two="10.1.0.2")
     assert names.hosts() == ["10.1.0.1", "two=10.1.0.2", "one=?"]

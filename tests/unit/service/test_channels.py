@@ -30,7 +30,7 @@ KICK = HashOnHosts(1, ["127.0.41.1"])
 
 @pytest.fixture(autouse=True)
 def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What stays here stays from the first look on."""
+    """Sessions that remain here remain in the first listing already."""
     monkeypatch.setattr(channels, "PATIENCE", 0.1)
     monkeypatch.setattr(channels, "PATIENCE_WITH_PROCESSES", 0.1)
 
@@ -46,7 +46,7 @@ async def test_a_kick_ends_what_it_names_and_counts_it(tmp_path: Path) -> None:
         assert await anvil.kick(OnHost("127.0.41.1")) == 0
 
 
-async def test_a_kick_of_nobody_lists_nothing(tmp_path: Path) -> None:
+async def test_a_kick_without_a_user_lists_nothing(tmp_path: Path) -> None:
     async with FakeAnvil(BOB).listening(tmp_path / "anvil") as fake:
         assert await Anvil(str(tmp_path / "anvil")).kick(KICK) == 0
     assert fake.requests == [b"KICK-ALT-USER\tuser_dirkey\t1@127.0.41.1"]

@@ -66,7 +66,7 @@ class Place:
         )
 
     def problems(self, text: str) -> dict[str, ConfigError]:
-        """What is wrong with `text`, by key."""
+        """The problems with `text`, by key."""
         with pytest.raises(ConfigErrors) as caught:
             self.load(text)
         return {problem.key: problem for problem in caught.value.problems}
@@ -666,8 +666,8 @@ NAMED = (
 )
 
 
-class Nobody(socket.gaierror):
-    """What the resolver raises for a name without an address."""
+class Unresolved(socket.gaierror):
+    """The error of the resolver for a name without an address."""
 
     def __init__(self) -> None:
         super().__init__(socket.EAI_NONAME, "Name or service not known")
@@ -676,13 +676,13 @@ class Nobody(socket.gaierror):
 def resolver(table: dict[str, list[str]]) -> Callable[[str], list[str]]:
     def resolve(name: str) -> list[str]:
         if name not in table:
-            raise Nobody
+            raise Unresolved
         return table[name]
 
     return resolve
 
 
-def test_names_without_an_address_keep_nobody_from_starting_and_are_told(place: Place) -> None:
+def test_names_without_an_address_do_not_prevent_a_start_and_are_reported(place: Place) -> None:
     place.file.write_text(NAMED)
     config = load(place.file, {}, resolve=resolver({}), local=lambda address: address == "10.0.0.1")
     assert [server.address for server in config.ring.servers] == ["10.0.0.1", "10.0.0.2"]

@@ -85,7 +85,7 @@ def test_files_of_tls_that_cannot_be_used_are_named(
     assert hint in problem.expected
 
 
-def test_a_key_with_a_pass_phrase_is_refused_and_nobody_is_asked_for_it(place: Place) -> None:
+def test_a_key_with_a_pass_phrase_is_refused_without_a_prompt(place: Place) -> None:
     key = load_pem_private_key((place.folder / "key.pem").read_bytes(), None)
     encrypted = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"hunter2"))
     place.write("key.pem", encrypted.decode())

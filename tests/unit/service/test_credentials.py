@@ -84,7 +84,7 @@ def test_the_end_of_certificate_and_authority_in_force_is_found(config: Config) 
     assert ends[config.ring.tls.cert] == pytest.approx(time.time() + 3 * DAY, abs=600)
 
 
-def test_files_that_the_director_has_read_and_nobody_has_changed_are_no_alarm(config: Config) -> None:
+def test_unchanged_files_that_the_director_has_read_are_no_alarm(config: Config) -> None:
     seen = look_at(config, tls(config))
     assert (seen.readable, seen.unusable, seen.changed) == ((), {}, ())
 

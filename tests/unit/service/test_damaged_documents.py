@@ -32,7 +32,7 @@ JUNK = random.Random(1).randbytes(40)
 
 
 async def change_everything(node: Node) -> None:
-    """What an operator can change, and what was applied of the configuration."""
+    """The settings that an operator can change, and the applied configuration."""
     for number, host in enumerate(MANY):
         await node.operations.hosts.update(host, number + 1, reason="test")
     await node.operations.hosts.set_up(MANY[0], up=False, reason="test")
@@ -50,7 +50,7 @@ async def check(node: Node) -> None:
 
 
 def junk_in(server: RedisServer, name: str, *, at: int) -> bytes:
-    """Damage a document of a Redis in its middle, from this part of it on (0 to 100). What is stored then."""
+    """Damage a document in Redis from this percentage of it on (0 to 100). Returns the stored bytes."""
     key = f"dd:doc:{name}"
     with closing(Redis.from_url(server.url)) as client:
         held = client.get(key)

@@ -25,7 +25,7 @@ def emptied(folder: Path) -> None:
     os.truncate(folder / FILE, 0)
 
 
-def cut_off(folder: Path) -> None:
+def shortened(folder: Path) -> None:
     os.truncate(folder / FILE, 5000)
 
 
@@ -40,7 +40,7 @@ def log_overwritten(folder: Path) -> None:
         file.write(CHANCE.randbytes(size))
 
 
-def log_cut_off(folder: Path) -> None:
+def log_shortened(folder: Path) -> None:
     os.truncate(folder / LOG, 100)
 
 
@@ -64,10 +64,10 @@ def removed(folder: Path) -> None:
 
 DAMAGES = [
     emptied,
-    cut_off,
+    shortened,
     overwritten,
     log_overwritten,
-    log_cut_off,
+    log_shortened,
     log_removed,
     shm_removed,
     replaced_by_junk,
@@ -126,7 +126,7 @@ async def test_files_damaged_under_a_running_director_lose_nothing_at_the_next_k
 
 
 @pytest.mark.shows("S-30")
-@pytest.mark.parametrize("damage", [emptied, cut_off, removed], ids=lambda damage: damage.__name__)
+@pytest.mark.parametrize("damage", [emptied, shortened, removed], ids=lambda damage: damage.__name__)
 async def test_a_change_is_not_said_to_be_stored_before_the_new_file_has_all_that_the_old_one_had(
     tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
@@ -153,7 +153,7 @@ def touched(folder: Path) -> None:
 
 
 def log_begin_overwritten(folder: Path) -> None:
-    """What SQLite does not read before the next start, which then takes nothing of the log."""
+    """A damage that SQLite reads at the next start only, and then takes nothing of the log."""
     with (folder / LOG).open("r+b") as file:
         file.write(bytes(32))
 

@@ -184,7 +184,7 @@ async def test_auth_forgets_a_user_it_took_for_local_who_is_proxied(setting: Set
     await until(lambda: setting.told("auth of one") == [b"CANCEL\t1", b"CANCEL\t3"])
 
 
-async def test_a_client_that_goes_away_is_not_answered_and_nobody_else_suffers(setting: Setting) -> None:
+async def test_a_client_that_disconnects_is_not_answered_and_other_clients_are(setting: Setting) -> None:
     setting.node.director.assigner.gate = Gate.CLOSED
     setting.node.logins.lines(setting.one, ok(1, "alice") + ok(2, "bob"))
     setting.node.logins.lines(setting.two, ok(1, "carl"))
@@ -498,7 +498,7 @@ async def test_garbage_from_a_neighbours_address_is_answered_with_a_good_bye_and
         assert len(one.director.barrier.ring) == 2
 
 
-async def test_a_member_nobody_listens_at_is_reported_and_tried_again(tmp_path: Path) -> None:
+async def test_a_member_at_which_no_process_listens_is_reported_and_dialled_again(tmp_path: Path) -> None:
     node = Node(members=[ME, OTHER])
     async with anyio.create_task_group() as tasks:
         await tasks.start(node.driver.run)

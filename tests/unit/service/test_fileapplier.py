@@ -39,7 +39,7 @@ async def started(
 
 
 def file_applier(node: Node, operations: Any = None, **options: float) -> FileApplier:
-    """What applies the file of a node. operations: other ones than the node's."""
+    """The applier of a node's file. operations: instead of the node's."""
     config = BackendsConfig(mail_servers=tuple(node.director.hosts.configured.values()))
     operations = operations or node.operations.hosts
     names = BackendNames(config, node.log)

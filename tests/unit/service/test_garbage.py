@@ -25,7 +25,7 @@ def as_before() -> Iterator[None]:
 
 
 def old_garbage() -> weakref.ref[Knot]:
-    """What only a full collection finds."""
+    """Objects that only a full collection finds."""
     knot = Knot()
     gc.collect(1)
     gc.collect(1)

@@ -1,4 +1,4 @@
-"""The document that one program leaves to the next in the same process."""
+"""The document that a program leaves to its successor in the same process."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_fields_a_later_program_adds_do_not_keep_an_older_one_from_reading() -> 
 
 
 @pytest.mark.parametrize("cut", [4, 60, -1])
-def test_a_document_that_is_cut_off_is_named_as_damaged(cut: int) -> None:
+def test_a_shortened_document_is_reported_as_damaged(cut: int) -> None:
     data = b"".join(encode(handover(name_bytes=[4]), Memory(b"u" * 22, b"name")))
     with pytest.raises(HandoverError, match="damaged"):
         decode(data[:cut])
@@ -74,7 +74,7 @@ def test_a_document_with_bytes_that_are_no_text_is_named_as_damaged() -> None:
         decode(len(document).to_bytes(8) + document)
 
 
-def test_listeners_at_a_place_nobody_wants_any_more_are_left_but_those_of_units_stay() -> None:
+def test_listeners_at_places_that_are_no_longer_configured_are_closed_except_those_of_units() -> None:
     stays = HandedListener(name="login", where="/run/login", descriptor=3)
     moved = HandedListener(name="admin", where="/run/old-admin", descriptor=4)
     units = HandedListener(name="userdb", where="/run/from-unit", descriptor=5, from_unit=True)

@@ -26,7 +26,7 @@ NOW = int(time.time())
 PATIENCE = 30.0
 """Seconds for each step: many directors share a slow machine here."""
 ENDED = {Fault.STUCK_BEFORE: Fault.BEFORE, Fault.STUCK_AFTER: Fault.AFTER}
-"""What becomes of a call that is stuck, for a caller with a deadline."""
+"""The end of a call that hangs, for a caller with a deadline."""
 STORED_BEFORE = ["known", "also known"]
 
 
@@ -113,7 +113,7 @@ class Life:
         await self.node.persistence.stop()
 
     async def _prepare(self) -> None:
-        """A user whom the director has to find, and a host that an operator has changed."""
+        """A user that the director has to find, and a host that an operator has changed."""
         await self.inner.open()
         await put_users(self.inner, STORED_BEFORE)
         row = self.node.director.hosts.rows[Address(HOSTS[2])]
@@ -133,28 +133,28 @@ class Life:
             tasks.start_soon(node.persistence.run)
             await self._until(lambda: not director.loading)
             self._put("early", range(40))
-            await self._settled()
+            await self._until_stored()
             await self._operate(HOSTS[0], 7)
             await self.inner.renew(Lease(member=OTHER, ring_address=OTHER, incarnation=1, synced=True), 600)
             director.barrier.ring = (ME, OTHER)
             node.handle(TimerFired())
             self._put("in a ring", range(40))
             await self._until(lambda: node.persistence.core.usual.ring == (ME, OTHER))
-            await self._settled()
+            await self._until_stored()
             await self.inner.release(OTHER)
             director.barrier.ring = (ME,)
             node.handle(Leases(frozenset({ME})))
             await self._until(lambda: node.persistence.core.usual.ring == (ME,))
-            await self._settled()
+            await self._until_stored()
             await self._claim("claimed")
             self.store.away = True
             self._put("in an outage", range(40))
             await self._until(lambda: not node.persistence.up)
             self.store.away = False
-            await self._settled()
+            await self._until_stored()
             await self._operate(HOSTS[1], 8)
             self._storm = None
-            await self._settled()
+            await self._until_stored()
             self._put("last moment", range(1))
             tasks.cancel_scope.cancel()
 
@@ -178,7 +178,7 @@ class Life:
                 self.node.persistence.claim(key_of(name), candidate)
                 await anyio.sleep(0.02)
 
-    async def _settled(self) -> None:
+    async def _until_stored(self) -> None:
         p = self.node.persistence
         await self._until(
             lambda: (
@@ -208,7 +208,7 @@ class Life:
         if self.node.persistence.loaded and not self.in_stop:
             memory = {number: director.users.stored_bucket(number) for number in range(BUCKETS)}
             if key_of("claimed") not in keys:
-                stored.pop(bucket_of("claimed"), None)  # a claim that was cut off may have been stored
+                stored.pop(bucket_of("claimed"), None)  # an interrupted claim may have been stored
             assert {number: blob for number, blob in memory.items() if blob} == stored, where
         assert await stored_hosts(self.inner) == {
             row.address: row.weight for row in director.hosts.rows.values()

@@ -1,4 +1,4 @@
-"""A second flush, drain or tag of a host joins the first: by itself it would find nobody to move."""
+"""A second flush, drain or tag of a host joins the first: alone it would find no user to move."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ async def test_a_second_flush_that_waits_is_told_the_counts_of_the_first(node: N
 
 
 async def test_a_second_flush_while_users_of_the_first_are_on_the_move_joins_it(node: Node) -> None:
-    """Nobody is assigned to the host any more, which a flush of its own would take for done."""
+    """No user is assigned to the host any more, so a flush of its own would end at once."""
     first = await node.operations.users.flush(HOSTS[0], reason="", follow=True)
     await until(lambda: node.director.moves.moving.by_key)
     assert (await node.operations.users.flush(HOSTS[0], reason="", follow=True)).id == first.id

@@ -1,4 +1,4 @@
-"""Users that nobody has seen: refused, or placed where the operator says that they are new."""
+"""Unassigned users in commands: refused, or assigned if the operator says that they are new."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def test_a_user_may_be_known_to_a_store_that_is_still_being_read() -> None
 
 
 @pytest.mark.parametrize(("new", "kind"), [(False, UnknownName), (True, Refused)])
-async def test_a_hash_nobody_has_seen_is_refused_with_the_reason(
+async def test_an_unassigned_hash_is_refused_with_the_reason(
     node: Node, new: bool, kind: type[OperationError]
 ) -> None:
     refused = await refusal(node, "12345", new=new)
@@ -70,7 +70,9 @@ async def test_the_hash_of_an_assigned_user_moves_that_user(node: Node) -> None:
     assert (done.moved, node.host("alice")) == (1, HOSTS[1])
 
 
-async def test_to_unpin_a_hash_nobody_has_seen_is_to_unpin_somebody_who_is_not_pinned(node: Node) -> None:
+async def test_unpinning_an_unassigned_hash_is_refused_like_unpinning_a_user_without_a_pin(
+    node: Node,
+) -> None:
     with pytest.raises(UnknownName, match="12345: not pinned"):
         await node.operations.users.unpin("12345", reason="")
 
@@ -85,7 +87,7 @@ async def kicked(node: Node, user: str, *, dry_run: bool = False, name: bool = F
         )
 
 
-async def test_a_kick_of_a_user_nobody_has_seen_says_so(node: Node) -> None:
+async def test_a_kick_of_an_unassigned_user_says_that_the_user_is_unassigned(node: Node) -> None:
     node.sessions.users = ()
     node.put("alice", HOSTS[0])
     assert [(await kicked(node, user)).known for user in ("alice", "Alice", "alcie")] == [True, True, False]

@@ -50,7 +50,7 @@ def leases_seen(node: Node) -> list[frozenset[MemberId] | None]:
 
 
 @pytest.mark.shows("rule 31", "S-40")
-async def test_whose_lease_was_gone_reads_before_he_writes(redis: RedisServer) -> None:
+async def test_a_director_whose_lease_has_lapsed_reads_before_it_writes(redis: RedisServer) -> None:
     """Here by the store's word; the director itself has not noticed anything."""
     async with running(Node(redis.url, lease_ttl=1.0)) as node, opened(redis.url) as store:
         await clean(node)
@@ -62,13 +62,15 @@ async def test_whose_lease_was_gone_reads_before_he_writes(redis: RedisServer) -
         assert node.persistence.up
 
 
-def stand_still(seconds: float) -> None:
-    """The whole process, its loop included, as when it is frozen."""
+def stall(seconds: float) -> None:
+    """Stall the whole process, its event loop included."""
     time.sleep(seconds)
 
 
 @pytest.mark.shows("rule 31", "S-40")
-async def test_who_was_frozen_for_longer_than_his_lease_reads_before_he_writes(redis: RedisServer) -> None:
+async def test_a_director_that_was_stalled_for_longer_than_its_lease_reads_before_it_writes(
+    redis: RedisServer,
+) -> None:
     async with running(Node(redis.url, lease_ttl=0.3)) as node, opened(redis.url) as store:
         await clean(node)
         order: list[str] = []
@@ -86,7 +88,7 @@ async def test_who_was_frozen_for_longer_than_his_lease_reads_before_he_writes(r
         node.store.swap_buckets = write  # type: ignore[assignment, method-assign]
         await swap(store, bucket_of("alice"), packed(user("alice", HOSTS[1], decided=NOW, seen=NOW)))
         node.put("bob")
-        stand_still(0.7)
+        stall(0.7)
         await until(lambda: "write" in order)
         assert order[0] == "read"
         assert node.host("alice") == HOSTS[1]
@@ -95,11 +97,11 @@ async def test_who_was_frozen_for_longer_than_his_lease_reads_before_he_writes(r
 
 
 @pytest.mark.shows("S-40")
-async def test_whose_renewals_take_too_long_does_not_go_on_as_if_nobody_else_lived(
+async def test_a_director_whose_renewals_take_too_long_claims_as_if_others_held_leases(
     redis: RedisServer,
 ) -> None:
-    """Nothing failed, the store is only slow. Others may have started meanwhile; claims are safe, whoever
-    lives."""
+    """Nothing failed, the store is only slow. Others may have started meanwhile; claims are safe in
+    any case."""
     async with running(Node(redis.url, members=[ME, OTHER], lease_ttl=0.5)) as node:
         assert node.director.standing is Standing.COMPLETE
         members, slow = node.store.members, True
@@ -139,7 +141,7 @@ async def test_a_lease_is_written_first_and_the_others_are_read_after_it(redis: 
 
 
 @pytest.mark.shows("S-41")
-async def test_a_director_starts_at_once_when_the_leases_say_that_nobody_else_lives(
+async def test_a_director_starts_at_once_when_no_other_director_holds_a_lease(
     redis: RedisServer,
 ) -> None:
     async with running(Node(redis.url, members=[ME, OTHER])) as node:
@@ -148,7 +150,7 @@ async def test_a_director_starts_at_once_when_the_leases_say_that_nobody_else_li
 
 
 @pytest.mark.shows("S-41")
-async def test_a_director_waits_while_another_lives_whom_it_cannot_reach(redis: RedisServer) -> None:
+async def test_a_director_waits_while_another_that_it_cannot_reach_holds_a_lease(redis: RedisServer) -> None:
     async with opened(redis.url) as store:
         await store.renew(lease_of(OTHER), 60)
         async with running(Node(redis.url, members=[ME, OTHER], lease_ttl=0.3)) as node:
@@ -181,7 +183,7 @@ async def test_a_lease_that_comes_back_makes_new_users_claims_again(redis: Redis
 async def test_the_leases_do_not_ask_the_clock_of_a_director(
     redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The wall clock jumps a day forth, and two back: nobody seems dead, and nobody seems alive for ever."""
+    """The wall clock jumps a day forward, and two back: leases lapse neither early nor late."""
     async with (
         opened(redis.url) as store,
         running(Node(redis.url, members=[ME, OTHER], lease_ttl=0.3)) as node,
@@ -227,7 +229,9 @@ async def test_a_lease_from_before_the_clock_of_the_store_was_set_back_ends_in_a
 
 
 @pytest.mark.shows("rule 12", "S-45")
-async def test_who_is_cut_off_reads_what_others_have_written_every_half_a_second(redis: RedisServer) -> None:
+async def test_a_partitioned_director_reads_the_writes_of_others_every_half_a_second(
+    redis: RedisServer,
+) -> None:
     """docs/ring.md, rule 12; that half a second is on top of what a slow machine takes."""
     async with opened(redis.url) as store:
         await store.renew(lease_of(OTHER), 60)
@@ -269,7 +273,7 @@ async def test_two_directors_that_both_believe_they_write_a_bucket_lose_nothing(
 
 @pytest.mark.shows("rule 32", "S-44")
 async def test_the_usual_writer_division_holds_while_members_come_and_go(redis: RedisServer) -> None:
-    """Each change is known to all, as the ring makes it; each is written by somebody, mostly by one only."""
+    """All directors have each change, as in a ring; it is written at least once, and mostly once only."""
     members = [MemberId(f"127.0.2.{number}:9090") for number in (31, 32, 33)]
     nodes = [Node(redis.url, me=me, members=members, lease_ttl=60) for me in members]
     written: dict[int, int] = {}
@@ -291,7 +295,7 @@ async def test_the_usual_writer_division_holds_while_members_come_and_go(redis: 
             there = tuple(node.director.me for node in (ring if one in ring else (one,)))
             now, digest = Now(time.monotonic(), time.time()), one.director._agreement.digest
             one.director.barrier.release(there, now, digest)
-            one.handle(Leases(frozenset(there)))  # who is away is dead, not cut off
+            one.handle(Leases(frozenset(there)))  # the others have stopped; they are not partitioned off
 
     async with running(nodes[0]), running(nodes[1]), running(nodes[2]):
         for node in nodes:

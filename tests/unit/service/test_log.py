@@ -29,7 +29,7 @@ from director.service.secret import Secret
 
 
 class Lines(list[str]):
-    """What was written."""
+    """The lines that were written."""
 
     now = 0.0
     """Monotonic seconds."""
@@ -265,11 +265,11 @@ def test_what_libraries_log_becomes_a_line_like_all_others(captured: Lines) -> N
 
 def test_a_librarys_exception_is_logged_with_its_place(captured: Lines) -> None:
     try:
-        raise KeyError("nobody")
+        raise KeyError("alice")
     except KeyError:
         logging.getLogger("uvicorn").exception("request failed")
     assert len(captured) == 1
-    assert "KeyError: 'nobody'" in captured[0]
+    assert "KeyError: 'alice'" in captured[0]
     assert "test_log.py" in captured[0]
 
 

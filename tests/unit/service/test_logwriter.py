@@ -231,7 +231,7 @@ def test_the_end_of_the_program_waits_for_the_reader_for_a_limited_time(pipe: Pi
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_a_successor_goes_on_with_the_very_byte_that_was_not_written(pipe: Pipe, seed: int) -> None:
+def test_a_successor_continues_with_the_first_byte_that_was_not_written(pipe: Pipe, seed: int) -> None:
     rng = random.Random(seed)
     lines = [f"{number} {'z' * rng.choice((5, 80, 4000, 9000))}\n" for number in range(60)]
     filled = pipe.fill() if seed % 2 else 0
@@ -295,7 +295,7 @@ def test_a_finalizer_may_log_while_a_line_is_being_queued(pipe: Pipe) -> None:
     thread.start()
     thread.join(WITHIN)
     assert nested.is_set()
-    assert not thread.is_alive()
+    assert thread not in threading.enumerate()
     writer.close()
 
 

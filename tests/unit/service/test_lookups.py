@@ -42,7 +42,7 @@ def wake(node: Node) -> None:
     node.mailbox.handle(Seen([]))
 
 
-async def test_a_new_user_is_placed_where_a_login_would_place_him(node: Node) -> None:
+async def test_a_new_user_is_assigned_as_by_a_login(node: Node) -> None:
     placed = node.director.assigner.place(key_of("alice") >> 32, b"")
     answer = await node.lookups.find(b"alice", b"", "nginx")
     assert placed is not None
@@ -52,7 +52,7 @@ async def test_a_new_user_is_placed_where_a_login_would_place_him(node: Node) ->
     assert node.counts.counts == {("answered", "nginx"): 1}
 
 
-async def test_a_known_user_stays_where_he_is_and_is_kept_alive(node: Node) -> None:
+async def test_an_assigned_user_stays_and_the_assignment_is_refreshed(node: Node) -> None:
     long_ago = int(time.time()) - 1000
     node.put("alice", HOSTS[2], decided=long_ago, seen=long_ago)
     assert (await node.lookups.find(b"Alice", b"", "http")).address == HOSTS[2]
@@ -75,7 +75,7 @@ async def test_what_a_look_up_decided_goes_to_the_ring_before_its_answer() -> No
     assert [record[:8] for record in records] == [key_of("alice").to_bytes(8)]
 
 
-async def test_a_user_on_the_move_is_answered_when_he_has_moved(node: Node) -> None:
+async def test_a_user_being_moved_is_answered_when_the_move_has_ended(node: Node) -> None:
     node.put("alice", HOSTS[0])
     record = node.director.users.get(key_of("alice"))
     assert record is not None
@@ -132,7 +132,7 @@ async def test_what_the_core_refuses_is_refused_with_its_reason(
     node.director.assigner.set_backends([])
     with pytest.raises(TryAgain) as refusal:
         await node.lookups.find(b"alice", b"", "http")
-    assert "not settled" not in str(refusal.value)
+    assert "not answered" not in str(refusal.value)
 
 
 async def test_no_more_wait_than_allowed_and_the_rest_are_refused_at_once(

@@ -1,4 +1,4 @@
-"""Writes that are lost because somebody else has written in between."""
+"""Writes that are lost because another director has written in between."""
 
 from __future__ import annotations
 

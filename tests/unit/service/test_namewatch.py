@@ -63,7 +63,7 @@ async def test_an_empty_answer_is_none() -> None:
     assert await names.resolve_all() == {"d1": "it has no address"}
 
 
-async def test_nobody_is_asked_where_there_is_no_name() -> None:
+async def test_nothing_is_resolved_if_there_is_no_name() -> None:
     names = Names()
     await names.watch.resolve_all()
     assert (names.asked, names.told) == ([], [])

@@ -47,7 +47,7 @@ async def test_the_status_shows_hosts_by_address_with_their_users(node: Node) ->
     assert status.store.up
 
 
-async def test_a_users_status_names_his_present_hashed_and_configured_host(node: Node) -> None:
+async def test_the_status_of_a_user_names_the_present_the_hashed_and_the_configured_host(node: Node) -> None:
     node.put("alice", HOSTS[2], seen=1000 + int(time.time()) - EXPIRE)
     hashed = node.director.assigner.place(key_of("alice") >> 32, b"")
     status = node.operations.queries.user_status("Alice")
@@ -58,7 +58,7 @@ async def test_a_users_status_names_his_present_hashed_and_configured_host(node:
     assert status.hashed == status.configured == hashed.address
 
 
-async def test_a_user_nobody_knows_has_no_present_host(node: Node) -> None:
+async def test_an_unassigned_user_has_no_present_host(node: Node) -> None:
     status = node.operations.queries.user_status("nobody")
     assert (status.current, status.expires) == (None, None)
 
@@ -142,7 +142,7 @@ async def pinned(node: Node, user: str, host: str, tag: str = "") -> None:
         (b"a\nb", "no command can hold this name"),
     ],
 )
-async def test_a_pinned_user_whom_no_command_can_name_is_a_comment_in_the_dump(
+async def test_a_pinned_user_that_no_command_can_name_is_a_comment_in_the_dump(
     node: Node, name: bytes | None, why: str
 ) -> None:
     await pinned(node, "alice", HOSTS[0])
@@ -231,7 +231,7 @@ async def test_a_change_that_takes_the_last_usable_host_of_a_pool_warns_and_is_m
 
 
 async def test_without_a_usable_host_a_director_stays_ready(node: Node) -> None:
-    """Known users are answered, and no other director could do better."""
+    """Assigned users are answered, and no other director could do better."""
     for host in HOSTS:
         await node.operations.hosts.set_up(host, False, reason="")
     assert node.operations.queries.ready() == (True, "ready")

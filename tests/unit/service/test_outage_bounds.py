@@ -1,4 +1,4 @@
-"""What an outage of hours can make grow, and that one write leaves nothing behind."""
+"""The growth of queues in an outage of hours; afterwards a single write empties them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NOW = int(time.time())
 
 
 @pytest.mark.shows("S-17")
-async def test_what_is_queued_while_the_store_is_away_for_hours_is_bucket_numbers(
+async def test_only_bucket_numbers_are_queued_while_the_store_is_unreachable_for_hours(
     redis: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every bucket of users and names changes three times over, with the snapshot away too."""

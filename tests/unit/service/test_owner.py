@@ -42,7 +42,7 @@ def lease(member: MemberId, **info: str) -> Lease:
     return Lease(member=member, ring_address=member, incarnation=1, synced=True, info=info)
 
 
-def test_a_cluster_is_known_by_its_secret_and_how_it_hashes_and_nobody_reads_the_secret_from_it() -> None:
+def test_a_cluster_is_identified_by_secret_and_hash_and_the_identity_does_not_reveal_the_secret() -> None:
     mine = cluster_of(identity(), "here")
     assert mine == cluster_of(identity(), "elsewhere")
     assert mine != cluster_of(identity(THEIRS), "here")
@@ -90,7 +90,7 @@ def test_a_secret_that_was_removed_is_accepted_in_documents_of_this_life_and_in_
 
 
 @pytest.mark.shows("S-12")
-async def test_a_second_cluster_on_the_prefix_of_one_that_lives_is_refused_and_writes_nothing(
+async def test_a_second_cluster_on_the_prefix_of_a_running_one_is_refused_and_writes_nothing(
     redis: RedisServer,
 ) -> None:
     async with running(Node(redis.url, lease_ttl=SHORT)) as node, opened(redis.url) as store:
@@ -118,7 +118,7 @@ async def test_two_directors_without_a_ring_on_one_prefix_do_not_mix_their_users
 
 
 @pytest.mark.shows("S-14")
-async def test_a_secret_changed_on_purpose_takes_the_data_over_once_nobody_with_the_former_lives(
+async def test_a_changed_secret_takes_the_data_over_once_no_director_with_the_former_secret_runs(
     redis: RedisServer,
 ) -> None:
     async with opened(redis.url) as store:
@@ -185,7 +185,9 @@ async def test_a_secret_is_changed_in_three_steps_and_store_and_snapshot_follow(
 
 
 @pytest.mark.shows("S-15")
-async def test_another_username_hash_on_the_same_data_is_refused_whoever_lives(redis: RedisServer) -> None:
+async def test_another_username_hash_on_the_same_data_is_refused_even_if_no_director_runs(
+    redis: RedisServer,
+) -> None:
     async with running(Node(redis.url)) as node:
         await clean(node)
     with pytest.raises(OtherCluster, match=r"username_hash = %Lu, here it is %u"):

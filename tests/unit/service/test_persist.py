@@ -64,7 +64,7 @@ BAD_ROW = encode_rows([HostRow("127.0.3.1", "", True, 0, "", 0, -1, 0, True, 0)]
 
 @asynccontextmanager
 async def in_a_ring_of_two(url: str) -> AsyncIterator[Node]:
-    """A node whose core thinks that the other member is in the ring, and by his lease he lives."""
+    """A node with another member in its ring, which holds a lease."""
     async with opened(url) as store:
         await store.renew(Lease(member=OTHER, ring_address=OTHER, incarnation=1, synced=True), 60)
     async with running(Node(url, members=[ME, OTHER])) as node:
@@ -115,7 +115,7 @@ async def test_a_failure_of_the_director_while_the_store_is_read_ends_the_proces
     await node.store.close()
 
 
-async def test_a_user_who_logs_in_during_the_load_gets_his_host_before_all_have_been_read(url: str) -> None:
+async def test_a_user_who_logs_in_during_the_load_gets_their_host_before_all_users_are_read(url: str) -> None:
     async with opened(url) as store:
         stored = user("alice", HOSTS[2], decided=NOW, seen=NOW)
         await swap(store, bucket_of("alice"), packed(stored))
@@ -255,7 +255,9 @@ async def test_what_another_wrote_into_a_bucket_meanwhile_is_kept(redis: RedisSe
 
 
 @pytest.mark.shows("rule 32")
-async def test_the_usual_writer_writes_and_whoever_takes_over_writes_the_rest(redis: RedisServer) -> None:
+async def test_the_usual_writer_writes_and_the_director_that_takes_over_writes_the_rest(
+    redis: RedisServer,
+) -> None:
     async with in_a_ring_of_two(redis.url) as node, opened(redis.url) as store:
         mine, theirs = name_in_bucket_of(ME, node), name_in_bucket_of(OTHER, node)
         node.put(mine)
@@ -274,7 +276,7 @@ async def test_the_usual_writer_writes_and_whoever_takes_over_writes_the_rest(re
 
 
 @pytest.mark.shows("rule 31")
-async def test_a_store_that_is_away_at_the_start_is_joined_later_and_both_are_merged(
+async def test_a_store_that_is_unreachable_at_the_start_is_joined_later_and_both_are_merged(
     redis: RedisServer,
 ) -> None:
     async with opened(redis.url) as store:
@@ -367,7 +369,7 @@ async def test_a_store_that_cannot_take_writes_does_not_come_and_go(tmp_path: Pa
             await until(lambda: node.persistence.up)
 
 
-async def test_an_operators_change_says_that_it_is_not_stored_while_the_store_is_away(
+async def test_an_operators_change_says_that_it_is_not_stored_while_the_store_is_unreachable(
     redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("director.service.persistence.unstored.STORE_WAIT", 0.05)
@@ -417,7 +419,7 @@ def claimed(node: Node) -> Callable[[], set[int]]:
     return lambda: {event.key for event in node.events if isinstance(event, Claimed)}
 
 
-async def test_a_claim_puts_the_candidate_where_nobody_was(redis: RedisServer) -> None:
+async def test_a_claim_enters_the_candidate_if_the_store_has_no_assignment(redis: RedisServer) -> None:
     async with running(Node(redis.url)) as node, opened(redis.url) as store:
         node.persistence.claim(key_of("alice"), candidate("alice", HOSTS[1]))
         await until(lambda: claimed(node)() == {key_of("alice")})
@@ -425,7 +427,9 @@ async def test_a_claim_puts_the_candidate_where_nobody_was(redis: RedisServer) -
         assert set(await stored_users(store)) == {key_of("alice")}
 
 
-async def test_a_claim_without_a_candidate_takes_who_lives_and_puts_nobody(redis: RedisServer) -> None:
+async def test_a_claim_without_a_candidate_takes_an_unexpired_assignment_and_enters_none(
+    redis: RedisServer,
+) -> None:
     async with running(Node(redis.url)) as node, opened(redis.url) as store:
         theirs = user("alice", HOSTS[2], decided=NOW - 100, seen=NOW - 100)
         await swap(store, bucket_of("alice"), packed(theirs))
@@ -437,7 +441,7 @@ async def test_a_claim_without_a_candidate_takes_who_lives_and_puts_nobody(redis
 
 
 @pytest.mark.shows("rule 16")
-async def test_a_claim_takes_who_lives_in_the_store(redis: RedisServer) -> None:
+async def test_a_claim_takes_the_unexpired_assignment_in_the_store(redis: RedisServer) -> None:
     async with running(Node(redis.url)) as node, opened(redis.url) as store:
         theirs = user("alice", HOSTS[2], decided=NOW - 100, seen=NOW - 100)
         await swap(store, bucket_of("alice"), packed(theirs))
@@ -446,7 +450,9 @@ async def test_a_claim_takes_who_lives_in_the_store(redis: RedisServer) -> None:
         assert node.host("alice") == HOSTS[2]
 
 
-async def test_a_claim_replaces_who_is_dead_though_he_was_decided_later(redis: RedisServer) -> None:
+async def test_a_claim_replaces_an_expired_assignment_although_it_was_decided_later(
+    redis: RedisServer,
+) -> None:
     async with running(Node(redis.url)) as node, opened(redis.url) as store:
         dead = user("alice", HOSTS[2], decided=NOW + 50, seen=NOW - EXPIRE - 50)
         await swap(store, bucket_of("alice"), packed(dead))
@@ -469,7 +475,7 @@ async def test_a_thousand_claims_of_two_directors_come_to_the_same(redis: RedisS
         assert {host for host, _ in hosts} <= {HOSTS[0], HOSTS[1]}
 
 
-async def test_claims_fail_at_once_while_the_store_is_away(redis: RedisServer) -> None:
+async def test_claims_fail_at_once_while_the_store_is_unreachable(redis: RedisServer) -> None:
     async with running(Node(redis.url)) as node:
         redis.kill()
         keys = [key_of(f"user{number}") for number in range(10)]
@@ -521,7 +527,7 @@ def test_the_age_of_the_oldest_change_counts_until_a_write_has_stored_all() -> N
     assert age.seconds(15.0) == 0.0
 
 
-async def test_the_lag_falls_to_nothing_once_all_is_stored_and_grows_while_the_store_is_away(
+async def test_the_lag_is_zero_once_all_is_stored_and_grows_while_the_store_is_unreachable(
     redis: RedisServer,
 ) -> None:
     async with running(Node(redis.url)) as node:
@@ -540,7 +546,7 @@ async def test_the_lag_falls_to_nothing_once_all_is_stored_and_grows_while_the_s
 async def test_users_are_written_between_the_names_of_many(redis: RedisServer) -> None:
     node = Node(redis.url)
     async with running(node):
-        names = {number << BUCKET_SHIFT | 1 << 32: b"somebody" for number in range(BUCKETS)}
+        names = {number << BUCKET_SHIFT | 1 << 32: b"username" for number in range(BUCKETS)}
         node.director.names.add(b"".join(entry(UserKey(key), name) for key, name in names.items()))
         writing = node.persistence.core.writer
         turns = 0
@@ -559,7 +565,7 @@ async def test_a_director_that_stops_writes_all_names(url: str) -> None:
         writing = node.persistence.core.writer
         for first in (1, 2):  # the second time some of the first are still queued
             names = [UserKey(number << BUCKET_SHIFT | first << 32) for number in range(BUCKETS)]
-            node.director.names.add(b"".join(entry(key, b"somebody") for key in names))
+            node.director.names.add(b"".join(entry(key, b"username") for key in names))
             assert not await carried_out(node, writing.write_names())
     async with opened(url) as store:
         found = [bucket async for batch in store.load_buckets("names") for bucket in batch]

@@ -281,7 +281,7 @@ async def test_an_empty_tag_given_for_a_host_that_has_a_tag_is_refused_as_any_ot
 
 
 @pytest.mark.parametrize("command", [b"HOST-SET", b"HOST-UPDATE"])
-async def test_an_empty_tag_over_the_admin_protocol_is_none_that_is_given_as_in_the_original(
+async def test_an_empty_tag_over_the_admin_protocol_counts_as_not_given_as_in_dovecots_director(
     node: Node, command: bytes
 ) -> None:
     handler = AdminHandler(node.operations, Log(write=lambda line: None))

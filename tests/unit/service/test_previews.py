@@ -1,4 +1,4 @@
-"""What a flush would move, counted while logins are answered."""
+"""The users that a flush would move, counted while logins are answered."""
 
 from __future__ import annotations
 

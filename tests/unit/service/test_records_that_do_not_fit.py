@@ -1,4 +1,4 @@
-"""What becomes of stored records that do not fit when a director starts: the table in docs/state.md."""
+"""Stored records that do not fit when a director starts: the table in docs/state.md."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ BACK_AGAIN = HostRow(HOSTS[2], "", True, NOW - 50, "", 0, 100, 0, True, 0)
 OTHER_POOL = HostRow(HOSTS[2], "", True, NOW - 5000, "gold", NOW - 50, 100, 0, True, 0)
 
 
-def somebody_of(host: str) -> str:
-    """A user whom the hash puts on another host than this one."""
+def user_off(host: str) -> str:
+    """A user whose hash selects another host."""
     director = Node().director
     names = (f"user{number}" for number in range(100))
     fresh = {name: director.assigner.place(key_of(name) >> 32, b"") for name in names}
@@ -63,7 +63,7 @@ async def started(folder: Path, record: User, *rows: HostRow) -> AsyncIterator[N
 
 
 async def login(node: Node, name: str) -> HostId:
-    """The host this user is on once he has logged in."""
+    """The host of this user after a login."""
     node.handle(Lookup(RequestId(1), key_of(name), b"", name.encode()))
     node.handle(TimerFired())
     await until(lambda: len(node.director.pending) == 0)
@@ -78,7 +78,7 @@ async def login(node: Node, name: str) -> HostId:
     [
         pytest.param(HOSTS[2], PLACED, NOW - EXPIRE - 60, 0, (), id="expired"),
         pytest.param(HOSTS[2], PLACED, NOW - 3 * EXPIRE, 0, (), id="expired for long"),
-        pytest.param(STRANGER, PLACED, ALIVE, 0, (), id="of a host nobody knows"),
+        pytest.param(STRANGER, PLACED, ALIVE, 0, (), id="of an unknown host"),
         pytest.param(HOSTS[2], PLACED, ALIVE, 0, (REMOVED,), id="of a host that was removed"),
         pytest.param(HOSTS[2], PLACED, ALIVE, PINNED | BY_HAND, (REMOVED,), id="pinned to a removed host"),
         pytest.param(HOSTS[2], PLACED, ALIVE, 0, (BACK_AGAIN,), id="from before the host came back"),
@@ -87,7 +87,7 @@ async def login(node: Node, name: str) -> HostId:
 async def test_a_record_that_does_not_fit_is_placed_anew(
     tmp_path: Path, host: str, decided: int, seen: int, flags: int, rows: tuple[HostRow, ...]
 ) -> None:
-    name = somebody_of(host)
+    name = user_off(host)
     record = User(key_of(name), host_id(Address(host)), Stamp(decided), seen, flags)
     async with started(tmp_path, record, *rows) as node:
         expected = node.director.assigner.place(key_of(name) >> 32, b"")
@@ -105,15 +105,15 @@ async def test_a_record_that_does_not_fit_is_placed_anew(
     ],
 )
 async def test_a_record_that_fits_is_kept(tmp_path: Path, seen: int, flags: int) -> None:
-    name = somebody_of(HOSTS[2])
+    name = user_off(HOSTS[2])
     record = User(key_of(name), host_id(Address(HOSTS[2])), Stamp(PLACED), seen, flags)
     async with started(tmp_path, record) as node:
         assert await login(node, name) == record.host
 
 
 @pytest.mark.shows("S-32")
-async def test_a_user_of_a_pool_that_his_host_has_left_is_moved_within_his_own(tmp_path: Path) -> None:
-    name = somebody_of(HOSTS[2])
+async def test_a_user_whose_host_has_left_the_pool_is_moved_within_the_pool(tmp_path: Path) -> None:
+    name = user_off(HOSTS[2])
     record = User(key_of(name), host_id(Address(HOSTS[2])), Stamp(PLACED), ALIVE, 0)
     async with started(tmp_path, record, OTHER_POOL) as node:
         expected = node.director.assigner.place(key_of(name) >> 32, b"")
@@ -122,7 +122,7 @@ async def test_a_user_of_a_pool_that_his_host_has_left_is_moved_within_his_own(t
 
 
 @pytest.mark.shows("S-32")
-async def test_a_user_of_a_pool_without_hosts_waits_for_one_and_his_record_is_kept(tmp_path: Path) -> None:
+async def test_a_user_of_a_pool_without_hosts_waits_for_one_and_the_record_is_kept(tmp_path: Path) -> None:
     gone = HASH.key(b"alice", b"gone")
     record = User(gone, host_id(Address(HOSTS[2])), Stamp(PLACED), NOW - EXPIRE - 60, 0)
     async with started(tmp_path, record) as node:

@@ -1,4 +1,4 @@
-"""What a configuration file that was read again changes, and when."""
+"""The changes that a reload applies, and when."""
 
 from __future__ import annotations
 

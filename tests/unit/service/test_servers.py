@@ -124,7 +124,7 @@ def test_a_name_with_several_addresses_is_no_director_and_its_addresses_are_told
     assert "10.2.0.2, 10.2.0.1" in report.text
 
 
-def test_a_name_nobody_knows_is_refused_with_the_reason() -> None:
+def test_a_name_that_cannot_be_resolved_is_refused_with_the_reason() -> None:
     report = Report()
     read_directors(["nowhere.example.com"], unknown, report, report)
     assert "Name or service not known" in report.text

@@ -1,4 +1,4 @@
-"""The copy on this machine: what it makes warm, how old it is, and that it harms nobody."""
+"""The snapshot: warm starts from it, its age, and that its failures do not affect logins."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ async def test_all_directors_and_redis_restarted_and_redis_empty_is_a_warm_start
 
 
 @pytest.mark.shows("S-3")
-async def test_a_director_alone_whose_store_is_away_at_the_start_starts_from_its_snapshot(
+async def test_a_single_director_whose_store_is_unreachable_starts_from_its_snapshot(
     redis: RedisServer, copy: str
 ) -> None:
     async with running(Node(redis.url, snapshot=copy)) as node:
@@ -211,7 +211,7 @@ async def test_what_is_left_to_another_writer_is_in_the_snapshot_at_once(
 
 
 @pytest.mark.shows("S-7")
-async def test_the_snapshot_goes_on_while_the_store_is_away_and_the_store_gets_it_all_later(
+async def test_the_snapshot_is_written_while_the_store_is_unreachable_and_the_store_gets_it_all_later(
     redis: RedisServer, copy: str
 ) -> None:
     async with running(Node(redis.url, snapshot=copy)) as node:
@@ -260,7 +260,7 @@ async def test_a_snapshot_of_another_cluster_is_not_read_and_is_written_over(
         assert set(await stored_users(store)) == {key_of("ours")}
 
 
-# ---- it harms nobody
+# ---- failures do not affect logins
 
 
 @pytest.mark.shows("S-9")
@@ -381,11 +381,11 @@ def queued(node: Node) -> int:
 
 @pytest.mark.shows("S-8")
 @pytest.mark.parametrize("call", ["swap_document", "swap_buckets"])
-async def test_what_changes_while_a_write_to_the_snapshot_is_cut_off_by_the_end_is_in_it_at_the_end(
+async def test_a_change_during_a_write_that_the_stop_interrupts_is_in_the_snapshot_at_the_end(
     copy: str, call: str
 ) -> None:
-    """The write that was cut off has happened, and nobody knows: the last one found another version than it
-    expected."""
+    """The interrupted write has succeeded, but no answer says so: the last write found another version than
+    it expected."""
     fault = Fault.NONE
 
     def choose(operation: str) -> Fault:

@@ -1,4 +1,4 @@
-"""What Postfix is told about where a user's mail goes."""
+"""The answers to Postfix about the host that gets a user's mail."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def ask(node: Node) -> Socketmap:
     return Socketmap(node.lookups, 2424)
 
 
-async def test_a_users_mail_goes_to_his_host_by_lmtp(node: Node) -> None:
+async def test_a_users_mail_goes_to_the_users_host_by_lmtp(node: Node) -> None:
     node.put("alice", HOSTS[1])
     assert await ask(node)(Request(b"lmtp", b"Alice")) == b"OK lmtp:inet:[127.0.3.2]:2424"
     assert node.counts.counts == {("answered", "socketmap"): 1}
 
 
-async def test_while_a_user_moves_his_mail_waits_and_then_stays_in_the_queue(impatient: Node) -> None:
+async def test_the_mail_of_a_moving_user_waits_and_then_stays_in_the_queue(impatient: Node) -> None:
     impatient.put("alice", HOSTS[1])
     record = impatient.director.users.get(key_of("alice"))
     assert record is not None
@@ -54,12 +54,12 @@ async def test_the_pool_of_a_tag_without_hosts_is_waited_for_like_a_logins(impat
 
 
 @pytest.mark.parametrize("key", [b"*", b""])
-async def test_what_is_no_user_is_not_found_and_nobody_is_placed(node: Node, key: bytes) -> None:
+async def test_a_key_that_is_no_user_is_not_found_and_assigns_no_user(node: Node, key: bytes) -> None:
     assert await ask(node)(Request(b"lmtp", key)) == b"NOTFOUND "
     assert len(node.director.users) == 0
 
 
-async def test_another_map_is_refused_for_good_with_those_there_are(node: Node) -> None:
+async def test_an_unknown_map_is_refused_permanently_with_the_names_of_the_maps(node: Node) -> None:
     reply = await ask(node)(Request(b"smtp", b"alice"))
     assert reply == b"PERM no map smtp; the maps are lmtp, and lmtp@TAG for the pool of a tag"
     assert len(node.director.users) == 0

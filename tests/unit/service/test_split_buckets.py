@@ -118,7 +118,7 @@ async def quiet(url: str) -> AsyncIterator[Node]:
 
 
 async def written(*nodes: Node) -> None:
-    """In turn, until nobody has anything left to write."""
+    """Write in turn, until no director has anything left to write."""
     while any(node.persistence.queued for node in nodes):
         for node in nodes:
             await carried_out(node, node.persistence.core.writer.write_users())
@@ -161,7 +161,7 @@ async def test_names_are_split_too(url: str) -> None:
 
 
 @pytest.mark.shows("S-53")
-async def test_one_more_user_of_a_split_bucket_writes_his_leaf_alone(url: str) -> None:
+async def test_one_more_user_of_a_split_bucket_writes_one_leaf_only(url: str) -> None:
     async with quiet(url) as node:
         for name in CROWD[:-1]:
             node.put(name)
@@ -249,7 +249,7 @@ async def test_a_split_that_was_interrupted_after_any_step_loses_nothing_and_is_
 async def test_what_an_interrupted_split_left_behind_replaces_nothing_that_was_decided_later(
     url: str,
 ) -> None:
-    """Symptom: a user who had moved was back on his old host when his bucket was split at last."""
+    """Symptom: a user who had been moved was on the old host again after the bucket was split."""
     stale = packed(*(user(name, HOSTS[0], decided=NOW - 50, seen=NOW) for name in CROWD))
     tree = users_tree()
     tree.split_above = SMALL * RECORD.size
@@ -470,10 +470,10 @@ async def test_a_store_found_without_its_splits_is_known_to_have_none(url: str) 
 
 @pytest.mark.shows("S-50")
 @pytest.mark.parametrize("moment", ["before the claim", "in the middle of it"])
-async def test_a_claim_is_not_settled_below_a_bucket_that_is_whole_again(
+async def test_a_claim_is_not_made_below_a_bucket_that_is_whole_again(
     redis: RedisServer, moment: str
 ) -> None:
-    """Symptom: two directors claimed the same user, one of them where nobody would look."""
+    """Symptom: two directors claimed the same user, one of them in a bucket that is not read."""
     async with quiet(redis.url) as node:
         for name in CROWD[:20]:
             node.put(name)
@@ -533,7 +533,7 @@ async def test_no_bucket_is_split_while_a_director_lives_that_does_not_know_of_i
 
 @pytest.mark.shows("S-25", "S-55")
 async def test_content_that_was_damaged_under_its_old_version_is_written_again(redis: RedisServer) -> None:
-    """Symptom: a damaged bucket with the right version passed for stored, and stayed as it was for ever."""
+    """Symptom: a damaged bucket with the right version passed for stored, and was never written again."""
     async with quiet(redis.url) as node:
         node.put("alice")
         await written(node)

@@ -44,7 +44,7 @@ def node_in(folder: Path) -> Node:
     return Node("sqlite:///state.db", folder)
 
 
-async def settled(node: Node) -> None:
+async def until_stored(node: Node) -> None:
     await until(
         lambda: (
             node.persistence.up
@@ -55,7 +55,7 @@ async def settled(node: Node) -> None:
 
 
 async def look(folder: Path) -> tuple[set[int], list[str]]:
-    """The users and the reasons of the audit, in a store that nobody uses."""
+    """The users and the reasons of the audit, in a store that no director uses."""
     store = open_store("sqlite:///state.db", base_dir=folder)
     await store.open()
     found = set(await stored_users(store)), [entry.reason for entry in await store.audit(10)]
@@ -71,7 +71,7 @@ async def test_a_disk_that_fills_up_stops_no_login_and_everything_is_stored_when
     with small_disk(tmp_path, size="3m") as disk:
         async with running(node_in(disk)) as node:
             assert (await node.operations.hosts.update(HOSTS[0], 50, reason="with space")).stored
-            await settled(node)
+            await until_stored(node)
             filling = fill_up(disk)
             for name in USERS:
                 node.put(name)
@@ -80,7 +80,7 @@ async def test_a_disk_that_fills_up_stops_no_login_and_everything_is_stored_when
             assert not (await node.operations.hosts.update(HOSTS[0], 60, reason="without")).stored
             assert "free some space" in (node.persistence.info().error or "")
             filling.unlink()
-            await settled(node)
+            await until_stored(node)
             await until(lambda: not node.persistence.core.steps.audit)
         users, reasons = await look(disk)
     assert users == set(map(key_of, USERS))
@@ -96,7 +96,7 @@ async def test_a_disk_that_is_full_at_the_start_is_used_when_there_is_space(tmp_
             node.put("alice")
             assert not node.persistence.up
             filling.unlink()
-            await settled(node)
+            await until_stored(node)
         users, _ = await look(disk)
     assert users == {key_of("alice")}
 
@@ -117,13 +117,13 @@ async def test_a_file_that_is_damaged_while_in_use_is_named_and_made_again_from_
         step = (1 << 64) // MANY
         node.director.users.merge(pack(template._replace(key=UserKey(n * step)) for n in range(MANY)))
         node.put("one")
-        await settled(node)
+        await until_stored(node)
     async with running(node_in(tmp_path)) as node:  # the file holds all of it now, not its log
         overwrite(tmp_path)
         for name in USERS:
             node.put(name)
         await until(lambda: node.logged("store_reachable"))
-        await settled(node)
+        await until_stored(node)
         (line,) = node.logged("store_damaged")
         assert f"{tmp_path}/state.db.damaged-20" in line
     users, _ = await look(tmp_path)
@@ -144,11 +144,11 @@ async def test_a_file_that_is_removed_while_in_use_is_made_again_from_memory(tmp
         for name in USERS:
             node.put(name)
         assert (await node.operations.hosts.update(HOSTS[0], 50, reason="before")).stored
-        await settled(node)
+        await until_stored(node)
         (tmp_path / "state.db").unlink()
         node.put("late")
         await until(lambda: node.logged("store_reachable"))
-        await settled(node)
+        await until_stored(node)
     users, _ = await look(tmp_path)
     assert users == set(map(key_of, [*USERS, "late"]))
 
@@ -157,12 +157,12 @@ async def test_a_file_that_is_removed_while_in_use_is_made_again_from_memory(tmp
 async def test_the_file_of_another_program_put_in_its_place_is_left_alone_and_named(tmp_path: Path) -> None:
     async with running(node_in(tmp_path)) as node:
         node.put("alice")
-        await settled(node)
+        await until_stored(node)
         replaced(tmp_path)
         node.put("bob")
         await until(lambda: "another program" in (node.persistence.info().error or ""))
         assert node.host("bob") == HOSTS[0]
         (tmp_path / "state.db").unlink()
-        await settled(node)
+        await until_stored(node)
     users, _ = await look(tmp_path)
     assert users == {key_of("alice"), key_of("bob")}

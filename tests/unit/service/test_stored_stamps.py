@@ -40,18 +40,18 @@ pytestmark = pytest.mark.anyio
 ROW = HostRow(HOSTS[0], "", True, 0, "gold", LATEST, 7, LATEST + 1, False, LATEST)
 REMOVED = HostRow(HOSTS[1], "", False, LATEST, "", 0, 100, 0, True, 0)
 GONE = MemberRow(OTHER, False, LATEST)
-HIM = "alice"
+PINNED_USER = "alice"
 
 
 def pinned() -> User:
-    return user(HIM, HOSTS[2], decided=LATEST, seen=LATEST)._replace(flags=BY_HAND | PINNED)
+    return user(PINNED_USER, HOSTS[2], decided=LATEST, seen=LATEST)._replace(flags=BY_HAND | PINNED)
 
 
 async def fill(url: str) -> None:
     async with opened(url) as store:
         await store.swap_document("hosts", EMPTY_VERSION, encode_rows([ROW, REMOVED]))
         await store.swap_document("members", EMPTY_VERSION, encode_member_rows([GONE]))
-        await swap(store, bucket_of(HIM), packed(pinned()))
+        await swap(store, bucket_of(PINNED_USER), packed(pinned()))
 
 
 def limit() -> int:
@@ -64,9 +64,9 @@ async def check(node: Node) -> None:
     assert hosts[Address(HOSTS[0])] == (True, 7, False, "gold")
     assert not hosts[Address(HOSTS[1])][0]
     assert node.director.members.rows[OTHER].present is False
-    record = node.director.users.get(key_of(HIM))
+    record = node.director.users.get(key_of(PINNED_USER))
     assert record is not None
-    assert (node.host(HIM), record.flags) == (HOSTS[2], BY_HAND | PINNED)
+    assert (node.host(PINNED_USER), record.flags) == (HOSTS[2], BY_HAND | PINNED)
     assert all(latest_of(row) <= limit() for row in [*rows.values(), *node.director.members.rows.values()])
     assert record.decided <= limit()
     assert record.seen <= limit() + EXPIRE // 3  # it is stored rounded up
@@ -149,7 +149,7 @@ async def test_while_the_clock_is_doubted_a_store_is_taken_and_written_as_it_is(
     node.director.clock.doubt(Now(time.monotonic(), time.time()))
     async with running(node):
         await until(lambda: node.persistence.loaded)
-        assert node.director.users.get(key_of(HIM)) == pinned()
+        assert node.director.users.get(key_of(PINNED_USER)) == pinned()
         assert node.director.members.rows[OTHER] == GONE
         assert node.director.counters.stamps_clipped == {}
         await node.operations.hosts.update(HOSTS[2], 60, reason="test")

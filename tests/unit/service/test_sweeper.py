@@ -47,7 +47,7 @@ async def put_name(store: StateStore, name: str) -> None:
 
 
 @pytest.mark.shows("rule 18", "S-36")
-async def test_who_is_gone_vanishes_from_a_bucket_that_nobody_writes(url: str) -> None:
+async def test_expired_assignments_are_deleted_from_a_bucket_that_no_director_writes(url: str) -> None:
     async with running(Node(url)) as node:
         await clean(node)
         await put(node.store, "alice", seen=LONG_AGO)
@@ -84,7 +84,7 @@ async def test_nothing_is_swept_of_users_while_a_living_director_is_outside_the_
 
 
 @pytest.mark.shows("S-37")
-async def test_the_name_of_a_user_whom_nobody_knows_vanishes(url: str) -> None:
+async def test_the_name_of_an_unassigned_user_is_deleted(url: str) -> None:
     async with running(Node(url)) as node:
         await clean(node)
         await put_name(node.store, "alice")
@@ -183,7 +183,7 @@ async def test_sweeping_takes_nothing_from_what_is_written_at_the_same_time(redi
 
 
 @pytest.mark.shows("S-38")
-async def test_one_director_sweeps_and_another_takes_over_when_he_stops(
+async def test_one_director_sweeps_and_another_takes_over_when_it_stops(
     redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("director.service.persistence.sweeper.ASK_SECONDS", 0.1)
@@ -191,7 +191,7 @@ async def test_one_director_sweeps_and_another_takes_over_when_he_stops(
         async with running(Node(redis.url)) as node:
             both = (node.persistence.sweeping, other.persistence.sweeping)
             await until(lambda: sorted(one.holds for one in both) == [False, True])
-            await anyio.sleep(1.5)  # the other one has asked, and was refused
+            await anyio.sleep(1.5)  # the second director has asked, and was refused
             assert sorted(one.holds for one in both) == [False, True]
         await until(lambda: other.persistence.sweeping.holds)
 
@@ -203,7 +203,7 @@ async def test_who_loses_the_lock_stops_and_says_so(
     monkeypatch.setattr("director.service.persistence.sweeper.ASK_SECONDS", 0.1)
     async with running(Node(redis.url)) as node:
         await until(lambda: node.persistence.sweeping.holds)
-        redis.command("SET", "lock:dd:{lock}sweep", "somebody else")
+        redis.command("SET", "lock:dd:{lock}sweep", "another holder")
         await until(lambda: node.logged("sweep_failed"))
         await until(lambda: not node.persistence.sweeping.holds)
         assert node.persistence.up

@@ -92,7 +92,7 @@ def test_a_sign_of_life_is_due_in_half_the_time_the_watchdog_waits(manager: sock
 @pytest.mark.parametrize(
     "environ", [{"WATCHDOG_PID": "1"}, {"WATCHDOG_USEC": "soon"}, {"WATCHDOG_USEC": "0"}]
 )
-def test_a_watchdog_of_somebody_else_or_none_needs_no_sign_of_life(
+def test_a_watchdog_of_another_process_or_none_needs_no_sign_of_life(
     manager: socket.socket, environ: dict[str, str]
 ) -> None:
     assert notifier(manager, **{"WATCHDOG_USEC": "30000000", **environ}).watchdog_interval is None

@@ -94,7 +94,7 @@ def ready(node: Node) -> Node:
 
 
 @pytest.mark.parametrize("what", CHANGES)
-async def test_a_change_made_while_the_store_is_away_is_not_stored_until_the_store_is_back(
+async def test_a_change_made_while_the_store_is_unreachable_is_stored_when_it_is_reachable_again(
     redis: RedisServer, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     change, target = CHANGES[what]
