@@ -88,9 +88,9 @@ class Command:
     ended: float | None = None
     lost: bool = False
     """Whether its director died before it could answer."""
-    stored: bool = True
-    """Whether the store was reachable when the command was confirmed. If not, the change is lost with the
-    last director that knows it."""
+    stored: bool = False
+    """Whether a store has received the change of a host. If not, the change is lost with the last director
+    that knows it."""
 
     @property
     def done(self) -> bool:
@@ -114,6 +114,8 @@ class Watch:
         self.replies: list[Reply] = []
         self.commands: list[Command] = []
         self.host_changes: list[Command] = []
+        self._unstored: list[Command] = []
+        """Confirmed changes of hosts that are being written."""
         self.hand_at: dict[tuple[str, str], float] = {}
         """The time when an operator's command last concerned a user."""
         self.all_at = -1e9
@@ -418,7 +420,8 @@ class Watch:
 
     def _end(self, command: Command) -> None:
         command.ended = self.world.now
-        command.stored = command.at.store.up
+        if command.kind == "host" and command.at.store.up:
+            self._unstored.append(command)
         if command.kind != "move" or command.outcome.users is None or command.what.get("early"):
             return
         users, user = command.outcome.users, command.what["user"]
@@ -474,10 +477,18 @@ class Watch:
                 self._end(command)
             elif not command.at.frozen and now > max(command.begun, command.at.thawed_at) + command.within:
                 raise Violation("command hangs", f"{command.kind} {command.what} since {command.begun:.1f}")
+        self._note_stored()
         self._check_sessions()
         self._check_moving()
         self._check_size()
         self._check_stored()
+
+    def _note_stored(self) -> None:
+        """Note which changes of hosts have been written. A director that ends writes nothing more."""
+        lives = [c for c in self._unstored if c.at.up and c.at.incarnation == c.life]
+        for command in lives:
+            command.stored = command.at.persistence.core.documents.hosts.stored
+        self._unstored = [command for command in lives if not command.stored]
 
     def _check_replies(self) -> None:
         waiting = []

@@ -139,7 +139,10 @@ def _host_ahead(liar: Liar) -> list[RingMessage]:
     A presence or a tag with a time within the limit would count as an operator's change, and users assigned
     before would have to move.
     """
-    row = liar.chance.choice([row for row in liar.node.core.hosts.rows.values() if row.present])
+    present = [row for row in liar.node.core.hosts.rows.values() if row.present]
+    if not present:
+        return []
+    row = liar.chance.choice(present)
     stamps = {stamp: _time_ahead(liar) for stamp in ("weight_at", "up_at")}
     stamps |= {stamp: liar.chance.choice([liar.unix + 86_400, LATEST]) for stamp in ("present_at", "tag_at")}
     names = liar.chance.sample(sorted(stamps), liar.chance.randrange(1, 5))
