@@ -558,10 +558,11 @@ class Watch:
     def _check_size(self) -> None:
         """Check the size of tables.
 
-        Each side of a partition holds as many users as the limit, and operators add what they want. Some
-        users that a side has dropped early may return from the other side, or from a store.
+        Each side of a partition holds as many users as the limit. Operators and listed sessions add users
+        beyond it. Some users that a side has dropped early may return from the other side, or from a store.
         """
         most = 2 * self.plan.max_users * self.plan.directors + len(self.hand_at)
+        most += len(self.world.listed_users)
         for node in self.world.ups() if self.plan.max_users else ():
             if len(node.users) > most:
                 raise Violation("too many users", f"{len(node.users)} at {node.member}, {most} at most")

@@ -361,6 +361,7 @@ class Node:
                     self.later(takes, lambda: self.kicked(number, what))
             case ListSessions():
                 arrived = [s for s in self.sessions if s.arrived]
+                self.world.listed_users |= {session.user for session in arrived}
                 listed = [ProxiedSession(s.user.encode(), s.host, s.hash32) for s in arrived]
                 self.later(0.002, lambda: self.handle(SessionsListed(listed)))
             case RunFlush(number):
@@ -540,6 +541,8 @@ class World:
         self.delays = (0.0002, 0.001, 0.005)
         self.slow: dict[tuple[MemberId, MemberId], float] = {}
         """Seconds from one member to another, if fixed."""
+        self.listed_users: set[str] = set()
+        """Users of all sessions that were ever listed."""
         self.on_reply: Callable[[Node, Reply], None] | None = None
         self.on_drop: Callable[[Node, User], None] = lambda node, user: None
         """Called when a director has dropped a user early because its table was full."""

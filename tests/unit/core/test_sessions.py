@@ -30,7 +30,8 @@ class Review:
         self.users = UserTable(EXPIRE)
         self.hosts = HostTable(BackendSetting(address, "", "", 100) for address in BACKENDS)
         self.kicks = Kicks(self.hosts, self.users, Counters())
-        self.review = SessionReview(self.hosts, Assigner(self.users, UserHash()), self.kicks)
+        self.assigner = Assigner(self.users, UserHash())
+        self.review = SessionReview(self.hosts, self.assigner, self.kicks)
 
     def of(self, *sessions: ProxiedSession, late: bool = False) -> list[HashOnHosts]:
         """What is kicked because of these sessions."""
@@ -65,6 +66,15 @@ def test_of_whom_nothing_is_known_he_stays_where_all_his_sessions_are() -> None:
     one = Review()
     assert one.of(session(BACKENDS[2]), session(BACKENDS[2])) == []
     assert one.users.get(ALICE.key) == User(ALICE.key, host_id(BACKENDS[2]), ALICE.decided, START, 0)
+
+
+@pytest.mark.shows("rule 48")
+def test_a_user_of_a_listed_session_gets_a_record_though_the_table_is_full() -> None:
+    review = Review()
+    review.users.put(ALICE)
+    review.assigner.limit = 1
+    assert review.of(session(BACKENDS[1], b"bob")) == []
+    assert review.users.get(user(b"bob", BACKENDS[1]).key) is not None
 
 
 def test_sessions_of_an_unknown_user_on_two_hosts_are_all_ended() -> None:
