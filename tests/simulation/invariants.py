@@ -58,6 +58,8 @@ BEHIND = 9.0
 others within ring.ping_timeout, and then reads the store every half second."""
 STORED = 6.0
 """Seconds without a change of hosts after which the store holds them, if all directors agree."""
+SECOND = 1.0
+"""The unit of stamps."""
 NOT_REMEMBERED = "not remembered, or dropped early: the table was full"
 """The excuse for two hosts of a user (docs/ring.md, rules 48, 49)."""
 
@@ -616,11 +618,14 @@ class Watch:
             may_hold = [c for c in about if c.done or c.lost or "made here" in (c.outcome.failed or "")]
             # A change that was not stored may be lost with the directors that knew it. Then the value before
             # it holds. A change that was confirmed only just before may be unknown at the director of the
-            # last change.
+            # last change. So may the stamp of a value that held already, which is confirmed at once: it wins
+            # over a change of the same second.
             values = [
                 c.what["sets"][name]
                 for c in may_hold
-                if c.ended is None or c.ended + self._lap + 3 * c.lost >= last
+                if c.ended is None
+                or c.ended + self._lap + 3 * c.lost >= last
+                or (c.ended == c.begun and c.ended + SECOND > last)
             ]
             row = rows.get(address)
             holds = getattr(row, name) if row is not None else False
