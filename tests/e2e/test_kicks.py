@@ -216,18 +216,24 @@ async def test_many_kicks_at_once_are_all_carried_out(kicked: Front) -> None:
 
 
 @contextmanager
-def logging_in(front: Front, user: str) -> Iterator[Imap]:
-    """Give a client whose proxy has connected to a backend that sends nothing."""
+def silent_backend(ports: Ports) -> Iterator[socket.socket]:
+    """Give the listener of a backend that accepts nothing by itself."""
     with socket.socket() as silent:
         silent.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        silent.bind((SILENT, front.ports.imap))
+        silent.bind((SILENT, ports.imap))
         silent.listen()
-        with Imap(front.address, front.ports.imap) as session:
-            session.send(f'a LOGIN "{user}" any')
-            silent.settimeout(20)
-            connection, _ = silent.accept()
-            with connection:
-                yield session
+        yield silent
+
+
+@contextmanager
+def logging_in(front: Front, user: str) -> Iterator[Imap]:
+    """Give a client whose proxy has connected to a backend that sends nothing."""
+    with silent_backend(front.ports) as silent, Imap(front.address, front.ports.imap) as session:
+        session.send(f'a LOGIN "{user}" any')
+        silent.settimeout(20)
+        connection, _ = silent.accept()
+        with connection:
+            yield session
 
 
 @pytest.mark.parametrize(
@@ -320,30 +326,35 @@ def test_the_removal_of_a_host_ends_its_sessions_and_no_others(cluster: Cluster)
             assert director.command("add", removed.address).returncode == 0
 
 
-def imap_server(listener: socket.socket, connected: threading.Event, speak: threading.Event) -> None:
-    """Serve one session of a backend that sends nothing until `speak` is set, and then accepts all
-    commands."""
-    connection, _ = listener.accept()
-    connected.set()
-    with connection, suppress(OSError):
-        speak.wait()
-        connection.sendall(b"* OK [CAPABILITY IMAP4rev1 SASL-IR AUTH=PLAIN ID] here.\r\n")
-        for line in connection.makefile("rb"):
-            if len(words := line.split(None, 1)) == 2:
-                connection.sendall(b"%s OK done\r\n" % words[0])
+class SlowBackend:
+    """A backend for one session that sends nothing until `speak` is set, and then accepts all commands."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        self.connected, self.speak = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._serve, args=(listener,), daemon=True)
+        self._thread.start()
+
+    def _serve(self, listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        self.connected.set()
+        with connection, suppress(OSError):
+            self.speak.wait()
+            connection.sendall(b"* OK [CAPABILITY IMAP4rev1 SASL-IR AUTH=PLAIN ID] here.\r\n")
+            for line in connection.makefile("rb"):
+                if len(words := line.split(None, 1)) == 2:
+                    connection.sendall(b"%s OK done\r\n" % words[0])
+
+    def has_ended(self) -> bool:
+        self._thread.join(20)
+        return not self._thread.is_alive()
 
 
-@pytest.mark.parametrize("release", ["2.3", "2.4"])
-def test_a_login_in_flight_to_a_slow_backend_is_ended_when_its_user_is_moved(
-    release: str,
-) -> None:
-    programs = dovecot(release)
+@pytest.fixture
+def moving(programs: Programs) -> Iterator[Cluster]:
+    """A director with a proxy and one backend."""
     ports = free_ports([MOVING_PROXY, MOVED_TO, SILENT], [MOVING_PROXY])
-    connected, speak = threading.Event(), threading.Event()
-    with (
-        new_folder(programs) as folder,
-        socket.socket() as silent,
-        Cluster(
+    with new_folder(programs) as folder:
+        cluster = Cluster(
             folder / "c",
             directors=1,
             backends=1,
@@ -351,27 +362,34 @@ def test_a_login_in_flight_to_a_slow_backend_is_ended_when_its_user_is_moved(
             first_proxy=MOVING_PROXY,
             first_backend=MOVED_TO,
             programs=programs,
-        ) as cluster,
-    ):
-        silent.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        silent.bind((SILENT, ports.imap))
-        silent.listen()
-        backend = threading.Thread(target=imap_server, args=(silent, connected, speak), daemon=True)
-        backend.start()
-        director = cluster.directors[0]
+        )
+        with cluster:
+            yield cluster
+
+
+@pytest.fixture
+def slow_backend(moving: Cluster) -> Iterator[SlowBackend]:
+    """A second backend, to which the user `slow` is assigned."""
+    with silent_backend(moving.ports) as listener:
+        backend = SlowBackend(listener)
         for command in (["add", SILENT], ["move", "--new", "slow", SILENT]):
-            assert director.command(*command).returncode == 0
-        with Imap(MOVING_PROXY, ports.imap) as early:
-            early.send('a LOGIN "slow" any')
-            assert connected.wait(20)
-            assert director.command("move", "slow", MOVED_TO).returncode == 0
-            assert login_imap(MOVING_PROXY, ports.imap, "slow") == "b1"
-            speak.set()
-            with pytest.raises(ConnectionError):  # noqa: PT012 - on 2.3 it is closed before its login ends
-                while True:
-                    early.read()
-        backend.join(20)
-        assert not backend.is_alive()
+            assert moving.directors[0].command(*command).returncode == 0
+        yield backend
+
+
+def test_a_login_in_flight_to_a_slow_backend_is_ended_when_its_user_is_moved(
+    moving: Cluster, slow_backend: SlowBackend
+) -> None:
+    with Imap(MOVING_PROXY, moving.ports.imap) as early:
+        early.send('a LOGIN "slow" any')
+        assert slow_backend.connected.wait(20)
+        assert moving.directors[0].command("move", "slow", MOVED_TO).returncode == 0
+        assert login_imap(MOVING_PROXY, moving.ports.imap, "slow") == "b1"
+        slow_backend.speak.set()
+        with pytest.raises(ConnectionError):  # noqa: PT012 - on 2.3 it is closed before its login ends
+            while True:
+                early.read()
+    assert slow_backend.has_ended()
 
 
 @pytest.fixture(scope="module")

@@ -196,39 +196,43 @@ def test_every_user_keeps_the_host_when_dovecots_director_is_replaced_and_when_i
             assert {user: login_imap(PROXY, 143, user) for user in USERS[:8]} == logins
 
 
-def test_a_proxy_is_upgraded_to_2_4_while_the_ring_stays() -> None:
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    """Two directors, each with a proxy of Dovecot 2.3."""
     needs_root("Dovecot 2.4 in its own root")
-    newer = dovecot("2.4")
     dovecot("2.3")
-    with (
-        new_folder(newer) as folder,
-        Cluster(
+    with new_folder(dovecot("2.4")) as folder:
+        made = Cluster(
             folder / "c", directors=2, backends=2, first_proxy="127.0.93.11", first_backend="127.0.93.21"
-        ) as cluster,
-    ):
-        users = [f"user{number}" for number in range(8)]
-        (first, second), old = cluster.proxy_addresses, cluster.proxies[1]
-        before = {user: login_imap(second, 143, user) for user in users}
+        )
+        with made:
+            yield made
 
-        old.stop()
-        cluster.directors[1].stop()
-        shutil.rmtree(old.run)  # /run of a machine that is installed anew
-        cluster.proxies[1] = Proxy(old.folder, old.name, old.address, programs=newer)
-        cluster.proxies[1].write()
-        cluster.directors[1].start()
-        cluster.directors[1].wait_ready()
-        cluster.proxies[1].start()
 
-        assert {user: login_imap(first, 143, user) for user in users} == before
-        assert {user: login_imap(second, 143, user) for user in users} == before
-        with Imap(first, 143) as at_old, Imap(second, 143) as at_new:
-            for session in (at_old, at_new):
-                session.login(users[0], "any")
-                assert session.served_by() == before[users[0]]
-            target = next(b for b in cluster.backends if b.name != before[users[0]])
-            moved = cluster.directors[0].command("move", users[0], target.address)
-            assert moved.stdout.endswith(", 2 sessions ended\n"), moved
-            for session in (at_old, at_new):
-                with pytest.raises(OSError, match=r"closed|reset"):
-                    session.served_by()
-        assert {login_imap(where, 143, users[0]) for where in (first, second)} == {target.name}
+def test_a_proxy_is_upgraded_to_2_4_while_the_ring_stays(cluster: Cluster) -> None:
+    users = [f"user{number}" for number in range(8)]
+    (first, second), old = cluster.proxy_addresses, cluster.proxies[1]
+    before = {user: login_imap(second, 143, user) for user in users}
+
+    old.stop()
+    cluster.directors[1].stop()
+    shutil.rmtree(old.run)  # /run of a machine that is installed anew
+    cluster.proxies[1] = Proxy(old.folder, old.name, old.address, programs=dovecot("2.4"))
+    cluster.proxies[1].write()
+    cluster.directors[1].start()
+    cluster.directors[1].wait_ready()
+    cluster.proxies[1].start()
+
+    assert {user: login_imap(first, 143, user) for user in users} == before
+    assert {user: login_imap(second, 143, user) for user in users} == before
+    with Imap(first, 143) as at_old, Imap(second, 143) as at_new:
+        for session in (at_old, at_new):
+            session.login(users[0], "any")
+            assert session.served_by() == before[users[0]]
+        target = next(b for b in cluster.backends if b.name != before[users[0]])
+        moved = cluster.directors[0].command("move", users[0], target.address)
+        assert moved.stdout.endswith(", 2 sessions ended\n"), moved
+        for session in (at_old, at_new):
+            with pytest.raises(OSError, match=r"closed|reset"):
+                session.served_by()
+    assert {login_imap(where, 143, users[0]) for where in (first, second)} == {target.name}

@@ -197,7 +197,7 @@ def check_buckets(case: Case) -> None:
 def make_handover(rng: random.Random) -> Case:
     handover = Handover(
         version="1",
-        replacement=ReplacementRecord(version="1", begun=1.0, frozen=2.0),
+        replacement=ReplacementRecord(version="1", begun=1.0, paused_at=2.0),
         username_hash="%Lu",
         listening=[HandedListener(name="login", where="/x", descriptor=rng.randrange(9))],
         connections=[Connection(relay="login", client=3, first=noise(rng), held_lines=[noise(rng)])],
