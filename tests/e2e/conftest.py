@@ -21,6 +21,7 @@ from tests import debian13
 from tests.e2e import site as sites
 from tests.e2e.site import Entrance, Site
 from tests.needs import cannot_run, needs
+from tests.servers import RedisServer
 from tests.spinning import end_spinning_anvils
 
 # Not the demo's addresses: both may run at the same time.
@@ -86,6 +87,16 @@ def new_folder(programs: Programs | None = None) -> Iterator[Path]:
 def folder() -> Iterator[Path]:
     with new_folder() as folder:
         yield folder
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def state(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The URL of the directors' store: a file of each director, then one Redis."""
+    if request.param == "redis":
+        with RedisServer(appendonly=True) as server:
+            yield server.url
+    else:
+        yield "sqlite:///state.db"
 
 
 def dovecot(release: str) -> Programs:

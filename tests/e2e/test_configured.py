@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.processes import BACKENDS, Client, DirectorProcess, Directors, until
-from tests.servers import RedisServer
 
 FIRST = "127.0.57.11"
 NEW = '"127.0.3.1-127.0.3.3", "127.0.3.9@gold"'
@@ -20,15 +18,6 @@ TABLE = [
     ("127.0.3.9", "gold", 100, True),
 ]
 USERS = [f"user{number}" for number in range(200)]
-
-
-@pytest.fixture(params=["sqlite", "redis"])
-def state(request: pytest.FixtureRequest) -> Iterator[str]:
-    if request.param == "redis":
-        with RedisServer(appendonly=True) as server:
-            yield server.url
-    else:
-        yield "sqlite:///state.db"
 
 
 def give(director: DirectorProcess, servers: str = NEW) -> None:

@@ -9,19 +9,14 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import anyio
 import pytest
 
-from director.core.placement.addresses import host_id
 from director.core.placement.hashing import UserHash
-from director.core.placement.users import unpack
-from director.core.tables.hosts import decode_rows
-from director.types import Address
-from state.urls import open_store
 from tests.e2e.processes import Client, DirectorProcess, Directors, Load, until
+from tests.e2e.stores import stored
 from tests.proxy import Proxy
 from tests.servers import RedisServer
 
@@ -184,10 +179,10 @@ def test_no_login_waits_for_a_failing_redis_and_no_change_is_lost(place: Place, 
     assert load.failures == []
     assert load.on_two_hosts() == {}
     assert load.slowest < STORE_TIMEOUT
-    until(lambda: is_stored(place), within=20, what="the store holds what memory holds")
-    stored, rows = anyio.run(in_store, place.redis.url)
-    assert in_memory(ring[2]) == stored
-    assert stored[UserHash().key(pinned.encode())] == PINNED_TO
+    until(lambda: is_stored(place), within=20, what="the store holds all assignments")
+    hosts, rows = anyio.run(stored, place.redis.url)
+    assert in_memory(ring[2]) == hosts
+    assert hosts[UserHash().key(pinned.encode())] == PINNED_TO
     assert rows["127.0.3.1"] == weight
     verified = ring[2].command("state", "verify")
     assert verified.returncode == 0, verified.stdout
@@ -210,22 +205,8 @@ def in_memory(director: DirectorProcess) -> dict[int, str]:
 
 def is_stored(place: Place) -> bool:
     """Whether every director has the same assignments as the store."""
-    stored, _ = anyio.run(in_store, place.redis.url)
-    return all(director.users() == len(stored) for director in place.ring.all)
-
-
-async def in_store(url: str) -> tuple[dict[int, str], dict[str, int]]:
-    """Return the host of each key, and the weight of each host."""
-    store = open_store(url, base_dir=Path("/"))
-    await store.open()
-    blobs = [bucket.blob async for batch in store.load_buckets("users") for bucket in batch]
-    document = await store.read_document("hosts")
-    await store.close()
-    assert document is not None
-    rows = decode_rows(document.data)
-    address = {host_id(Address(row.address)): row.address for row in rows}
-    users = {user.key: address[user.host] for blob in blobs for user in unpack(blob)}
-    return users, {row.address: row.weight for row in rows}
+    users, _ = anyio.run(stored, place.redis.url)
+    return all(director.users() == len(users) for director in place.ring.all)
 
 
 # ---- all at once
@@ -257,8 +238,8 @@ def test_all_users_keep_their_hosts_when_all_directors_restart_and_redis_is_empt
             ring.wait_whole()
             assert [director.hosts() for director in ring.all] == [hosts] * 3
             until(lambda: any(d.logged("snapshot_loaded", 'reason="the store is empty"') for d in ring.all))
-            until(lambda: len(anyio.run(in_store, redis.url)[0]) == len(USERS) + 1)
-            assert anyio.run(in_store, redis.url)[0][UserHash().key(b"pinned")] == PINNED_TO
+            until(lambda: len(anyio.run(stored, redis.url)[0]) == len(USERS) + 1)
+            assert anyio.run(stored, redis.url)[0][UserHash().key(b"pinned")] == PINNED_TO
             assert all("127.0.2.58" in json.dumps(d.get("/v1/ring")) for d in ring.all)
 
 
@@ -288,7 +269,7 @@ def test_directors_that_start_without_redis_use_snapshots_and_a_joining_director
                 assert client.ask([*USERS, "newer"]) == before
             redis.start()
             until(lambda: all(is_up(d) for d in ring.all), what=ring[0].log[-2000:])
-            until(lambda: len(anyio.run(in_store, redis.url)[0]) == len(USERS) + 1)
+            until(lambda: len(anyio.run(stored, redis.url)[0]) == len(USERS) + 1)
 
 
 @pytest.mark.shows("S-12")

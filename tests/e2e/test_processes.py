@@ -17,12 +17,7 @@ from typing import Any
 import anyio
 import pytest
 
-from director.core.placement.addresses import host_id
 from director.core.placement.hashing import UserHash
-from director.core.placement.users import unpack
-from director.core.tables.hosts import decode_rows
-from director.types import Address, UserKey
-from state.urls import open_store
 from tests.e2e.peers import Stranger, hello
 from tests.e2e.processes import (
     GREETING,
@@ -38,6 +33,7 @@ from tests.e2e.processes import (
     read_to_end,
     until,
 )
+from tests.e2e.stores import stored
 from tests.servers import RedisServer, free_port
 
 USERS = [f"user{number}" for number in range(300)]
@@ -286,15 +282,6 @@ def test_a_director_that_says_good_bye_cannot_be_dialled_any_more(folder: Path) 
 # ---- restarts
 
 
-@pytest.fixture(params=["sqlite", "redis"])
-def state(request: pytest.FixtureRequest) -> Iterator[str]:
-    if request.param == "redis":
-        with RedisServer() as server:
-            yield server.url
-    else:
-        yield "sqlite:///state.db"
-
-
 def test_all_records_are_loaded_before_the_first_login_after_a_stop_of_all_directors(
     folder: Path, state: str
 ) -> None:
@@ -329,20 +316,6 @@ def test_all_records_are_loaded_before_the_first_login_after_a_stop_of_all_direc
 
 
 # ---- Redis
-
-
-async def stored(url: str) -> tuple[dict[UserKey, str], dict[str, int]]:
-    """Return the content of a store: the host of each key, the weight of each host."""
-    store = open_store(url, base_dir=Path("/"))
-    await store.open()
-    blobs = [bucket.blob async for batch in store.load_buckets("users") for bucket in batch]
-    document = await store.read_document("hosts")
-    await store.close()
-    assert document is not None
-    rows = decode_rows(document.data)
-    address = {host_id(Address(row.address)): row.address for row in rows}
-    users = {user.key: address[user.host] for blob in blobs for user in unpack(blob)}
-    return users, {row.address: row.weight for row in rows}
 
 
 @pytest.mark.parametrize(("stop", "restart"), [("kill", "start"), ("freeze", "thaw")])

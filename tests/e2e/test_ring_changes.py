@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -18,15 +17,6 @@ QUICK = {"users": 'kick_delay = "100 ms"'}
 SHORT = {"users": 'kick_delay = "100 ms"\nexpire = "10 s"'}
 ISOLATED = ("login_gate_changed", "standing=isolated")
 """The log event of a director that assigns users again, after it has waited on the minority side."""
-
-
-@pytest.fixture(params=["sqlite", "redis"])
-def state(request: pytest.FixtureRequest) -> Iterator[str]:
-    if request.param == "redis":
-        with RedisServer(appendonly=True) as server:
-            yield server.url
-    else:
-        yield "sqlite:///state.db"
 
 
 def output_of(director: DirectorProcess, *arguments: str) -> str:

@@ -7,12 +7,10 @@ login until they were, *lost* the number of users who were not.
 
 from __future__ import annotations
 
-import asyncio
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +22,8 @@ from state.urls import open_store
 from tests.bench.state.parts import Bench, Watch, table
 from tests.bench.state.writes import lag
 from tests.groups import SentinelGroup
-from tests.servers import RedisServer, free_port
+from tests.proxy import Proxy
+from tests.servers import RedisServer
 
 CASES = ("up", "killed", "failed over", "slow")
 DELAY = 2.0
@@ -43,58 +42,13 @@ class Trouble:
     end: Callable[[], object] = lambda: None
 
 
-class SlowProxy:
-    """A port in front of a Redis server, in its own thread.
-
-    While `delay` is set, replies are delayed by so many seconds.
-    """
-
-    def __init__(self, target: int) -> None:
-        self.port, self.delay = free_port(), 0.0
-        self._target = target
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-
-    def __enter__(self) -> SlowProxy:
-        self._thread.start()
-        serving = asyncio.start_server(self._serve, "127.0.0.1", self.port)
-        self._server = asyncio.run_coroutine_threadsafe(serving, self._loop).result()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-    async def _end(self) -> None:
-        self._server.close()
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, back = await asyncio.open_connection("127.0.0.1", self._target)
-        with suppress(OSError):
-            await asyncio.gather(self._pass(reader, back, late=False), self._pass(there, writer, late=True))
-
-    async def _pass(self, source: asyncio.StreamReader, to: asyncio.StreamWriter, *, late: bool) -> None:
-        while data := await source.read(1 << 16):
-            if late and self.delay:
-                await asyncio.sleep(self.delay)
-            to.write(data)
-            await to.drain()
-        to.close()
-
-
 @contextmanager
 def trouble(case: str) -> Iterator[Trouble]:
     if case == "failed over":
         with SentinelGroup() as group:
             yield Trouble(group.url, begin=lambda: group.primary().kill())
     elif case == "slow":
-        with RedisServer(port=free_port()) as redis, SlowProxy(redis.port) as proxy:
+        with RedisServer() as redis, Proxy(redis.socket) as proxy:
             slow, fast = (
                 lambda seconds=seconds: setattr(proxy, "delay", seconds) for seconds in (DELAY, 0.0)
             )

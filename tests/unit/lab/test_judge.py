@@ -93,7 +93,7 @@ def test_a_failed_login_makes_a_scenario_wrong_and_is_shown_with_the_servers_ans
     assert "NO [UNAVAILABLE]" in seen.problems[0]
 
 
-def test_a_cut_session_makes_a_scenario_wrong() -> None:
+def test_a_closed_session_makes_a_scenario_wrong() -> None:
     seen = verdict([*EVERYTHING, cut(150)])
     assert (seen.right, seen.failed, seen.reopened) == (False, 1, 1)
 

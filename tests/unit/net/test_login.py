@@ -8,12 +8,13 @@ import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import anyio
 import msgspec
 import pytest
 
-from director.net.listen import unix_listener
+from director.net.listen import Listener, unix_listener
 from director.net.login import HELD_LIMIT, LINE_LIMIT, Client, Connection, Relay
 from tests.listening import acceptor
 from tests.waiting import until
@@ -88,13 +89,19 @@ class Setting:
 
 
 @asynccontextmanager
+async def served(setting: Setting, listener: Listener) -> AsyncIterator[None]:
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(setting.relay.serve, acceptor(listener.socket.dup()))
+        yield
+        tasks.cancel_scope.cancel()
+
+
+@asynccontextmanager
 async def serving(folder: Path) -> AsyncIterator[Setting]:
     setting = Setting(folder)
     listener = unix_listener("login", str(setting.path), mode=0o600)
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(setting.relay.serve, acceptor(listener.socket.dup()))
+    async with served(setting, listener):
         yield setting
-        tasks.cancel_scope.cancel()
     listener.close()
 
 
@@ -491,27 +498,44 @@ async def test_a_socket_in_a_folder_that_the_director_may_not_enter_is_served(tm
     listener.close()
 
 
+class Unserved(NamedTuple):
+    """A relay whose socket nothing serves yet."""
+
+    setting: Setting
+    auth: Service
+    listener: Listener
+
+
+@pytest.fixture
+def unserved(tmp_path: Path) -> Iterator[Unserved]:
+    setting = Setting(tmp_path)
+    path = str(setting.path)
+    with setting.service() as auth, closing(unix_listener("login", path, mode=0o600)) as listener:
+        yield Unserved(setting, auth, listener)
+
+
+@pytest.fixture
+async def waiting(unserved: Unserved) -> AsyncIterator[Socket]:
+    """A login process that waits behind two connections with its CPID that were given up."""
+    for _ in range(2):
+        with await unserved.setting.connect() as gave_up:
+            gave_up.send(b"VERSION\t1\t2\nCPID\t77\n")
+    with await unserved.setting.connect() as client:
+        client.send(b"VERSION\t1\t2\nCPID\t77\n")
+        yield client
+
+
+@pytest.mark.usefixtures("waiting")
 async def test_a_login_process_that_gave_up_before_it_was_accepted_is_not_named_to_auth(
-    tmp_path: Path,
+    unserved: Unserved,
 ) -> None:
     """It has connected again meanwhile, and auth refuses a second connection with the same CPID."""
-    setting = Setting(tmp_path)
-    with (
-        setting.service() as auth,
-        closing(unix_listener("login", str(setting.path), mode=0o600)) as listener,
-    ):
-        for last in (b"CPID\t77\n", b"CPID\t77\n"):
-            with await setting.connect() as gave_up:
-                gave_up.send(b"VERSION\t1\t2\n" + last)
-        with await setting.connect() as client:
-            client.send(b"VERSION\t1\t2\nCPID\t77\n")
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(setting.relay.serve, acceptor(listener.socket.dup()))
-                with await auth.accept() as connection:
-                    await until(lambda: setting.owner.gone == 2)
-                    with pytest.raises(BlockingIOError):
-                        auth.socket.accept()
-                    connection.setblocking(False)
-                    assert b"CPID\t77\n" in await asyncio.get_running_loop().sock_recv(connection, 100)
-                    assert setting.relay.clients
-                tasks.cancel_scope.cancel()
+    setting, auth, listener = unserved
+    async with served(setting, listener):
+        with await auth.accept() as connection:
+            await until(lambda: setting.owner.gone == 2)
+            with pytest.raises(BlockingIOError):
+                auth.socket.accept()
+            connection.setblocking(False)
+            assert b"CPID\t77\n" in await asyncio.get_running_loop().sock_recv(connection, 100)
+            assert setting.relay.clients
