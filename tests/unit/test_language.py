@@ -163,8 +163,8 @@ def findings(text: str) -> list[str]:
 
 
 def refused(prose: str, sentences: str) -> list[str]:
-    """Return each forbidden word of a prose. `sentences`: the prose without headings, which may begin with any
-    word."""
+    """Return each forbidden word of a prose. `sentences`: the prose without headings, which may begin with
+    any word."""
     found = []
     for word, instead in WORDS.items():
         spaced = word.replace(" ", r"[\s#]+")  # the words may stand on two lines, also of a comment
