@@ -266,9 +266,7 @@ def test_a_message_in_one_frame_with_a_proof_is_refused(not_yet_attacked: Attack
         not_yet_attacked,
         Way.RIGHT,
         of_frame(1, lambda frame: framed(b"\x92" + frame[5:] + hosts)),
-        lambda: not_yet_attacked.ring[1].logged(
-            "ring_link_closed", "its proof is not the only message of its frame"
-        ),
+        lambda: not_yet_attacked.ring[1].logged("ring_link_closed", "its proof is not alone in its frame"),
     )
 
 
