@@ -5,7 +5,7 @@ Bodies and answers are the records of `director.records`; errors are problem doc
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 from urllib.parse import quote
 
 from litestar import Litestar, Response, delete, get, patch, post
@@ -15,7 +15,7 @@ from litestar.exceptions import HTTPException
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import OpenAPI, PathItem
-from litestar.params import FromQuery, JSONBody, QueryParameter
+from litestar.params import JSONBody, QueryParameter
 
 from director.errors import EX_TRY_AGAIN, BadRequest, OperationError
 from director.records import (
@@ -42,7 +42,13 @@ from director.web.params import (
     STARTED,
     Address,
     AnyRequest,
+    DryRun,
+    Force,
+    Host,
+    Numeric,
+    Reason,
     Service,
+    Tag,
     Wait,
     answered,
     canonical,
@@ -131,9 +137,9 @@ async def change_host(
 async def remove_host(
     operations: Service,
     address: Address,
-    reason: FromQuery[str] = "",
-    dry_run: FromQuery[bool] = False,
-    force: FromQuery[bool] = False,
+    reason: Reason = "",
+    dry_run: DryRun = False,
+    force: Force = False,
 ) -> Change:
     """Refused if no other host can take its users, unless `force` is true."""
     wanted = await host_address(operations, address)
@@ -145,9 +151,7 @@ async def remove_host(
     responses=errors(400, 404),
     summary="List assignments, a page at a time",
 )
-async def users(
-    operations: Service, host: FromQuery[str | None] = None, cursor: Cursor = None
-) -> Response[list[UserInfo]]:
+async def users(operations: Service, host: Host = None, cursor: Cursor = None) -> Response[list[UserInfo]]:
     """At most 1000 users, in the order of their keys. The header `Link` has the next page, if any."""
     wanted = None if host is None else (await known_host(operations, host)).address
     page: list[UserInfo] = []
@@ -168,8 +172,8 @@ async def users(
 async def user(
     operations: Service,
     request: AnyRequest,
-    tag: FromQuery[str] = "",
-    numeric: FromQuery[Literal["hash", "name"]] = "hash",
+    tag: Tag = "",
+    numeric: Numeric = "hash",
 ) -> UserStatus:
     """A name of digits only is read as a hash, as in Dovecot 2.3; with `?numeric=name` as a name."""
     return operations.queries.user_status(user_name(request), tag, numeric_is_hash=numeric == "hash")

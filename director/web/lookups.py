@@ -6,12 +6,11 @@ from urllib.parse import parse_qsl, unquote_to_bytes
 
 from litestar import Response, get
 from litestar.handlers import HTTPRouteHandler
-from litestar.params import FromQuery
 
 from director.errors import BadRequest, TryAgain
 from director.records import LookupAnswer
 from director.web.offer import Offer
-from director.web.params import AnyRequest, errors
+from director.web.params import AnyRequest, Tag, errors
 
 NOT_OFFERED = "This login method is not offered, use PLAIN or LOGIN"
 """For login methods other than PLAIN and LOGIN nginx would need the user's password from the director."""
@@ -35,7 +34,7 @@ def _lookup(offer: Offer) -> HTTPRouteHandler:
         responses=errors(400, 503),
         summary="Look up a user's host, as a login does",
     )
-    async def lookup(request: AnyRequest, tag: FromQuery[str] = "") -> LookupAnswer:
+    async def lookup(request: AnyRequest, tag: Tag = "") -> LookupAnswer:
         """Assigns the user, or renews the assignment, and returns passdb fields. 503: ask again."""
         return await offer.lookups.find(_user(request), tag.encode(), "http")
 
@@ -48,7 +47,7 @@ def _auth_http(offer: Offer) -> HTTPRouteHandler:
         responses=errors(400),
         summary="Look up a user's host for the mail proxy of nginx (auth_http)",
     )
-    async def auth_http(request: AnyRequest, tag: FromQuery[str] = "") -> Response[bytes]:
+    async def auth_http(request: AnyRequest, tag: Tag = "") -> Response[bytes]:
         """The answer for nginx is in the headers. The password is not checked."""
         protocol = request.headers.get("auth-protocol", "")
         user = unquote_to_bytes(request.headers.get("auth-user", "").encode("latin-1"))

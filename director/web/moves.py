@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from litestar import Response, delete, get, post
 from litestar.exceptions import NotFoundException
-from litestar.params import FromQuery, JSONBody, PathParameter
+from litestar.params import JSONBody, PathParameter
 
 from director.errors import BadRequest
 from director.records import MoveInfo, NewFlush, NewKick, NewMember, NewMove, RingInfo, UsersChange
 from director.web.params import (
     STARTED,
     AnyRequest,
+    DryRun,
+    Numeric,
+    Reason,
     Service,
+    Tag,
     Wait,
     answered,
     canonical,
@@ -151,10 +155,10 @@ async def kick(operations: Service, data: JSONBody[NewKick]) -> UsersChange:
 async def unpin(
     operations: Service,
     request: AnyRequest,
-    tag: FromQuery[str] = "",
-    numeric: FromQuery[Literal["hash", "name"]] = "hash",
-    reason: FromQuery[str] = "",
-    dry_run: FromQuery[bool] = False,
+    tag: Tag = "",
+    numeric: Numeric = "hash",
+    reason: Reason = "",
+    dry_run: DryRun = False,
 ) -> UsersChange:
     """The user stays on the host until the assignment expires, and no session ends."""
     # This shares the route of `GET /v1/users/NAME`: with its own route, `GET /v1/users/a%2Fpin`, the user
@@ -188,7 +192,7 @@ async def add_member(operations: Service, data: JSONBody[NewMember]) -> RingInfo
     summary="Remove a director from the list of ring members",
 )
 async def remove_member(
-    operations: Service, member: Member, reason: FromQuery[str] = "", dry_run: FromQuery[bool] = False
+    operations: Service, member: Member, reason: Reason = "", dry_run: DryRun = False
 ) -> RingInfo:
     address, port = endpoint(member)
     return await operations.ring.remove(address, port, reason=reason, dry_run=dry_run)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import unquote_to_bytes
 
 from litestar import Request, Response
@@ -21,6 +21,20 @@ Service = NamedDependency[SkipValidation[Operations]]
 Address = Annotated[str, PathParameter(description="IP address of the backend host, or its name")]
 Wait = Annotated[
     bool, QueryParameter(description="false: answer 202 immediately; `/v1/moves/{id}` has the result")
+]
+Reason = Annotated[str, QueryParameter(description="Reason for the change, for the audit")]
+DryRun = Annotated[
+    bool, QueryParameter(description="true: change nothing; the answer says what would change")
+]
+Force = Annotated[
+    bool, QueryParameter(description="true: even if the pool has no other usable host for the users")
+]
+Tag = Annotated[str, QueryParameter(description="Pool of the user; empty: the pool without a tag")]
+Numeric = Annotated[
+    Literal["hash", "name"], QueryParameter(description="Meaning of a name of digits only: a hash or a name")
+]
+Host = Annotated[
+    str | None, QueryParameter(description="Only the users of this host, given by address or name")
 ]
 
 STARTED = {

@@ -285,6 +285,20 @@ def test_the_schema_has_unpinning_under_its_path(ask: Caller) -> None:
     assert paths["/v1/users/{name}/pin"]["delete"]["parameters"][-1]["name"] == "name"
 
 
+def test_the_schema_describes_every_query_parameter(ask: Caller) -> None:
+    operations = [
+        operation for path in ask("GET", "/schema").json["paths"].values() for operation in path.values()
+    ]
+    queries = [
+        parameter
+        for operation in operations
+        for parameter in operation.get("parameters", [])
+        if parameter["in"] == "query"
+    ]
+    assert {parameter["name"] for parameter in queries} >= {"reason", "dry_run", "force", "tag", "numeric"}
+    assert [parameter["name"] for parameter in queries if not parameter.get("description")] == []
+
+
 def test_the_schema_says_that_a_flush_with_forget_ends_sessions(ask: Caller) -> None:
     flush = ask("GET", "/schema").json["paths"]["/v1/flushes"]["post"]
     assert "`forget` removes the assignments instead and ends the sessions" in flush["description"]
