@@ -339,11 +339,11 @@ class App:
             self.log.info(
                 "started",
                 version=VERSION,
-                me=self.director.me,
+                member=self.director.me,
                 compiled=hotpath.COMPILED,
-                ring=len(self.director.ring.servers),
-                before=self._inherited.handover.version if self._inherited else None,
-                kept=len(self._inherited.handover.connections) if self._inherited else None,
+                ring_members=len(self.director.ring.servers),
+                predecessor=self._inherited.handover.version if self._inherited else None,
+                connections_kept=len(self._inherited.handover.connections) if self._inherited else None,
             )
             await self._ended.wait()
             if self._end:

@@ -10,6 +10,7 @@ from director.service.log import Log
 
 LOGGED, EVERY = 5, 10.0
 """At most `LOGGED` errors are logged in `EVERY` seconds."""
+NOTE = "the director continues; report this line with its traceback"
 
 
 class InternalErrors:
@@ -27,4 +28,4 @@ class InternalErrors:
             return
         self._logged.append(now)
         trace = None if error is None else "".join(traceback.format_exception(error))
-        self._log.error("internal_error", text=text, **fields, count=self.count, error=trace)
+        self._log.error("internal_error", text=text, **fields, count=self.count, note=NOTE, error=trace)

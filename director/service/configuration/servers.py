@@ -164,7 +164,8 @@ def own_endpoint(
         return local_servers[0]
     if local_servers:
         raise ValueError(
-            f"{' and '.join(map(str, local_servers))} are addresses of this machine; write this director's"
+            f"{' and '.join(map(str, local_servers))} are addresses of this machine; write the address "
+            "of this director into ring.listen"
         )
     raise ValueError("none of ring.servers is an address of this machine; list this director there")
 

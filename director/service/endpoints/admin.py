@@ -143,6 +143,7 @@ class AdminHandler:
                 "admin_command_unconfirmed",
                 command=type(command).__name__,
                 not_reached=",".join(done.not_reached),
+                note="sessions there end when these directors are back; run director ring status",
             )
 
 

@@ -30,7 +30,7 @@ def clock_is_behind(config: Config, unix: float, log: Log) -> bool:
     if younger is None:
         return False
     note = "the clock is not trusted until another director's clock agrees, or for an hour; set it (NTP)"
-    log.warning("clock_is_behind", file=str(younger.path), written_in=f"{younger.seconds} s", note=note)
+    log.warning("clock_is_behind", file=str(younger.path), written_later_by=f"{younger.seconds} s", note=note)
     return True
 
 

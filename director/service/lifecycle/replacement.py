@@ -261,7 +261,7 @@ class Replacement:
             self._busy = False
             return
         self._backends_warnings = await self._warnings()
-        self._log.info("replacement_begun", version=VERSION, by=version)
+        self._log.info("replacement_begun", version=VERSION, new_version=version)
         await target.close_endpoints(FINISH_WITHIN)
         await target.write_changes(WRITE_WITHIN)
         reexec.defer_signals()
@@ -317,10 +317,10 @@ class Replacement:
         self._log.info(
             "program_replaced",
             version=VERSION,
-            before=before.version,
+            previous_version=before.version,
             seconds=self._info.seconds,
             paused=self._info.paused,
-            number=before.number,
+            replacements=before.number,
         )
 
     def _refused(self, problem: str) -> None:

@@ -249,7 +249,8 @@ async def test_directors_that_did_not_confirm_are_logged(node: Node) -> None:
     node.faults.counts = {"not_reached": ["127.0.0.2:9090", "127.0.0.3:9090"]}
     assert await _logged(node, b"USER-MOVE\talice\t127.0.1.2") == [
         "time=1970-01-01T00:00:00.000Z level=warning event=admin_command_unconfirmed command=UserMove "
-        "not_reached=127.0.0.2:9090,127.0.0.3:9090\n"
+        "not_reached=127.0.0.2:9090,127.0.0.3:9090 "
+        'note="sessions there end when these directors are back; run director ring status"\n'
     ]
 
 
