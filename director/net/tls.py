@@ -292,7 +292,7 @@ def _load(context: ssl.SSLContext, cert: str, key: str, ca: str) -> None:
         if asked:
             problem = f"{key} is encrypted; store it without a pass phrase: openssl pkey -in OLD -out NEW"
         elif exc.reason == "KEY_VALUES_MISMATCH":
-            problem = f"{key} is not the key of {cert}; name the two that were made together"
+            problem = f"{key} is not the key of {cert}; name a key and a certificate that belong together"
         else:
             problem = f"{key} holds no private key that can be used; name this director's, in PEM"
         raise TlsFileError("key", problem) from exc

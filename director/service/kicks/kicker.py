@@ -191,7 +191,7 @@ class Kicker:
             unknown = kick.count_only and not _is_empty(kick.what)
             self._ends.add(kick.number, 0, "no kick channel" if unknown else "")
         elif self._under_way >= WAITING_LIMIT:
-            self._ends.add(kick.number, 0, f"{WAITING_LIMIT} kicks are in progress already")
+            self._ends.add(kick.number, 0, f"{WAITING_LIMIT} kicks are in progress already; try again later")
         else:
             self._under_way += 1
             if kick.count_only:

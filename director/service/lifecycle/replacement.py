@@ -247,7 +247,7 @@ class Replacement:
         """Replace the program, if the other program can take over. One replacement runs at a time."""
         target = self._target
         if self._busy:
-            self._log.info("replacement_already_running")
+            self._log.info("replacement_already_running", note="this request is ignored")
             return
         self._busy, self._begun = True, time.monotonic()
         self._info = ReloadInfo(state="under_way", exec=True, version=VERSION, number=self._number)

@@ -237,7 +237,7 @@ async def test_kicks_beyond_the_limit_end_at_once_with_a_problem(tmp_path: Path)
     async with bench.with_ipc(lambda _: None):
         for number in range(WAITING_LIMIT + 2):
             bench.kicker.kick(number, ByName(b"ann"))
-        problem = f"{WAITING_LIMIT} kicks are in progress already"
+        problem = f"{WAITING_LIMIT} kicks are in progress already; try again later"
         assert await bench.end(2) == [(WAITING_LIMIT, 0, problem), (WAITING_LIMIT + 1, 0, problem)]
 
 
