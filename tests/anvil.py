@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
-from pathlib import Path
+from collections.abc import Callable
+
+from tests.unixservers import UnixServer
 
 HELLO = b"VERSION\tanvil-client\t2\t0\n\n"
 GREETING = b"VERSION\tanvil-server\t2\t0\n"
@@ -16,7 +16,7 @@ def row(name: bytes, host: bytes, hash32: int = 1, *, id: bytes = b"1", pid: int
     return b"%d\t%s\timap-login\t127.0.0.1\t%s\t%s\t%d@%s\n" % (pid, name, id, host, hash32, host)
 
 
-class FakeAnvil:
+class FakeAnvil(UnixServer):
     """An anvil with sessions. A kick ends its sessions and returns their number.
 
     A kick of a session whose id is in `stubborn` claims to end the session and does not. `answer` replaces
@@ -24,26 +24,11 @@ class FakeAnvil:
     """
 
     def __init__(self, *rows: bytes, answer: Callable[[bytes], bytes | None] | None = None) -> None:
+        super().__init__()
         self.rows = list(rows)
         self.stubborn: set[bytes] = set()
         self.requests: list[bytes] = []
-        self._writers: set[asyncio.StreamWriter] = set()
         self._answer = answer or self._usual
-
-    @property
-    def open(self) -> int:
-        """The number of open connections."""
-        return len(self._writers)
-
-    @asynccontextmanager
-    async def listening(self, path: Path) -> AsyncIterator[FakeAnvil]:
-        server = await asyncio.start_unix_server(self._serve, path)
-        try:
-            yield self
-        finally:
-            server.close()
-            for writer in self._writers:
-                writer.close()
 
     def _usual(self, request: bytes) -> bytes:
         if request == b"CONNECT-DUMP":
@@ -54,17 +39,13 @@ class FakeAnvil:
         self.rows = [line for line in self.rows if line not in ended or line.split(b"\t")[4] in self.stubborn]
         return b"%d\n" % len(ended)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._writers.add(writer)
-        with suppress(OSError, asyncio.IncompleteReadError):
-            assert await reader.readexactly(len(HELLO)) == HELLO
-            writer.write(GREETING)
-            while line := await reader.readline():
-                self.requests.append(line.removesuffix(b"\n"))
-                answer = self._answer(self.requests[-1])
-                if answer is None:
-                    await reader.read()
-                    break
-                writer.write(answer)
-        self._writers.discard(writer)
-        writer.close()
+    async def converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        assert await reader.readexactly(len(HELLO)) == HELLO
+        writer.write(GREETING)
+        while line := await reader.readline():
+            self.requests.append(line.removesuffix(b"\n"))
+            answer = self._answer(self.requests[-1])
+            if answer is None:
+                await reader.read()
+                break
+            writer.write(answer)

@@ -421,7 +421,7 @@ def _found(job: tuple[str, int]) -> tuple[str, tuple[int, str] | None]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seeds", type=int, default=LIMIT)
-    parser.add_argument("defects", nargs="*", metavar="DEFECT", help="only these")
+    parser.add_argument("defects", nargs="*", metavar="DEFECT", help="these defects only")
     options = parser.parse_args()
     unknown = [name for name in options.defects if name not in DEFECTS]
     if unknown:

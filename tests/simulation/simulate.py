@@ -162,11 +162,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seeds", type=int, default=100)
     parser.add_argument(
-        "--seed", type=int, help="the first seed; without --seeds: only this one, with its trace"
+        "--seed", type=int, help="the first seed; without --seeds this seed alone runs, with its trace"
     )
     parser.add_argument("--replay", type=Path, help="a file with a schedule: run it, with its trace")
-    parser.add_argument("--out", type=Path, default=Path("build"), help="directory for schedules that fail")
-    parser.add_argument("--minimise", type=float, default=60, help="seconds for each of the first three")
+    parser.add_argument(
+        "--out", type=Path, default=Path("build"), help="folder for the schedules of failed runs"
+    )
+    parser.add_argument(
+        "--minimise", type=float, default=60, help="seconds to shorten each of the first three failures"
+    )
     parser.add_argument(
         "--small-slices", action="store_true", help="a turn of the loop does the work of a few users only"
     )
