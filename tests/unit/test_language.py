@@ -71,6 +71,7 @@ PROGRAMS = [
     "tests/lab",
     "tests/unit/*.py",
     "tests/unit/cli",
+    "tests/unit/core",
     "tests/unit/doctor",
     "tests/unit/dovecot",
     "tests/unit/lab",

@@ -1,4 +1,4 @@
-"""Who is sent where, in plain Python and compiled: every test runs on both."""
+"""The assigner, in plain Python and compiled: every test runs on both."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def backend(number: int, **fields: Any) -> Backend:
 
 FOUR = [backend(number) for number in (1, 2, 3, 4)]
 ONE, TWO, THREE, FOURTH = FOUR
-NOBODY = backend(0, id=HostId(0))  # where a forgotten user is
+NO_HOST = backend(0, id=HostId(0))  # where a forgotten user is
 
 
 def of_vector(host: dict[str, Any]) -> Backend:
@@ -73,7 +73,7 @@ def director(hot: HotPath, backends: list[Backend] = FOUR, gate: Gate = Gate.OPE
 
 
 def known(assigner: Assigner, host: Backend = THREE, **fields: Any) -> User:
-    """Put alice on a host where the circle would not put her; what that announces is taken."""
+    """Assign alice to a host that the circle would not select, and take the announcement."""
     user = User(ALICE, host.id, Stamp(NOW - 50), NOW - 100, 0)._replace(**fields)
     assigner.users.put(user)
     assigner.users.take_changes()
@@ -83,7 +83,7 @@ def known(assigner: Assigner, host: Backend = THREE, **fields: Any) -> User:
 # New users
 
 
-def test_a_new_user_goes_where_the_circle_puts_him_and_is_announced(hot: HotPath) -> None:
+def test_a_new_user_is_assigned_to_the_host_that_the_circle_selects_and_is_announced(hot: HotPath) -> None:
     assigner = director(hot)
     assert assigner.assign(ALICE, b"") is ONE
     assert assigner.users.get(ALICE) == User(ALICE, ONE.id, Stamp(NOW), NOW, 0)
@@ -104,7 +104,7 @@ def test_a_new_user_waits_for_a_host_where_there_is_none(hot: HotPath) -> None:
     assert len(assigner.users) == 0
 
 
-def test_a_new_user_waits_for_a_host_of_his_tag(hot: HotPath) -> None:
+def test_a_new_user_waits_for_a_host_of_the_pool(hot: HotPath) -> None:
     assigner = director(hot)
     assert assigner.assign(TAGGED, b"blue") is Wait.NO_HOST
 
@@ -124,10 +124,10 @@ def test_a_new_user_waits_while_the_ring_is_not_in_sync(hot: HotPath) -> None:
     assert len(assigner.users) == 0
 
 
-# Known users
+# Assigned users
 
 
-def test_a_known_user_keeps_his_host_and_is_refreshed(hot: HotPath) -> None:
+def test_an_assigned_user_keeps_the_host_and_is_refreshed(hot: HotPath) -> None:
     assigner = director(hot)
     user = known(assigner)
     assert assigner.assign(ALICE, b"") is THREE
@@ -138,19 +138,19 @@ def test_a_known_user_keeps_his_host_and_is_refreshed(hot: HotPath) -> None:
 @pytest.mark.parametrize(
     "host", [backend(3, up=False), backend(3, weight=0), backend(3, tag="blue")], ids=["down", "0", "tag"]
 )
-def test_a_known_user_keeps_his_host_whatever_becomes_of_it(hot: HotPath, host: Backend) -> None:
+def test_an_assigned_user_keeps_a_host_that_is_down_or_has_weight_0(hot: HotPath, host: Backend) -> None:
     assigner = director(hot, [ONE, TWO, host])
     known(assigner)
     assert assigner.assign(ALICE, b"") is host
 
 
-def test_a_known_user_does_not_wait_for_the_ring(hot: HotPath) -> None:
+def test_an_assigned_user_does_not_wait_for_the_ring(hot: HotPath) -> None:
     assigner = director(hot, gate=Gate.KNOWN)
     known(assigner)
     assert assigner.assign(ALICE, b"") is THREE
 
 
-def test_nobody_is_answered_while_memory_is_only_a_hint(hot: HotPath) -> None:
+def test_no_user_is_answered_before_memory_has_been_compared(hot: HotPath) -> None:
     assigner = director(hot, gate=Gate.CLOSED)
     user = known(assigner)
     assert assigner.assign(ALICE, b"") is Wait.UNVERIFIED
@@ -164,7 +164,7 @@ def test_a_user_who_is_being_moved_waits(hot: HotPath) -> None:
     assert assigner.users.get(ALICE) == user
 
 
-# Users who are known no longer
+# Users whose assignments do not count any more
 
 
 def test_an_assignment_lives_until_the_last_second_of_its_expiry(hot: HotPath) -> None:
@@ -175,14 +175,14 @@ def test_an_assignment_lives_until_the_last_second_of_its_expiry(hot: HotPath) -
     assert assigner.assign(ALICE, b"") is Wait.NO_HOST
 
 
-def test_an_expired_user_is_placed_anew_with_a_later_stamp(hot: HotPath) -> None:
+def test_a_user_whose_assignment_expired_is_assigned_anew_with_a_later_stamp(hot: HotPath) -> None:
     assigner = director(hot)
     known(assigner, seen=NOW - EXPIRE - EXPIRE // 3, flags=BY_HAND)
     assert assigner.assign(ALICE, b"") is ONE
     assert assigner.users.get(ALICE) == User(ALICE, ONE.id, Stamp(NOW), NOW, 0)
 
 
-def test_an_expired_user_waits_while_the_ring_is_not_in_sync(hot: HotPath) -> None:
+def test_a_user_whose_assignment_expired_waits_while_the_ring_is_not_in_sync(hot: HotPath) -> None:
     assigner = director(hot, gate=Gate.KNOWN)
     known(assigner, seen=NOW - EXPIRE)
     assert assigner.assign(ALICE, b"") is Wait.RING
@@ -239,7 +239,9 @@ def test_a_choice_is_never_older_than_the_host_and_its_tag(hot: HotPath) -> None
 
 @pytest.mark.parametrize("seen", [NOW, NOW - EXPIRE, 0], ids=["alive", "expired", "long ago"])
 @pytest.mark.parametrize("gate", [Gate.KNOWN, Gate.OPEN])
-def test_a_user_on_the_move_waits_whether_he_is_expired_or_not(hot: HotPath, gate: Gate, seen: int) -> None:
+def test_a_user_who_is_being_moved_waits_whether_the_assignment_has_expired_or_not(
+    hot: HotPath, gate: Gate, seen: int
+) -> None:
     assigner = director(hot, gate=gate)
     user = known(assigner, seen=seen, flags=MOVING)
     assert assigner.assign(ALICE, b"") is Wait.MOVING
@@ -248,7 +250,7 @@ def test_a_user_on_the_move_waits_whether_he_is_expired_or_not(hot: HotPath, gat
 
 def test_a_user_who_is_being_forgotten_waits(hot: HotPath) -> None:
     assigner = director(hot)
-    known(assigner, NOBODY, seen=0, flags=MOVING | BY_HAND)
+    known(assigner, NO_HOST, seen=0, flags=MOVING | BY_HAND)
     assert assigner.assign(ALICE, b"") is Wait.MOVING
 
 
@@ -265,7 +267,7 @@ def test_a_user_on_the_move_to_a_host_that_was_removed_waits_for_the_end_of_the_
 
 def test_a_forgotten_user_is_a_new_one_with_a_later_stamp(hot: HotPath) -> None:
     assigner = director(hot, gate=Gate.KNOWN)
-    known(assigner, NOBODY, decided=NOW + 9, flags=BY_HAND)
+    known(assigner, NO_HOST, decided=NOW + 9, flags=BY_HAND)
     assert assigner.assign(ALICE, b"") is Wait.RING
     assigner.gate = Gate.OPEN
     assert assigner.assign(ALICE, b"") is ONE
@@ -274,7 +276,7 @@ def test_a_forgotten_user_is_a_new_one_with_a_later_stamp(hot: HotPath) -> None:
 
 def test_even_a_pinned_user_who_was_forgotten_is_a_new_one(hot: HotPath) -> None:
     assigner = director(hot)
-    known(assigner, NOBODY, flags=PINNED)
+    known(assigner, NO_HOST, flags=PINNED)
     assert assigner.assign(ALICE, b"") is ONE
 
 
@@ -305,14 +307,14 @@ def test_who_was_put_on_a_host_that_took_over_an_address_is_answered_and_who_was
 # Users whose host has another tag now
 
 
-def test_a_user_who_was_put_on_his_host_before_it_changed_its_tag_waits_to_be_moved(hot: HotPath) -> None:
+def test_a_user_assigned_before_the_host_changed_its_tag_waits_to_be_moved(hot: HotPath) -> None:
     assigner = director(hot, [ONE, TWO, backend(3, tag="blue", retagged=NOW - 49)], gate=Gate.KNOWN)
     user = known(assigner)
     assert assigner.assign(ALICE, b"") is Wait.RETAGGED
     assert assigner.users.get(ALICE) == user
 
 
-def test_a_user_who_was_put_on_his_host_when_it_changed_its_tag_stays(hot: HotPath) -> None:
+def test_a_user_assigned_when_the_host_changed_its_tag_stays(hot: HotPath) -> None:
     tagged = backend(3, tag="blue", retagged=NOW - 50)
     assigner = director(hot, [ONE, TWO, tagged])
     known(assigner)
@@ -325,7 +327,7 @@ def test_even_a_pinned_user_waits_to_be_moved_off_a_host_of_another_tag(hot: Hot
     assert assigner.assign(ALICE, b"") is Wait.RETAGGED
 
 
-def test_an_expired_user_of_a_host_with_another_tag_is_placed_anew(hot: HotPath) -> None:
+def test_a_user_whose_assignment_expired_on_a_host_with_another_tag_is_assigned_anew(hot: HotPath) -> None:
     assigner = director(hot, [ONE, backend(3, tag="blue", retagged=NOW)])
     known(assigner, seen=NOW - EXPIRE - EXPIRE // 3)
     assert assigner.assign(ALICE, b"") is ONE
@@ -397,7 +399,9 @@ def test_who_would_go_elsewhere_near_expiry_waits_while_the_ring_is_not_in_sync(
 
 
 @pytest.mark.parametrize("gate", [Gate.KNOWN, Gate.OPEN])
-def test_who_would_stay_where_he_is_near_expiry_is_answered_at_once(hot: HotPath, gate: Gate) -> None:
+def test_a_user_near_expiry_whose_hash_selects_the_same_host_is_answered_at_once(
+    hot: HotPath, gate: Gate
+) -> None:
     assigner = director(hot, gate=gate)
     user = known(assigner, ONE, seen=NOW - EXPIRE + 1)
     assert assigner.assign(ALICE, b"") is ONE
@@ -433,7 +437,7 @@ def test_who_is_near_expiry_on_a_host_that_came_back_meanwhile_is_placed_anew(ho
 # Held users, and choices made for the ring
 
 
-def test_a_held_user_is_not_answered_whatever_his_record_says(hot: HotPath) -> None:
+def test_a_held_user_is_not_answered_whatever_the_record_says(hot: HotPath) -> None:
     assigner = director(hot, gate=Gate.KNOWN)
     assigner.hold(ALICE)
     assert assigner.assign(ALICE, b"") is Wait.HELD
@@ -450,7 +454,7 @@ def test_a_held_user_waits_for_the_first_exchange_before_all(hot: HotPath) -> No
     assert assigner.assign(ALICE, b"") is Wait.UNVERIFIED
 
 
-def test_others_are_answered_while_somebody_is_held(hot: HotPath) -> None:
+def test_other_users_are_answered_while_a_user_is_held(hot: HotPath) -> None:
     assigner = director(hot)
     assigner.hold(UserKey(ALICE + 1))
     assert assigner.assign(ALICE, b"") is ONE
@@ -470,10 +474,10 @@ def test_holding_and_releasing_again_changes_nothing(hot: HotPath) -> None:
 
 @pytest.mark.parametrize(
     "record",
-    [{}, {"flags": MOVING}, {"flags": PINNED}, {"host": NOBODY}],
+    [{}, {"flags": MOVING}, {"flags": PINNED}, {"host": NO_HOST}],
     ids=["alive", "moving", "pinned", "forgotten"],
 )
-def test_a_user_is_chosen_afresh_whatever_his_record_says(hot: HotPath, record: dict[str, Any]) -> None:
+def test_a_user_is_assigned_anew_whatever_the_record_says(hot: HotPath, record: dict[str, Any]) -> None:
     assigner = director(hot)
     known(assigner, **record, decided=NOW + 3)
     assigner.hold(ALICE)
@@ -491,14 +495,14 @@ def test_an_unknown_user_can_be_chosen_and_leaves_no_name(hot: HotPath) -> None:
 
 
 @pytest.mark.parametrize("gate", [Gate.CLOSED, Gate.KNOWN])
-def test_nobody_is_chosen_while_the_ring_is_not_in_sync(hot: HotPath, gate: Gate) -> None:
+def test_no_user_is_assigned_while_the_ring_is_not_in_sync(hot: HotPath, gate: Gate) -> None:
     assigner = director(hot, gate=gate)
     user = known(assigner)
     assert assigner.choose(ALICE, b"") is Wait.RING
     assert assigner.users.get(ALICE) == user
 
 
-def test_nobody_is_chosen_where_there_is_no_host(hot: HotPath) -> None:
+def test_no_user_is_assigned_without_a_host(hot: HotPath) -> None:
     assigner = director(hot)
     user = known(assigner)
     assert assigner.choose(ALICE, b"blue") is Wait.NO_HOST
@@ -516,7 +520,7 @@ def test_the_circle_alone_can_be_asked(hot: HotPath) -> None:
 
 
 @pytest.mark.parametrize("vector", VECTORS["lookups"], ids=lambda vector: vector["host_set"])
-def test_every_user_is_placed_where_the_original_places_him(hot: HotPath, vector: dict[str, Any]) -> None:
+def test_every_user_gets_the_host_that_dovecot_2_3_selects(hot: HotPath, vector: dict[str, Any]) -> None:
     assigner = director(hot, [of_vector(host) for host in HOST_SETS[vector["host_set"]]])
     placed = {
         user: assigner.place(UserHash().hash(user.encode()), vector["tag"].encode()) for user in vector["map"]
@@ -666,7 +670,7 @@ def test_the_compiled_assigner_does_what_the_plain_one_does(
     assert packed.users.take_changes() == plain.users.take_changes()
 
 
-def test_a_choice_counts_though_the_clock_of_whoever_added_the_host_is_ahead(hot: HotPath) -> None:
+def test_an_assignment_counts_although_the_host_was_added_by_a_clock_that_is_ahead(hot: HotPath) -> None:
     assigner = director(hot, [backend(1, since=NOW + 2)])
     assigner.assign(ALICE, b"")
     assigner.gate = Gate.KNOWN
@@ -676,7 +680,7 @@ def test_a_choice_counts_though_the_clock_of_whoever_added_the_host_is_ahead(hot
 # Users whose buckets have not been read from the store yet
 
 
-def test_nobody_unknown_is_placed_before_his_bucket_has_been_read(hot: HotPath) -> None:
+def test_no_unassigned_user_is_assigned_before_the_bucket_has_been_read(hot: HotPath) -> None:
     assigner = director(hot)
     assigner.await_store([ALICE >> BUCKET_SHIFT, 5])
     assert assigner.assign(ALICE, b"") is Wait.UNREAD
@@ -686,7 +690,7 @@ def test_nobody_unknown_is_placed_before_his_bucket_has_been_read(hot: HotPath) 
     assert assigner.unread == 1
 
 
-def test_whoever_is_in_memory_is_answered_while_the_store_is_being_read(hot: HotPath) -> None:
+def test_a_user_in_memory_is_answered_while_the_store_is_being_read(hot: HotPath) -> None:
     assigner = director(hot)
     known(assigner)
     assigner.await_store(range(BUCKETS))

@@ -33,7 +33,7 @@ def test_an_address_more_counts_at_once_and_the_others_stay() -> None:
     assert said(B, C).addresses == (A, B, C)
 
 
-def test_an_empty_answer_takes_nobody_away() -> None:
+def test_an_empty_answer_removes_no_address() -> None:
     assert said().addresses == (A,)
 
 
@@ -165,7 +165,7 @@ def test_one_may_take_the_former_address_of_another() -> None:
     assert not cluster.table.rows[B].present
 
 
-def test_who_has_lost_his_address_and_has_none_is_kept_until_he_is_found() -> None:
+def test_a_backend_that_has_lost_its_address_is_kept_until_it_has_one_again() -> None:
     cluster = Cluster(one=A, two=B).later()
     cluster.table.change(B, cluster.unix, weight=40, up=False)
     cluster.later().sees(one=B, unresolved=["two"])
@@ -241,7 +241,7 @@ def test_a_host_that_a_start_has_brought_in_before_the_store_was_read_is_moved_t
     assert cluster.there() == {"one": C, "two": B}
 
 
-def test_all_backends_may_have_changed_places_while_nobody_looked() -> None:
+def test_all_backends_may_have_exchanged_addresses_between_two_answers() -> None:
     cluster = Cluster(one=A, two=B, three=C).later()
     cluster.table.change(A, cluster.unix, weight=30)
     stored = list(cluster.table.rows.values())

@@ -36,7 +36,7 @@ def waiting(barriers: list[Barrier], when: float = 1.0) -> Token:
 
 
 @pytest.mark.shows("rule 8")
-def test_the_first_lap_shows_that_all_have_the_table_and_releases_nobody() -> None:
+def test_the_first_lap_shows_that_all_have_the_table_and_releases_no_user() -> None:
     barriers = ring()
     token: Token | None = waiting(barriers)
     for barrier in barriers[1:]:
@@ -61,7 +61,7 @@ def test_the_second_lap_releases_one_after_the_other_and_its_members_are_the_rin
     assert {barrier.ring for barrier in barriers} == {tuple(NAMES)}
 
 
-def test_the_ring_is_in_ring_order_whoever_began() -> None:
+def test_the_ring_is_in_ring_order_whichever_director_began() -> None:
     barrier = Barrier(NAMES[2])
     barrier.wait(at(1), at_once=True)
     token = barrier.due(at(1), NEW)
@@ -80,7 +80,7 @@ def test_a_token_dies_where_the_table_is_another_in_either_lap() -> None:
     assert not barriers[1].synced
 
 
-def test_whoever_waits_sends_his_token_again_within_300_ms() -> None:
+def test_a_director_that_waits_repeats_its_token_within_300_ms() -> None:
     barriers = ring()
     first = waiting(barriers)
     assert barriers[0].next_deadline() == 1.0 + TOKEN_AGAIN
@@ -129,7 +129,7 @@ def test_a_second_lap_does_not_release_who_was_not_in_the_first() -> None:
     assert not barrier.synced
 
 
-def test_a_second_lap_whose_origin_has_died_does_not_go_round_for_ever() -> None:
+def test_a_second_lap_whose_origin_has_died_does_not_go_round_without_end() -> None:
     barriers = ring()
     second = after_its_first_lap(barriers)
     assert barriers[1].pass_on(second, at(1.1), NEW) == second
@@ -148,7 +148,7 @@ def after_its_first_lap(barriers: list[Barrier]) -> Token:
 
 
 @pytest.mark.shows("rule 8")
-def test_a_second_lap_whose_first_lap_has_not_passed_here_releases_nobody() -> None:
+def test_a_second_lap_whose_first_lap_has_not_passed_here_releases_no_user() -> None:
     barrier = ring()[1]
     barrier.wait(at(1), at_once=False)
     for origin in (NAMES[0], NAMES[2], MemberId("10.0.0.9:9090")):
@@ -157,7 +157,7 @@ def test_a_second_lap_whose_first_lap_has_not_passed_here_releases_nobody() -> N
     assert not barrier.synced
 
 
-def test_a_second_lap_of_another_table_than_its_first_lap_releases_nobody() -> None:
+def test_a_second_lap_of_another_table_than_its_first_lap_releases_no_user() -> None:
     barriers = ring()
     second = after_its_first_lap(barriers)
     barriers[1].wait(at(1.2), at_once=True)
@@ -170,7 +170,7 @@ def test_a_second_lap_of_another_table_than_its_first_lap_releases_nobody() -> N
     "members",
     [NAMES[1:], [NAMES[1], NAMES[0], NAMES[2]], [NAMES[0], NAMES[1]], [NAMES[0], NAMES[1], "10.0.0.9:9090"]],
 )
-def test_a_second_lap_about_other_members_than_its_first_lap_releases_nobody(members: list[str]) -> None:
+def test_a_second_lap_about_other_members_than_its_first_lap_releases_no_user(members: list[str]) -> None:
     barriers = ring()
     barriers[1].right = NAMES[2]
     second = after_its_first_lap(barriers)
@@ -242,7 +242,7 @@ def test_how_long_a_wait_took_is_kept_for_the_metrics() -> None:
     assert barrier.synced_at == 3.5
 
 
-def test_who_is_in_sync_and_misses_somebody_asks_now_and_then_whether_the_ring_has_grown() -> None:
+def test_a_director_in_sync_that_misses_a_member_sends_a_token_every_five_seconds() -> None:
     barrier = ring()[0]
     barrier.probe_if_missing(at(1), missing=True)
     assert barrier.next_deadline() == 1 + PROBE_EVERY
@@ -258,14 +258,14 @@ def test_who_is_in_sync_and_misses_somebody_asks_now_and_then_whether_the_ring_h
 
 
 def go_round(barriers: list[Barrier], token: Token | None, when: float) -> None:
-    """Carry a token from member to member until nobody passes it on."""
+    """Carry a token from member to member until no member passes it on."""
     place = NAMES.index(MemberId(token.origin)) if token is not None else 0
     for _ in range(10):
         if token is None:
             return
         place = (place + 1) % len(barriers)
         token = barriers[place].pass_on(token, at(when), NEW)
-    raise AssertionError("it goes round for ever")
+    raise AssertionError("it goes round without end")
 
 
 def limited(*limits: int) -> list[Barrier]:
@@ -284,7 +284,7 @@ def limits(barriers: list[Barrier]) -> list[int]:
 
 
 @pytest.mark.shows("rule 48", "A-31")
-def test_the_lowest_limit_in_the_ring_holds_once_it_is_in_sync_whoever_has_it() -> None:
+def test_the_lowest_limit_in_the_ring_holds_once_the_ring_is_in_sync() -> None:
     for own in ((10, 20, 30), (30, 10, 20), (20, 30, 10), (0, 30, 10)):
         barriers = limited(*own)
         assert limits(barriers) == [10] * 3
@@ -311,7 +311,7 @@ def test_a_limit_that_is_raised_holds_when_all_have_said_theirs() -> None:
 
 
 @pytest.mark.shows("rule 48")
-def test_the_token_with_a_new_limit_is_repeated_until_it_comes_back_though_nobody_waits() -> None:
+def test_the_token_with_a_new_limit_is_repeated_until_it_returns_although_no_user_waits() -> None:
     barriers = limited(30, 30, 30)
     barriers[0].set_limit(10)
     assert barriers[0].due(at(2), NEW) is not None, "it is lost"

@@ -1,4 +1,4 @@
-"""What a neighbour may not say."""
+"""Messages that a neighbour may not send."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ROW = HostRow("10.1.0.1", "", True, 0, "", 0, 100, 0, True, 0)
     ("message", "problem"),
     [
         (Users(bytes(23)), "user records of 23 bytes"),
-        (Members([MemberRow("somebody", True, 1)]), "not ADDRESS:PORT"),
+        (Members([MemberRow("a name", True, 1)]), "not ADDRESS:PORT"),
         (Members([MemberRow(D1, True, 1)] * 257), "a list of 257 directors: at most 256"),
         (Members([MemberRow(D1, True, -1)]), "has the stamp -1"),
         (Members([MemberRow(D1, True, 1 << 32)]), "has the stamp"),

@@ -19,7 +19,7 @@ SAME: dict[str, dict[str, str]] = {what: {} for what in ALL}
 
 
 def found(theirs: dict[str, Any], **ours: Any) -> dict[str, dict[str, str]]:
-    """What the dialler finds of the other end, once that has answered a ping."""
+    """Return what the dialler finds of the other end after a ping was answered."""
     one, other = dialler(**ours), acceptor(**theirs)
     talk(one, other)
     (ping,) = sent(one.ping(at(1)))

@@ -171,7 +171,7 @@ def test_a_choice_made_for_a_waiting_login_is_announced_before_its_answer() -> N
 
 
 @pytest.mark.shows("rule 5")
-def test_who_is_let_in_when_the_ring_agrees_is_announced_before_he_is_answered() -> None:
+def test_a_user_released_by_the_ring_is_announced_before_the_login_is_answered() -> None:
     played = in_ring()
     played.hear(2, Hosts([ROW]))
     played.handle(lookup(1), 1.1)
@@ -232,8 +232,8 @@ def test_a_count_of_sessions_at_the_maximum_does_not_grow(kind: type[MoveRound] 
     assert rounds[-1].kicked == MOST_COUNTED
 
 
-def test_the_name_of_a_known_user_that_was_lost_comes_back_with_a_login_or_a_live_session() -> None:
-    # all directors were killed before his name was stored: he was listed by his hash from then on
+def test_the_lost_name_of_an_assigned_user_is_learnt_again_from_a_login_or_a_session() -> None:
+    # all directors were killed before the name was stored: the user was listed by the hash from then on
     for seen in (Seen([b"alice"]), None):
         played = in_ring()
         played.core.assigner.remember_names = True
@@ -247,7 +247,7 @@ def test_the_name_of_a_known_user_that_was_lost_comes_back_with_a_login_or_a_liv
         assert played.core.names.names(ALICE >> 52) == {ALICE: "alice"}
 
 
-def test_of_many_known_users_who_lost_their_names_some_are_looked_for_in_one_turn() -> None:
+def test_of_many_assigned_users_without_names_some_are_looked_up_in_one_turn() -> None:
     """With ten million users each costs 10 µs: the login of a thousand at once would hold up the loop."""
     played = in_ring()
     played.core.assigner.remember_names = True
@@ -279,7 +279,7 @@ def test_the_name_of_a_login_that_waited_for_the_ring_is_kept_and_announced() ->
     assert of(Names, messages(effects, 1)) == [Names(entry(ALICE, b"alice"), 2)]
 
 
-def test_the_name_of_a_user_whom_a_claim_has_placed_is_kept_and_announced_behind_the_record() -> None:
+def test_the_name_of_a_claimed_user_is_kept_and_announced_after_the_record() -> None:
     played = partial(remember_names=True)
     played.handle(lookup(1), 1)
     placed = record(host=str(BACKENDS[3]))
@@ -303,7 +303,7 @@ def test_the_name_of_a_user_whom_a_claim_has_placed_is_kept_and_announced_behind
 def test_a_login_that_waited_leaves_no_name_where_one_that_is_answered_at_once_leaves_none(
     settings: dict[str, Any], name: bytes
 ) -> None:
-    """Anybody may log in under any name: a name without a record of its user would be kept for ever."""
+    """Anybody may log in under any name: a name without a record of its user would be kept without end."""
     played = partial(**settings)
     if "max_users" in settings:
         played.hear(1, Users(record(BOB)))
@@ -333,8 +333,8 @@ def test_a_refresh_keeps_a_user_in_every_tag_and_is_told_at_once() -> None:
 
 
 @pytest.mark.shows("rule 2")
-def test_who_revives_an_expired_user_with_an_earlier_decision_is_told_the_later_one() -> None:
-    """Expired records are not compared: a director that was away has the earlier one, and a session of it."""
+def test_a_director_that_renews_an_earlier_assignment_gets_the_later_one() -> None:
+    """Expired records are not compared: a director that was unreachable has the earlier one, and a session."""
     played = in_ring()
     expired = START - 2 * EXPIRE
     played.handle(StoredUsers(record(host="10.1.0.2", decided=expired, seen=expired)), 1)
@@ -357,16 +357,14 @@ def test_new_users_wait_from_the_merge_of_a_host_change_until_the_release_and_kn
     assert of(Answer, played.handle(lookup(2, BOB), 1)) == []
 
 
-def test_a_row_that_changes_no_placement_makes_nobody_wait() -> None:
+def test_a_row_that_changes_no_assignment_makes_no_user_wait() -> None:
     played = in_ring()
     effects = played.hear(2, Hosts([msgspec.structs.replace(ROW, weight=100)]))
     assert of(StoreHosts, effects) == [StoreHosts()]
     assert played.core.assigner.gate is Gate.OPEN
 
 
-def test_users_from_before_a_host_was_removed_and_added_as_it_was_are_placed_anew_by_who_was_away_too() -> (
-    None
-):
+def test_a_director_that_was_unreachable_reassigns_users_of_a_host_that_was_removed_and_added() -> None:
     played = alone()
     played.handle(StoredUsers(record(decided=START - 50)), 0)
     again = msgspec.structs.replace(ROW, weight=100, present_at=START - 20)
@@ -387,7 +385,7 @@ def test_a_host_name_that_a_neighbour_knows_is_in_the_answers_at_once() -> None:
 
 
 @pytest.mark.shows("rule 28")
-def test_a_started_director_answers_nobody_before_it_has_compared_its_memory() -> None:
+def test_a_started_director_answers_no_login_before_it_has_compared_its_memory() -> None:
     played = Played(D2, D3, started=False)
     played.handle(StoredUsers(record()), 0)
     played.handle(Started(), 0)
@@ -397,7 +395,7 @@ def test_a_started_director_answers_nobody_before_it_has_compared_its_memory() -
     assert (played.core.unverified, played.core.assigner.gate) == (False, Gate.KNOWN)
 
 
-def test_an_exchange_with_one_who_has_just_started_too_settles_nothing() -> None:
+def test_an_exchange_with_a_director_that_has_just_started_too_does_not_verify_memory() -> None:
     played = Played(D2, D3)
     played.link(1, D2, dialled=True, compared=False)
     assert (played.state(1), played.core.unverified) == (LinkState.FULL, True)
@@ -415,7 +413,7 @@ def test_the_leases_say_that_a_director_is_alone() -> None:
 
 
 @pytest.mark.shows("rule 28")
-def test_after_a_freeze_nobody_is_answered_before_a_neighbour_has_given_a_sign_of_life() -> None:
+def test_after_a_suspension_no_login_is_answered_before_a_neighbour_has_answered_a_ping() -> None:
     played = in_ring()
     effects = played.handle(ProcessStalled(3.0), 4)
     (ping,) = set(of(Ping, messages(effects)))
@@ -475,7 +473,7 @@ def test_leases_from_before_a_freeze_do_not_make_a_director_alone() -> None:
 
 
 @pytest.mark.shows("rule 12", "S-45")
-def test_after_a_freeze_the_larger_part_of_a_cut_ring_goes_on_claiming_new_users() -> None:
+def test_after_a_suspension_the_majority_side_continues_to_claim_new_users() -> None:
     """Before the leases are read anew: on the word of its majority it would place them by itself."""
     played = partial()
     effects = played.handle(ProcessStalled(3.0), 4)
@@ -488,7 +486,7 @@ def test_after_a_freeze_the_larger_part_of_a_cut_ring_goes_on_claiming_new_users
     assert of(Answer, effects) == []
 
 
-def test_whoever_has_lost_everybody_tries_to_compare_notes_for_a_second() -> None:
+def test_a_director_that_has_lost_all_neighbours_tries_to_compare_its_memory_for_a_second() -> None:
     played = in_ring()
     played.hear(1, Users(record()))
     for link in (1, 2):
@@ -498,7 +496,7 @@ def test_whoever_has_lost_everybody_tries_to_compare_notes_for_a_second() -> Non
     assert of(Answer, played.handle(TimerFired(), 11.0)) != []
 
 
-def test_whoever_can_reach_nobody_does_not_wait_for_that_second() -> None:
+def test_a_director_that_can_reach_no_other_does_not_wait_for_that_second() -> None:
     played = in_ring()
     played.hear(1, Users(record()))
     effects = []
@@ -517,14 +515,14 @@ def test_a_login_that_is_dropped_is_forgotten() -> None:
     assert len(played.core.pending) == 0
 
 
-def test_a_login_that_nobody_can_answer_is_refused_after_thirty_seconds() -> None:
+def test_a_login_that_cannot_be_answered_is_refused_after_thirty_seconds() -> None:
     played = Played(D2, D3)
     played.handle(lookup(1), 0)
     effects = played.handle(TimerFired(), 30.0)
     assert [(refuse.request, "waited 30 s" in refuse.reason) for refuse in of(Refuse, effects)] == [(1, True)]
 
 
-def test_in_a_partial_ring_a_new_user_is_claimed_once_however_often_he_logs_in() -> None:
+def test_in_an_incomplete_ring_a_new_user_is_claimed_once_for_any_number_of_logins() -> None:
     played = partial()
     effects = played.handle(lookup(1), 1) + played.handle(lookup(2), 1)
     (claim,) = of(Claim, effects)
@@ -536,7 +534,7 @@ def test_in_a_partial_ring_a_new_user_is_claimed_once_however_often_he_logs_in()
     ]
 
 
-def test_a_claim_on_a_host_with_a_new_tag_is_later_than_that_so_that_nobody_is_moved_at_once() -> None:
+def test_a_claim_on_a_host_with_a_new_tag_has_a_later_stamp_so_that_the_user_is_not_moved() -> None:
     played = partial()
     retagged = msgspec.structs.replace(ROW, tag="gold", tag_at=START + 60)
     played.hear(2, Hosts([retagged]), mono=1)
@@ -574,7 +572,7 @@ def test_a_claim_that_failed_is_made_again_after_half_a_second() -> None:
     assert len(of(Claim, played.handle(TimerFired(), 1.7))) == 1
 
 
-def test_a_claim_that_settles_nothing_is_not_repeated_in_a_hot_loop() -> None:
+def test_a_claim_without_a_result_is_not_repeated_at_once() -> None:
     played = partial()
     played.handle(lookup(1), 1)
     effects = played.handle(Claimed(ALICE, record(host="10.9.9.9")), 1.1)
@@ -599,7 +597,7 @@ def test_a_claim_that_settles_nothing_is_not_repeated_in_a_hot_loop() -> None:
         "on a host not heard of for long",
     ],
 )
-def test_a_claim_keeps_who_is_alive_on_a_host_that_was_not_removed(
+def test_a_claim_keeps_an_unexpired_assignment_to_a_host_that_was_not_removed(
     host: str, decided: int, seen: int, mono: float, binds: bool
 ) -> None:
     played = partial()
@@ -634,7 +632,7 @@ def test_of_many_users_on_two_hosts_in_one_turn_the_first_is_named_and_all_are_c
 
 @pytest.mark.shows("rule 20")
 @pytest.mark.parametrize("seen", [START - EXPIRE - 10, START - EXPIRE - 1000])
-def test_whoever_had_expired_when_he_was_placed_anew_is_no_conflict(seen: int) -> None:
+def test_a_user_assigned_anew_after_the_assignment_expired_is_no_conflict(seen: int) -> None:
     played = alone()
     played.handle(StoredUsers(record(host=str(BACKENDS[0]), decided=START - 2000, seen=seen)), 0)
     played.handle(StoredUsers(record(host=str(BACKENDS[1]))), 0)
@@ -650,7 +648,7 @@ def test_the_store_is_read_as_a_file_once_and_then_as_another_memory() -> None:
     assert played.core.hosts.get(Address("10.1.0.9")) == stranger
 
 
-def test_a_store_that_was_away_at_the_start_is_read_as_a_file_too() -> None:
+def test_a_store_that_was_unreachable_at_the_start_is_read_as_a_file_too() -> None:
     played = alone()
     played.handle(TimerFired(), 50)
     old = HostRow("10.1.0.9", "", True, 0, "", 0, 100, 0, True, 0)
@@ -659,7 +657,7 @@ def test_a_store_that_was_away_at_the_start_is_read_as_a_file_too() -> None:
     assert played.core.hosts.rows[BACKENDS[0]].weight == 7
 
 
-def test_a_store_that_was_away_is_only_merged_where_it_is_known_what_was_applied() -> None:
+def test_a_store_that_was_unreachable_is_only_merged_if_the_applied_configuration_is_known() -> None:
     played = alone()
     played.handle(TimerFired(), 50)
     old = HostRow("10.1.0.9", "", True, 0, "", 0, 100, 0, True, 0)
@@ -676,7 +674,7 @@ def test_a_director_alone_confirms_a_change_at_once() -> None:
     assert played.core.assigner.gate is Gate.OPEN
 
 
-def test_what_is_known_of_a_user_of_a_removed_host_is_kept_so_that_nothing_older_comes_back() -> None:
+def test_the_record_of_a_user_of_a_removed_host_is_kept_so_that_no_older_record_counts() -> None:
     played = alone()
     known = User(ALICE, host_id(BACKENDS[0]), Stamp(START + 3), START + 3, 0)
     played.users.put(known)
@@ -689,7 +687,7 @@ def test_what_is_known_of_a_user_of_a_removed_host_is_kept_so_that_nothing_older
     assert answer.backend.address != BACKENDS[0]
 
 
-def test_who_was_placed_in_the_second_of_a_removal_gets_a_later_stamp_on_his_next_host() -> None:
+def test_a_user_assigned_in_the_second_of_a_removal_gets_a_later_stamp_on_the_next_host() -> None:
     played = alone()
     first = played.handle(lookup(1), 0.1)[-1]
     assert isinstance(first, Answer)
@@ -715,8 +713,8 @@ BAD: list[tuple[str, RingMessage]] = [
     ("stamp beyond 32 bits", Hosts([msgspec.structs.replace(ROW, weight_at=1 << 32)])),
     ("stamp below zero", Hosts([msgspec.structs.replace(ROW, up_at=-1)])),
     ("token in lap 3", Token(D2, 1, 3, b"", [D2])),
-    ("token from nobody", Token("somebody", 1, 1, b"", [D2])),
-    ("token by nobody", Token(D2, 1, 1, b"", ["rubbish"])),
+    ("token from no member", Token("a name", 1, 1, b"", [D2])),
+    ("token passed by no member", Token(D2, 1, 1, b"", ["rubbish"])),
     ("half a name", Names(b"\x00\x01", 1)),
     ("digests again", Digests(0, bytes(8))),
 ]
@@ -733,7 +731,7 @@ def test_what_cannot_be_right_closes_that_link_says_why_and_hurts_nothing_else(m
     assert (played.core.hosts.rows, len(played.users), played.state(1)) == (*before, LinkState.FULL)
 
 
-def test_a_good_bye_to_all_at_the_end_and_nobody_is_dialled_any_more() -> None:
+def test_a_director_that_stops_sends_a_bye_on_all_links_and_dials_no_director() -> None:
     played = in_ring()
     effects = played.handle(Stopping(), 1)
     assert of(Leaving, messages(effects)) == [Leaving(D1, 7)] * 2

@@ -1,4 +1,4 @@
-"""What two neighbours send each other when they connect."""
+"""The messages that two neighbours exchange when they connect."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def test_of_a_bucket_that_differs_only_the_records_that_the_other_lacks_are_sent
     assert (sent_users(one), sent_users(other)) == (1, 0)
 
 
-def test_nothing_is_said_of_buckets_in_which_the_other_end_has_nobody() -> None:
+def test_no_summary_is_sent_of_buckets_in_which_the_other_end_has_no_users() -> None:
     end = End(user(1))
     end.send_digests()
     end.link.exchange.compare_later(Digests(0, bytes(8 * BUCKETS)))
@@ -235,7 +235,7 @@ def test_a_joiner_with_many_users_compares_them_with_one_neighbour_at_a_time(
     assert (one.link.exchange_has_work, other.link.exchange_has_work) == (True, False)
 
 
-def test_whom_a_joiner_has_put_off_gets_its_turn_when_memory_is_trusted(
+def test_a_postponed_exchange_continues_when_memory_has_been_compared(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(linking, "SMALL", 10)
@@ -245,7 +245,7 @@ def test_whom_a_joiner_has_put_off_gets_its_turn_when_memory_is_trusted(
     assert (one.link.exchange_has_work, other.link.exchange_has_work) == (True, True)
 
 
-def test_whoever_still_reads_its_store_compares_nothing() -> None:
+def test_a_director_that_reads_its_store_exchanges_no_records() -> None:
     one = End(*map(user, range(20)))
     postpone_exchanges([one.link], len(one.users), at(0.1), joining=True, loading=True)
     assert not one.link.exchange_has_work

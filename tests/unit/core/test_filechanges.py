@@ -95,7 +95,7 @@ class Cluster:
         self.spread()
 
     def effective(self) -> Effective:
-        """What all have; they must agree."""
+        """Return the rows that all directors have, after a check that they agree."""
         tables = [
             {Address(row.address): (row.tag, row.weight) for row in m.table.present()} for m in self.members
         ]

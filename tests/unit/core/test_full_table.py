@@ -72,7 +72,7 @@ def record(assigner: Assigner, name: str) -> User:
     return found
 
 
-# Who is remembered
+# Users with a record
 
 
 @pytest.mark.shows("rule 48", "A-31")
@@ -87,7 +87,9 @@ def test_an_unknown_user_over_the_limit_is_placed_by_the_hash_and_not_remembered
 
 
 @pytest.mark.shows("A-33")
-def test_a_known_user_is_answered_refreshed_and_placed_anew_though_the_table_is_full(hot: HotPath) -> None:
+def test_an_assigned_user_is_answered_refreshed_and_reassigned_although_the_table_is_full(
+    hot: HotPath,
+) -> None:
     assigner = director(hot, 2)
     log_in(assigner, *names(5))
     assigner.unix += EXPIRE // 2
@@ -116,7 +118,7 @@ def test_over_the_limit_unknown_users_still_wait_while_the_ring_is_not_in_sync(h
     assert assigner.not_remembered == 0
 
 
-# What a record says about it
+# The flag of a record
 
 
 def test_only_unknown_users_of_a_table_that_is_half_full_may_be_dropped_early(hot: HotPath) -> None:
@@ -244,7 +246,7 @@ def test_records_that_are_gone_are_dropped_on_the_way(hot: HotPath) -> None:
     assert shed(assigner.users, NOW + 4 * EXPIRE) == 1
 
 
-# What directors tell each other
+# Messages between directors
 
 
 @pytest.mark.shows("rule 49")
@@ -298,7 +300,7 @@ def test_users_that_a_host_change_would_put_elsewhere_are_told_to_directors_that
     assert one.users.confirm(0, BUCKETS) == 0
 
 
-def test_a_table_without_an_assigner_drops_nobody_early(hot: HotPath) -> None:
+def test_a_table_without_an_assigner_drops_no_record_early(hot: HotPath) -> None:
     users = hot.UserTable(EXPIRE)
     users.put(User(UserKey(1), HostId(7), Stamp(NOW), NOW, ONE_LOGIN))
     assert users.shed(0, LATER) == 0

@@ -78,7 +78,7 @@ FRAMES: dict[str, list[RingMessage]] = {
         )
         for n in range(3)
     ],
-    "names of nobody": [Names(b"".join(entry(UserKey(n << 40), b"") for n in range(5000)), 2)],
+    "names without records": [Names(b"".join(entry(UserKey(n << 40), b"") for n in range(5000)), 2)],
     "names in one bucket": [Names(entry(UserKey(key), b"x"), 0) for key in KEYS[:5]],
     "words": [Present(D3, 10 + n) for n in range(400)],
     "hosts": [Hosts(rows(range(400), 100)), Hosts(rows(range(400), 99)), Hosts(rows(range(500, 520), 1000))],
@@ -118,7 +118,7 @@ def rest(played: Played) -> list[int]:
 
 
 @pytest.mark.shows("A-28")
-def test_names_of_users_that_nobody_knows_are_not_kept() -> None:
+def test_names_of_users_without_a_record_are_not_kept() -> None:
     played = in_ring()
     unknown = b"".join(entry(UserKey(n), b"x") for n in range(1000))
     effects = played.hear(2, Names(unknown, 2))

@@ -133,7 +133,7 @@ def test_the_file_of_another_member_does_not_win_over_an_operator_who_added_the_
 
 
 @pytest.mark.shows("rule 35")
-def test_a_removed_host_does_not_come_back_from_a_member_that_was_away() -> None:
+def test_a_member_that_was_unreachable_does_not_add_a_removed_host_again() -> None:
     hosts = table(ONE)
     hosts.change(ONE, 1000, remove=True)
     hosts.merge([row()])
@@ -158,8 +158,8 @@ def test_a_tag_that_a_host_has_already_gives_no_row_and_no_stamp() -> None:
 
 @pytest.mark.shows("rule 3")
 def test_a_weight_and_state_that_hold_already_win_over_an_earlier_change_heard_of_later() -> None:
-    hosts, cut_off = table(ONE), table(ONE)
-    earlier = cut_off.change(ONE, 1000, weight=2, up=False)
+    hosts, partitioned = table(ONE), table(ONE)
+    earlier = partitioned.change(ONE, 1000, weight=2, up=False)
     assert earlier is not None
     assert hosts.change(ONE, 1001, weight=100, up=True) is not None
     hosts.merge([earlier])

@@ -81,7 +81,7 @@ def test_a_full_table_makes_room_among_users_of_one_login_until_a_tenth_is_free(
     assert kept.users == 110 - kept.counters.dropped_early, "there is room for new users again"
 
 
-def test_a_table_that_is_not_full_drops_nobody_early(twin: str) -> None:
+def test_a_table_that_is_not_full_drops_no_record_early(twin: str) -> None:
     kept = Kept(twin, 100)
     kept.log_in(0, 99, 0)
     kept.until(0, 300)

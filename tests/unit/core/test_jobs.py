@@ -1,4 +1,4 @@
-"""What operators do to many users at once, on one director: to whom, how many at a time, when it is over."""
+"""Operations on many users, on one director: which users, how many at a time, and the end."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_an_operator_may_ask_for_fewer_at_a_time_but_not_for_more() -> None:
     assert (few.most, many.most) == (2, 5)
 
 
-def test_a_flush_of_another_host_or_tag_concerns_nobody_and_of_an_unknown_one_is_refused() -> None:
+def test_a_flush_of_another_host_or_tag_moves_no_user_and_of_an_unknown_host_is_refused() -> None:
     one = Operator()
     one.do(Flush(1, BACKENDS[1]))
     one.do(Flush(2, tag="gold"))
@@ -102,7 +102,7 @@ def test_pinned_users_stay_where_they_are() -> None:
     assert (one.done[0].moved, one.done[0].unchanged, one.done[0].pinned) == (39, 0, 1)
 
 
-def test_where_no_host_is_left_a_flush_moves_to_nobody() -> None:
+def test_without_a_usable_host_a_flush_deletes_the_assignments() -> None:
     one = Operator()
     for address in BACKENDS:
         one.do(HostChange(9, address, up=False))
@@ -124,7 +124,7 @@ def test_an_interrupted_flush_begins_with_no_more_users() -> None:
     assert [d.moved for d in one.done] == [2]
 
 
-def test_progress_can_be_watched_until_it_is_over() -> None:
+def test_progress_can_be_watched_until_the_flush_has_ended() -> None:
     one = Operator(max_parallel_moves=2)
     one.do(HostChange(9, BACKENDS[0], weight=0))
     one.do(Flush(1), answers=False)
@@ -135,7 +135,7 @@ def test_progress_can_be_watched_until_it_is_over() -> None:
 
 
 @pytest.mark.shows("rule 24")
-def test_a_forgetting_moves_everybody_to_nobody_and_ends_with_the_last_session_without_the_delay() -> None:
+def test_forget_deletes_all_assignments_and_ends_with_the_last_session_without_the_delay() -> None:
     one = Operator()
     one.do(Forget(1, BACKENDS[0]), answers=False)
     records = [one.played.users.get(u.key) for u in one.users]
@@ -151,7 +151,7 @@ def test_a_forgetting_moves_everybody_to_nobody_and_ends_with_the_last_session_w
 
 
 @pytest.mark.parametrize(("flags", "moved", "unchanged"), [(PINNED, 1, 0), (0, 0, 1)])
-def test_unpinning_leaves_the_user_where_he_is(flags: int, moved: int, unchanged: int) -> None:
+def test_unpinning_leaves_the_user_on_the_host(flags: int, moved: int, unchanged: int) -> None:
     one = Operator([])
     alice = user(b"alice", BACKENDS[2], flags=flags)
     one.played.users.put(alice)
@@ -162,7 +162,7 @@ def test_unpinning_leaves_the_user_where_he_is(flags: int, moved: int, unchanged
     assert (record.host, record.flags & PINNED) == (alice.host, 0)
 
 
-def test_a_user_is_not_unpinned_while_he_is_being_pinned() -> None:
+def test_a_user_who_is_being_pinned_is_not_unpinned() -> None:
     one = Operator([])
     alice = user(b"alice", BACKENDS[2], flags=PINNED)
     one.played.users.put(alice)
@@ -192,7 +192,7 @@ def test_users_that_have_expired_are_not_moved() -> None:
 
 
 @pytest.mark.shows("rule 38")
-def test_the_smaller_part_of_a_ring_refuses_what_operators_want_of_users() -> None:
+def test_the_minority_side_refuses_operations_on_users() -> None:
     played = Played(D2, D3)
     assert played.core.standing is Standing.WAIT
     for number, event in enumerate((Flush(0), Forget(1), MoveUser(2, UserKey(1), BACKENDS[0]))):

@@ -81,7 +81,7 @@ def test_a_token_that_does_not_come_back_is_repeated_and_given_up_at_last() -> N
     assert len(played.core.kick_rounds) == 0
 
 
-def test_a_member_kicks_in_the_first_lap_and_passes_the_second_when_it_is_over() -> None:
+def test_a_member_kicks_in_the_first_lap_and_passes_the_second_when_the_kick_has_ended() -> None:
     played = in_ring()
     effects = played.hear(2, KickRound(D3, 4, 1, ALICE, [D3], [], 0))
     assert of(KickRound, messages(effects, 1)) == [KickRound(D3, 4, 1, ALICE, [D3, D1], [], 0)]
@@ -92,7 +92,7 @@ def test_a_member_kicks_in_the_first_lap_and_passes_the_second_when_it_is_over()
     assert of(KickRound, onward) == [KickRound(D3, 4, 2, ALICE, [D3, D1], [], 3)]
 
 
-def test_a_repeated_first_lap_kicks_nobody_again() -> None:
+def test_a_repeated_first_lap_begins_no_second_kick() -> None:
     played = in_ring()
     token = KickRound(D3, 4, 1, ALICE, [D3], [], 0)
     played.hear(2, token)
@@ -115,7 +115,7 @@ def test_beyond_the_limit_kicks_wait_in_order_or_are_refused() -> None:
     assert (failed.operation, failed.error) == (3, TryAgain)
 
 
-def test_alone_it_is_over_with_the_own_kick() -> None:
+def test_without_neighbours_a_round_ends_with_the_own_kick() -> None:
     played = Played()
     (kick,) = of(Kick, played.handle(KickSessions(1, ALICE), 1.0))
     assert of(UsersDone, played.handle(KicksEnded([Kicked(kick.kick, 2)]), 1.1)) == [
@@ -190,7 +190,7 @@ def test_behind_a_member_of_an_older_release_only_the_own_sessions_are_counted()
     assert (end.counts.kicked, end.counts.not_counted) == (2, [D2, D3])
 
 
-def test_counts_that_nobody_answers_end_and_name_all_directors() -> None:
+def test_counts_without_an_answer_end_and_name_all_directors() -> None:
     played, _, token = counting()
     more = [KickSessions(number, ALICE, count_only=True) for number in range(2, 400)]
     effects = [effect for one in more for effect in played.handle(one, 1.0)]
@@ -203,7 +203,7 @@ def test_counts_that_nobody_answers_end_and_name_all_directors() -> None:
     assert played.core.counters.kicks_timed_out == 0
 
 
-def test_alone_a_dry_run_is_over_with_the_own_count() -> None:
+def test_without_neighbours_a_dry_run_ends_with_the_own_count() -> None:
     played = Played()
     (counted,) = of(CountSessions, played.handle(KickSessions(1, ALICE, count_only=True), 1.0))
     assert of(UsersDone, played.handle(KicksEnded([Kicked(counted.kick, 2)]), 1.1)) == [

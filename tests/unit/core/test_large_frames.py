@@ -28,7 +28,7 @@ def knowing() -> Played:
 
 
 def rest(played: Played) -> list[object]:
-    """What is wanted until nothing is left over."""
+    """Return the messages until none is left."""
     effects: list[object] = []
     while played.core.next_deadline() == 0.0 and played.core._intake.has_work:
         effects += played.handle(TimerFired(), played.mono)

@@ -72,7 +72,7 @@ def sent(effects: list[Effect] | None) -> list[RingMessage]:
 
 
 def talk(one: Neighbour, other: Neighbour) -> list[tuple[Neighbour, RingMessage]]:
-    """Carry messages to and fro until nobody says anything more. Returns who said what."""
+    """Carry messages to and fro until neither end sends any. Returns each with its sender."""
     said = [(end, message) for end in (one, other) for message in sent(end.open())]
     for speaker, message in said:
         hearer = other if speaker is one else one
@@ -182,7 +182,7 @@ REFUSALS = [
 
 @pytest.mark.shows("I-44")
 @pytest.mark.parametrize(("differs", "text"), REFUSALS)
-def test_whoever_does_not_fit_is_refused_and_both_ends_log_the_reason(
+def test_a_greeting_that_does_not_fit_is_refused_and_both_ends_log_the_reason(
     differs: dict[str, Any], text: str
 ) -> None:
     one, other = dialler(), acceptor(**differs)
@@ -270,7 +270,7 @@ def test_versions_are_negotiated_and_what_has_none_in_common_is_refused(
     assert (one.state, one.version) == (state, 2)
 
 
-@pytest.mark.parametrize("name", ["", "10.0.0.2", "somebody", "10.0.0.2:99999"])
+@pytest.mark.parametrize("name", ["", "10.0.0.2", "a-name", "10.0.0.2:99999"])
 def test_a_greeting_without_a_proper_name_is_refused(name: str) -> None:
     effects = dialler().handle(Hello(2, 2, name, 7, b"two", 1_000_000, "%Lu", 900), at(0))
     assert "is not ADDRESS:PORT" in reason(effects)
@@ -487,7 +487,7 @@ def test_neither_secret_nor_keys_are_in_what_may_be_printed() -> None:
 
 
 @pytest.mark.shows("R-63")
-def test_a_handshake_that_stands_still_is_given_up() -> None:
+def test_a_handshake_that_does_not_continue_is_given_up() -> None:
     one = dialler()
     assert one.next_deadline() == HANDSHAKE_TIMEOUT
     assert one.tick(at(HANDSHAKE_TIMEOUT - 0.1)) == []
@@ -528,7 +528,7 @@ def test_a_director_whose_machine_was_suspended_does_not_report_the_clock_of_its
     one = live()
     one.agreed_since = None
     one.ping(at(1))
-    # Monotonic time stood still; the neighbour had answered at once, and the answer waited in the kernel.
+    # Monotonic time did not advance; the neighbour had answered at once, and the answer waited in the kernel.
     assert one.handle(Pong(1, at(1).unix), at(1.1, skew=suspended)) == []
     assert (one.live, abs(one.skew) < 2.0, one.agreed_since) == (True, True, None)
     one.ping(at(2, skew=suspended))

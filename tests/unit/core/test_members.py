@@ -152,7 +152,7 @@ def test_who_was_removed_by_name_stays_out_at_another_address_and_who_has_its_fo
     assert D3 not in table.listed()
     assert D2 in table.listed()
     assert table.removed() == [D3]
-    table.configured, table.names = (D2,), {"d1:9090": D2}  # nobody knows where the removed one is
+    table.configured, table.names = (D2,), {"d1:9090": D2}  # the removed director has no address
     assert (table.listed(), table.removed()) == ([D2], [])
 
 
@@ -162,7 +162,7 @@ def test_a_director_added_by_name_is_where_its_name_is() -> None:
     assert table.listed() == [D1, D2]
     table.names = {"d1:9090": D1, "d4:9090": D3}
     assert table.listed() == [D1, D3]
-    table.names = {"d1:9090": D2}  # nobody knows where the other one is
+    table.names = {"d1:9090": D2}  # the other director has no address
     table.configured = (D2,)
     assert table.listed() == [D2]
 

@@ -48,7 +48,7 @@ def heir(hosts: HostTable, one: User) -> tuple[str, int] | None:
     return row.address, new.flags
 
 
-def test_a_user_goes_with_his_backend_and_stays_pinned() -> None:
+def test_a_user_follows_the_backend_to_its_new_address_and_stays_pinned() -> None:
     hosts = moved(table(), ("one", A, C))
     assert heir(hosts, user(A, flags=PINNED | BY_HAND)) == (C, PINNED | BY_HAND)
     assert heir(hosts, user(B)) is None
@@ -129,7 +129,7 @@ def test_a_backend_whose_address_another_one_has_is_nowhere_until_it_is_found() 
 
 
 @pytest.mark.parametrize("flags", [0, PINNED, MOVING])
-def test_the_hot_path_waits_for_whoever_has_to_be_followed(flags: int) -> None:
+def test_the_hot_path_lets_a_user_wait_whose_host_has_another_address(flags: int) -> None:
     hosts = moved(table(), ("one", A, C))
     users = hotpath.UserTable(EXPIRE)
     assigner = hotpath.Assigner(users, UserHash())

@@ -128,7 +128,7 @@ def test_a_move_begins_with_its_record_everywhere_a_kick_here_and_nothing_else()
 
 
 @pytest.mark.shows("rule 26")
-def test_no_token_leaves_before_the_record_is_stored_and_the_own_kick_is_over() -> None:
+def test_no_token_leaves_before_the_record_is_stored_and_the_own_kick_has_ended() -> None:
     mover = Mover()
     mover.move()
     assert of(MoveRound, messages(mover.kicked(1.05))) == []
@@ -147,7 +147,7 @@ def test_a_store_that_does_not_answer_holds_a_move_up_for_a_second_only() -> Non
 
 
 @pytest.mark.shows("rule 24")
-def test_the_user_is_free_when_all_have_confirmed_and_the_delay_is_over() -> None:
+def test_the_user_is_released_when_all_have_confirmed_and_the_delay_has_passed() -> None:
     mover = at_stage(Stage.ROUND)
     mover.handle(Lookup(RequestId(7), KEY, b"", b"alice"), 1.25)
     assert of(UsersDone, mover.back(1.3)) == []
@@ -158,7 +158,7 @@ def test_the_user_is_free_when_all_have_confirmed_and_the_delay_is_over() -> Non
     assert mover.record.flags == BY_HAND
 
 
-def test_whoever_asks_for_it_is_told_when_all_have_confirmed() -> None:
+def test_an_early_move_is_reported_when_all_have_confirmed() -> None:
     mover = Mover()
     mover.move(early=True)
     mover.stored()
@@ -166,10 +166,13 @@ def test_whoever_asks_for_it_is_told_when_all_have_confirmed() -> None:
     told = done(mover.back())
     assert (told.moved, mover.stage) == (1, Stage.DELAY)
     mover.until(3.4)
-    assert (told.moved, mover.stage) == (1, None)  # what was told does not change when the delay is over
+    assert (told.moved, mover.stage) == (
+        1,
+        None,
+    )  # the reported counts do not change when the delay has passed
 
 
-def test_where_nobody_had_a_session_there_is_no_delay() -> None:
+def test_without_old_sessions_there_is_no_delay() -> None:
     mover = Mover(known=False)
     mover.move()
     mover.stored()
@@ -228,13 +231,13 @@ def test_where_the_flush_program_failed_the_delay_passes() -> None:
     assert (told.moved, told.not_flushed) == (1, 1)
 
 
-def test_a_flush_program_that_nobody_waits_for_is_no_trouble() -> None:
+def test_the_end_of_a_flush_program_after_its_move_is_ignored() -> None:
     mover = at_stage(Stage.FLUSHING)
     assert of(UsersDone, mover.handle(FlushEnded(99, True), 1.5)) == []
     assert mover.stage is Stage.FLUSHING
 
 
-def test_a_flush_program_is_stopped_when_its_move_is_over() -> None:
+def test_a_flush_program_is_stopped_when_its_move_ends() -> None:
     mover = at_stage(Stage.FLUSHING)
     (run,) = of(RunFlush, mover.effects)
     effects = mover.until(1.0 + MOVE_TIMEOUT)
@@ -287,10 +290,10 @@ def test_overtaken_by_hand_its_operator_is_told_so(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_settled_by_somebody_else_it_is_done(stage: Stage) -> None:
+def test_a_move_whose_user_another_director_has_released_is_done(stage: Stage) -> None:
     mover = at_stage(stage)
-    settled = mover.record._replace(flags=BY_HAND)
-    assert done(mover.hear(Users(pack([settled])), mono=1.4)).moved == 1
+    released = mover.record._replace(flags=BY_HAND)
+    assert done(mover.hear(Users(pack([released])), mono=1.4)).moved == 1
     assert mover.stage is None
 
 
@@ -308,7 +311,7 @@ def test_in_every_stage_the_user_is_free_after_30_seconds(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_in_every_stage_the_target_may_be_removed_and_the_user_is_held_until_his_old_sessions_are_gone(
+def test_in_every_stage_the_target_may_be_removed_and_the_user_waits_until_the_old_sessions_have_ended(
     stage: Stage,
 ) -> None:
     mover = at_stage(stage)
@@ -337,7 +340,7 @@ def test_a_move_to_a_host_that_is_not_there_is_refused() -> None:
     assert (failed.operation, failed.error) == (2, UnknownName)
 
 
-def test_a_pinned_user_keeps_his_pin_when_the_move_is_over() -> None:
+def test_a_pinned_user_is_pinned_after_the_move() -> None:
     mover = Mover()
     mover.move(pin=True)
     mover.stored()
@@ -359,7 +362,7 @@ def others_move(stage_of_kick: str = "") -> tuple[Played, MoveRound, list[Effect
     return played, MoveRound(D3, 5, SUBJECT.pack(KEY, START + 1), [D3], [], 1), effects
 
 
-def test_a_token_waits_for_the_kick_here_and_goes_on_with_what_it_came_to() -> None:
+def test_a_token_waits_for_the_kick_here_and_leaves_with_its_result() -> None:
     played, token, effects = others_move()
     (kick,) = of(Kick, effects)
     assert of(MoveRound, messages(played.hear(2, token, mono=1.1))) == []
@@ -367,7 +370,7 @@ def test_a_token_waits_for_the_kick_here_and_goes_on_with_what_it_came_to() -> N
     assert of(MoveRound, onward) == [MoveRound(D3, 5, token.moves, [D3, D1], [], 3, parted=True)]
 
 
-def test_a_kick_that_failed_or_took_too_long_is_named_by_whoever_passes_the_token() -> None:
+def test_a_director_whose_kick_failed_or_took_too_long_names_itself_in_the_token() -> None:
     played, token, effects = others_move()
     played.hear(2, token, mono=1.1)
     failed = messages(played.handle(KicksEnded([Kicked(of(Kick, effects)[0].kick, 0, "no answer")]), 1.2), 1)
@@ -378,7 +381,7 @@ def test_a_kick_that_failed_or_took_too_long_is_named_by_whoever_passes_the_toke
 
 
 @pytest.mark.shows("I-14")
-def test_a_token_about_a_user_nobody_knows_here_passes_at_once() -> None:
+def test_a_token_about_a_user_without_a_record_here_passes_at_once() -> None:
     played = in_ring()
     token = MoveRound(D3, 5, SUBJECT.pack(KEY, START), [D3], [], 0)
     assert of(MoveRound, messages(played.hear(2, token), 1)) == [
@@ -392,11 +395,11 @@ def test_a_token_that_has_passed_here_before_dies() -> None:
     assert of(MoveRound, messages(played.hear(2, token))) == []
 
 
-def test_a_login_of_a_user_whom_another_moves_waits_until_he_is_settled() -> None:
+def test_a_login_of_a_user_moved_by_another_director_waits_until_the_release() -> None:
     played, _, _ = others_move()
     assert of(Answer, played.handle(Lookup(RequestId(7), KEY, b"", b"alice"), 1.1)) == []
-    settled = user(b"alice", NEW, decided=START + 1, flags=BY_HAND)
-    effects = played.hear(2, Users(pack([settled])), mono=3.0)
+    released = user(b"alice", NEW, decided=START + 1, flags=BY_HAND)
+    effects = played.hear(2, Users(pack([released])), mono=3.0)
     assert [answer.backend.address for answer in of(Answer, effects)] == [NEW]
 
 
@@ -435,7 +438,7 @@ def test_a_move_whose_origin_is_gone_is_taken_over_by_the_usual_writer(writer: M
     assert (played.core.moves.led, len(of(MoveRound, messages(effects, 1)))) == (takes, takes)
 
 
-def test_whoever_takes_a_move_over_waits_for_his_own_kick_first() -> None:
+def test_a_director_that_takes_a_move_over_waits_for_its_own_kick_first() -> None:
     old = written_by(D1, [D1, D2])._replace(flags=0)
     played = in_ring_of_two()
     played.users.merge(pack([old]))
@@ -460,7 +463,7 @@ def test_an_origin_that_is_in_the_ring_but_has_forgotten_its_move_is_given_more_
     assert played.core.moves.led == 1
 
 
-def test_a_director_alone_needs_nobody_to_confirm() -> None:
+def test_a_director_alone_needs_no_confirmation() -> None:
     played = Played()
     played.users.merge(pack([ALICE]))
     effects = played.handle(MoveUser(1, KEY, NEW), 1)
@@ -487,7 +490,7 @@ def test_the_table_of_transitions_leads_everywhere_and_out_of_everything() -> No
     assert all(Stage.OVER in ways for stage, ways in TRANSITIONS.items() if stage is not Stage.OVER)
 
 
-def test_forgetting_is_a_move_to_nobody_and_the_user_is_placed_afresh_afterwards() -> None:
+def test_a_forgotten_user_is_moved_to_no_host_and_assigned_anew_afterwards() -> None:
     played = in_ring()
     gone = user(b"alice", OLD, decided=START + 1, flags=BY_HAND)._replace(host=HostId(0))
     played.users.merge(pack([gone]))

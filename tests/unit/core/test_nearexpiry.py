@@ -41,7 +41,7 @@ def answers(effects: list[Effect]) -> list[Address]:
     return [Address(answer.backend.address) for answer in of(Answer, effects)]
 
 
-def test_the_ring_is_asked_and_nobody_is_answered_before_it_has_spoken() -> None:
+def test_the_ring_is_asked_and_the_login_waits_for_its_answer() -> None:
     played = played_with(5)
     token, effects = ask(played)
     assert (token.origin, token.passed, token.key) == (D1, [D1], KEY)
@@ -62,7 +62,7 @@ def test_questions_about_more_than_ten_thousand_users_at_once_hold_no_more() -> 
 
 
 @pytest.mark.shows("rule 23")
-def test_who_is_alive_by_our_clock_stays_and_counts_as_seen_now() -> None:
+def test_an_assignment_that_is_unexpired_by_the_own_clock_stays_and_is_refreshed() -> None:
     played = played_with(5)
     token, _ = ask(played)
     effects = played.hear(2, back(token), mono=1.1) + played.until(1.1)
@@ -70,7 +70,7 @@ def test_who_is_alive_by_our_clock_stays_and_counts_as_seen_now() -> None:
     assert played.users.get(KEY).seen == START + 1  # type: ignore[union-attr]
 
 
-def test_who_was_seen_lately_elsewhere_stays_though_he_is_expired_here() -> None:
+def test_a_user_recently_seen_by_another_director_stays_although_the_assignment_expired_here() -> None:
     played = played_with(-5)
     token, _ = ask(played)
     effects = played.hear(2, back(token, seen=START - 3), mono=1.1) + played.until(1.1)
@@ -95,7 +95,7 @@ def test_a_question_that_does_not_come_back_is_repeated_and_only_the_last_counts
     assert answers(played.hear(2, back(second), mono=1.5) + played.until(1.5)) == [BACKENDS[3]]
 
 
-def test_a_question_that_nobody_waits_for_any_more_is_dropped() -> None:
+def test_a_question_that_no_login_waits_for_is_dropped() -> None:
     played = played_with(5)
     ask(played)
     played.handle(Dropped([RequestId(7)]), 1.1)
@@ -104,7 +104,7 @@ def test_a_question_that_nobody_waits_for_any_more_is_dropped() -> None:
 
 
 @pytest.mark.shows("rule 22")
-def test_passing_the_token_is_a_promise_to_hold_his_logins_until_the_decision() -> None:
+def test_a_director_that_passes_the_token_holds_the_logins_until_the_decision() -> None:
     played = played_with(5)
     known = played.users.get(KEY)
     assert known is not None
@@ -127,7 +127,7 @@ def test_a_promise_lasts_two_seconds() -> None:
     assert played.core.assigner.users_held == 0
 
 
-def test_a_question_about_somebody_unknown_is_passed_on_and_he_is_held_too() -> None:
+def test_a_question_about_a_user_without_a_record_is_passed_on_and_the_user_is_held() -> None:
     played = in_ring()
     onward = messages(played.hear(2, NearRound(D3, 4, KEY, 7, [D3])), 1)
     assert of(NearRound, onward) == [NearRound(D3, 4, KEY, 7, [D3, D1])]
@@ -162,7 +162,7 @@ def test_alone_the_answer_comes_at_once() -> None:
     assert answers(effects) == [BACKENDS[3]]
 
 
-def test_a_user_of_whom_the_circle_thinks_the_same_is_not_asked_about() -> None:
+def test_the_ring_is_not_asked_about_a_user_whose_hash_selects_the_same_host() -> None:
     played = in_ring()
     there = played.core.assigner.place(KEY >> 32, b"")
     assert there is not None

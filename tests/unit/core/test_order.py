@@ -1,4 +1,4 @@
-"""Who is right of whom."""
+"""The order of the directors in the ring."""
 
 from __future__ import annotations
 
@@ -64,5 +64,5 @@ def test_a_director_that_is_not_listed_has_its_place_too() -> None:
     assert rightwards(MemberId("10.0.0.12:1"), ring) == [ring[1], ring[0]]
 
 
-def test_alone_there_is_nobody_to_the_right() -> None:
+def test_a_director_alone_has_no_right_neighbour() -> None:
     assert rightwards(MemberId("10.0.0.1:1"), members("10.0.0.1:1")) == []

@@ -24,11 +24,11 @@ A, B, C, D = (MemberId(f"10.0.0.{number}:9090") for number in (1, 2, 3, 4))
         ([A, B, C], [A, B], {A, B}, False, Standing.COMPLETE),
         ([A, B, C], [C], {C}, False, Standing.COMPLETE),
         ([A, B, C], [C], set(), False, Standing.COMPLETE),
-        # it says that one of them lives: claims, on every side
+        # one of them holds a lease: claims, on every side
         ([A, B, C], [A, B], {A, B, C}, False, Standing.CLAIM),
         ([A, B, C], [C], {B, C}, False, Standing.CLAIM),
         ([A, B, C], [C], {A, B, C}, True, Standing.CLAIM),
-        # nobody can say: more than half goes on at once
+        # no leases are known: more than half continues at once
         ([A, B, C], [B, C], None, False, Standing.MAJORITY),
         ([A, B, C], [C], None, False, Standing.WAIT),
         ([A, B, C], [C], None, True, Standing.ISOLATED),
@@ -62,7 +62,7 @@ def released(*ring: MemberId) -> Barrier:
     return barrier
 
 
-def test_the_smaller_part_waits_for_the_isolation_wait_and_no_longer() -> None:
+def test_the_minority_side_waits_for_isolation_wait_and_no_longer() -> None:
     partition, barrier = Partition([A, B, C], isolation_wait=20), released(C)
     partition.review(barrier, at(100), ())
     assert (partition.standing, partition.next_deadline(barrier)) == (Standing.WAIT, 120)
@@ -73,7 +73,7 @@ def test_the_smaller_part_waits_for_the_isolation_wait_and_no_longer() -> None:
 
 
 @pytest.mark.shows("I-7")
-def test_whoever_was_whole_meanwhile_waits_anew() -> None:
+def test_a_ring_that_was_complete_meanwhile_waits_for_isolation_wait_again() -> None:
     partition, alone, whole = Partition([A, B, C], isolation_wait=20), released(C), released(A, B, C)
     partition.review(alone, at(100), ())
     partition.review(whole, at(110), ())
@@ -82,7 +82,7 @@ def test_whoever_was_whole_meanwhile_waits_anew() -> None:
 
 
 @pytest.mark.shows("rule 37")
-def test_a_barrier_that_stands_still_for_five_seconds_makes_new_users_claims_where_a_store_answers() -> None:
+def test_after_five_seconds_without_sync_new_users_are_claimed_if_a_store_answers() -> None:
     partition, barrier = Partition([A, B], isolation_wait=20), released(A, B)
     partition.leases = frozenset([A, B])
     barrier.wait(at(100), at_once=True)
@@ -92,7 +92,7 @@ def test_a_barrier_that_stands_still_for_five_seconds_makes_new_users_claims_whe
     assert (partition.standing, partition.next_deadline(barrier)) == (Standing.CLAIM, None)
 
 
-def test_without_a_shared_store_a_barrier_that_stands_still_stays_one() -> None:
+def test_without_a_shared_store_new_users_wait_for_sync() -> None:
     partition, barrier = Partition([A, B], isolation_wait=20), released(A, B)
     barrier.wait(at(100), at_once=True)
     partition.review(barrier, at(200), ())

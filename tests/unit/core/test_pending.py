@@ -33,13 +33,13 @@ def test_each_login_has_its_own_thirty_seconds() -> None:
     assert (len(pending), pending.next_deadline()) == (0, None)
 
 
-def test_logins_whose_time_is_over_at_once_are_taken_out_some_at_a_time() -> None:
+def test_logins_that_time_out_together_are_taken_out_some_at_a_time() -> None:
     pending = waiting(*((number, number, 0) for number in range(5)))
     assert [one.request for one in pending.overdue(31, 2)] == [0, 1]
     assert [one.request for one in pending.overdue(31, 9)] == [2, 3, 4]
 
 
-def test_nobody_is_tried_again_before_a_wake() -> None:
+def test_no_login_is_tried_again_before_a_wake() -> None:
     pending = waiting((1, 7, 0), (2, 8, 0))
     assert not pending.awake
     assert requests(pending) == []
@@ -104,7 +104,7 @@ def test_those_who_come_after_a_wake_are_not_tried_with_it() -> None:
     assert requests(pending) == [1]
 
 
-def test_what_happened_to_one_user_wakes_his_logins_alone() -> None:
+def test_a_change_of_one_user_wakes_the_logins_of_this_user_only() -> None:
     pending = waiting((1, 7, 0), (2, 8, 0), (3, 7, 0))
     pending.wake_users([UserKey(7), UserKey(99)])
     assert requests(pending) == [1, 3]

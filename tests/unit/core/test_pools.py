@@ -1,4 +1,4 @@
-"""Pools without a usable host: the operator is told, logins of known users go on."""
+"""Pools without a usable host: they are logged, and logins of assigned users continue."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ KEY = UserKey(1 << 40)
 
 
 def said(effects: Iterable[Effect]) -> list[tuple[Level, str, object]]:
-    """What is logged of pools."""
+    """Return the log events about pools."""
     logged = [
         effect for effect in effects if isinstance(effect, LogEvent) and effect.event.startswith("pool_")
     ]
@@ -57,7 +57,7 @@ def test_a_director_that_starts_without_a_usable_host_says_so() -> None:
     assert said(core.handle(Started(), 0)) == [(Level.WARNING, "pool_unusable", "")]
 
 
-def test_without_a_usable_host_known_users_are_answered_and_new_ones_wait() -> None:
+def test_without_a_usable_host_assigned_users_are_answered_and_new_users_wait() -> None:
     core = Played()
     core.until(1)
     answer = core.core.assigner.assign(KEY, b"")

@@ -1,4 +1,4 @@
-"""What directors say of themselves, what others tell of them, and what counts."""
+"""The words of directors about themselves, the words that others pass on, and which of them count."""
 
 from __future__ import annotations
 

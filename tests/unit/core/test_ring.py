@@ -1,4 +1,4 @@
-"""Who is dialled, who is the neighbour, who is sent away."""
+"""Dials, neighbours, and connections that are refused."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def reasons(effects: list[Effect]) -> list[object]:
     return [log.fields["reason"] for log in of(LogEvent, effects)]
 
 
-def test_nobody_is_dialled_before_the_start() -> None:
+def test_no_director_is_dialled_before_the_start() -> None:
     one = Ring(identity(D3), ALL)
     assert (dialled(one, at(0)), one.next_deadline()) == ([], None)
 
@@ -157,7 +157,7 @@ def test_the_search_goes_on_among_those_who_are_nearer() -> None:
     assert (dialled(one, at(1.5)), one.next_deadline() is None) == ([], False)
 
 
-def test_the_left_neighbour_is_the_nearest_who_has_dialled_us_and_others_are_sent_to_him() -> None:
+def test_the_left_neighbour_is_the_nearest_dialler_and_others_are_redirected_to_it() -> None:
     one = ring()
     far, near = linked(one, 1, D1, dialled=False), linked(one, 2, D2, dialled=False)
     effects = one.review(at(0))
@@ -187,7 +187,7 @@ def test_a_redirect_of_the_right_neighbour_is_followed_at_once() -> None:
 
 
 @pytest.mark.parametrize("member", ["10.0.0.9:9090", "rubbish", D3])
-def test_a_redirect_to_somebody_unlisted_is_ignored(member: str) -> None:
+def test_a_redirect_to_an_unlisted_director_is_ignored(member: str) -> None:
     one = ring()
     right = linked(one, 1, D4, dialled=True)
     one.review(at(0))
@@ -246,7 +246,7 @@ def test_a_second_link_in_the_same_direction_replaces_the_first() -> None:
     assert (first.state, second.state) == (LinkState.CLOSED, LinkState.FULL)
 
 
-def test_alone_is_who_could_reach_nobody() -> None:
+def test_a_director_that_could_reach_no_other_is_alone() -> None:
     one = Ring(identity(D1), [D1, D2, D3])
     one.start()
     one.dial_failed(D2, at(0))
@@ -285,14 +285,14 @@ def to_the_left(one: Ring, now: Now) -> list[MemberId]:
 
 
 def without_a_left(me: MemberId = D3) -> Ring:
-    """Linked with the next to the right, and nobody has come from the left."""
+    """Linked with the next to the right, without a dial from the left."""
     one = ring(me)
     linked(one, 1, D4, dialled=True)
     one.review(at(0))
     return one
 
 
-def test_whom_nobody_to_the_left_has_dialled_for_two_seconds_dials_leftwards_the_nearest_first() -> None:
+def test_a_director_without_a_left_neighbour_for_two_seconds_dials_leftwards_the_nearest_first() -> None:
     one = without_a_left()
     assert to_the_left(one, at(LEFTLESS - 0.01)) == []
     assert to_the_left(one, at(LEFTLESS)) == [D2]
@@ -319,7 +319,7 @@ def test_all_to_the_left_are_tried_again_after_a_pause() -> None:
     assert to_the_left(one, at(now + RETRY_UNREACHABLE)) == [D5]
 
 
-def test_whoever_dials_leftwards_is_the_right_neighbour_of_the_one_he_has_reached() -> None:
+def test_a_director_that_dials_leftwards_becomes_the_right_neighbour_of_the_director_it_reaches() -> None:
     one = ring()
     asker = linked(one, 1, D4, dialled=False)
     asker.leftwards = True
@@ -358,7 +358,7 @@ def test_a_right_neighbour_that_leaves_is_kept_until_tokens_can_pass_through_the
     assert reasons(effects) == [f"{D3} is linked with {D5} now"]
 
 
-def test_a_right_neighbour_that_leaves_is_let_go_where_nobody_else_can_be_reached() -> None:
+def test_the_link_with_a_leaving_right_neighbour_is_closed_if_no_other_director_can_be_reached() -> None:
     one, right = leaving_ring()
     for member in (D5, D1, D2):
         one.dial_failed(member, at(0.1))
@@ -485,7 +485,7 @@ def test_a_few_directors_at_once_are_dialled_to_be_met_and_each_every_thirty_sec
     for step in range(10 * 300):
         now = step / 10
         for begun, member in list(under_way):
-            if now >= begun + 2:  # nobody answers
+            if now >= begun + 2:  # no director answers
                 under_way.remove((begun, member))
                 one.dial_failed(member, at(now))
         new = dialled(one, at(now))
@@ -516,7 +516,7 @@ def test_a_member_that_was_never_met_is_dialled_every_thirty_seconds_at_last() -
     assert dialled(one, at(100 + RETRY_UNMET)) == [D4]
 
 
-def test_whoever_leaves_tells_everybody_dials_nobody_and_waits_for_those_to_the_left() -> None:
+def test_a_director_that_leaves_announces_it_dials_no_director_and_waits_for_its_left_neighbours() -> None:
     one = ring()
     linked(one, 1, D4, dialled=True)
     left = linked(one, 2, D2, dialled=False)
@@ -528,7 +528,7 @@ def test_whoever_leaves_tells_everybody_dials_nobody_and_waits_for_those_to_the_
     assert one.has_left(at(5.6))
 
 
-def test_a_director_that_was_removed_dials_nobody_and_its_links_end() -> None:
+def test_a_removed_director_dials_no_director_and_its_links_end() -> None:
     one = ring()
     link = linked(one, 1, D4, dialled=True)
     one.review(at(0))

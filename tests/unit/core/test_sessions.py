@@ -1,4 +1,4 @@
-"""Sessions that login processes proxied while their director was away (docs/ring.md, rule 29)."""
+"""Sessions that login processes proxied while their director did not run (docs/ring.md, rule 29)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Review:
         self.review = SessionReview(self.hosts, self.assigner, self.kicks)
 
     def of(self, *sessions: ProxiedSession, late: bool = False) -> list[HashOnHosts]:
-        """What is kicked because of these sessions."""
+        """Return the kicks that these sessions cause."""
         self.review.begin(sessions, late=late)
         while self.review.has_work:
             self.review.turn(at(0))
@@ -62,7 +62,7 @@ def test_a_session_on_another_host_is_ended_there() -> None:
 
 
 @pytest.mark.shows("rule 29")
-def test_of_whom_nothing_is_known_he_stays_where_all_his_sessions_are() -> None:
+def test_a_user_without_a_record_is_assigned_to_the_host_of_all_their_sessions() -> None:
     one = Review()
     assert one.of(session(BACKENDS[2]), session(BACKENDS[2])) == []
     assert one.users.get(ALICE.key) == User(ALICE.key, host_id(BACKENDS[2]), ALICE.decided, START, 0)
@@ -85,7 +85,7 @@ def test_sessions_of_an_unknown_user_on_two_hosts_are_all_ended() -> None:
     assert one.users.get(ALICE.key) is None
 
 
-def test_sessions_to_somebody_elses_hosts_are_none_of_our_business() -> None:
+def test_sessions_to_unknown_hosts_are_ignored() -> None:
     one = Review()
     assert one.of(session(Address("10.9.9.9"))) == []
     assert len(one.users) == 0
@@ -131,7 +131,7 @@ def test_once_they_are_listed_the_director_is_blind_no_more() -> None:
     assert not one.kicks.blind
 
 
-def test_who_arrived_at_his_old_host_after_the_kick_there_is_ended() -> None:
+def test_a_session_that_reached_the_old_host_after_the_kick_is_ended() -> None:
     one = Review()
     one.users.put(ALICE)
     assert one.of(session(BACKENDS[1]), session(BACKENDS[0]), late=True) == [
@@ -140,7 +140,7 @@ def test_who_arrived_at_his_old_host_after_the_kick_there_is_ended() -> None:
     assert one.users.get(ALICE.key) == ALICE
 
 
-def test_a_listing_after_a_kick_brings_back_nobody_who_was_forgotten() -> None:
+def test_a_listing_after_a_kick_assigns_no_forgotten_user() -> None:
     one = Review()
     assert one.of(session(BACKENDS[1]), session(Address("10.9.9.9")), late=True) == []
     assert len(one.users) == 0
@@ -153,13 +153,13 @@ def test_a_listing_after_a_kick_does_not_disturb_a_review() -> None:
     assert one.of(late=True) == [HashOnHosts(ALICE.key >> 32, [BACKENDS[1]])]
 
 
-def test_sessions_of_a_user_on_the_move_are_left_to_his_move_which_counts_them() -> None:
+def test_sessions_of_a_user_who_is_being_moved_are_left_to_the_move_which_counts_them() -> None:
     one = Review()
     one.users.put(ALICE._replace(flags=MOVING))
     assert one.of(session(BACKENDS[1]), late=True) == []
 
 
-def test_who_arrives_at_a_host_after_it_was_removed_is_ended_whatever_his_record_says() -> None:
+def test_a_session_that_reaches_a_removed_host_is_ended_whatever_the_record_says() -> None:
     one = Review()
     one.users.put(ALICE)
     one.hosts.change(BACKENDS[0], START, remove=True)
@@ -173,7 +173,7 @@ def test_who_arrives_at_a_host_after_it_was_removed_is_ended_whatever_his_record
     assert one.of(session(BACKENDS[0]), late=True) == []
 
 
-def test_who_arrives_at_the_address_that_his_backend_has_left_is_ended() -> None:
+def test_a_session_that_reaches_the_former_address_of_the_backend_is_ended() -> None:
     one = Review()
     one.users.put(ALICE)
     one.hosts.merge([HostRow(BACKENDS[0], "b0", True, 1, "", 0, 100, 0, True, 0)])

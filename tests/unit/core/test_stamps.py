@@ -109,7 +109,7 @@ def test_an_earlier_word_by_a_right_clock_that_came_meanwhile_does_not_undo_what
     assert restored_member(MemberRow("10.0.0.1:9090", False, NOW + 89_000), member, wrong) == member
 
 
-def test_a_row_that_says_what_the_configuration_says_moves_nobody() -> None:
+def test_a_row_with_the_values_of_the_configuration_moves_no_user() -> None:
     theirs = msgspec.structs.replace(ROW, **dict.fromkeys(STAMPS, LATEST))
     assert merge_rows(ROW, clipped_host(theirs, BOUND, ROW)) == ROW
 

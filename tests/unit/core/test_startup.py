@@ -32,7 +32,7 @@ def hosts(effects: list[Effect]) -> list[str]:
     return [answer.backend.address for answer in of(Answer, effects)]
 
 
-def test_a_login_of_an_unknown_user_asks_for_his_bucket_once_and_gets_the_host_of_the_store() -> None:
+def test_a_login_of_a_user_without_a_record_requests_the_bucket_once_and_gets_the_stored_host() -> None:
     played, _ = reading()
     waiting = log_in(played, 1, 2)
     assert (hosts(waiting), of(FetchBuckets, waiting)) == ([], [FetchBuckets((BUCKET,))])
@@ -41,7 +41,7 @@ def test_a_login_of_an_unknown_user_asks_for_his_bucket_once_and_gets_the_host_o
     assert hosts(answered) == [BACKENDS[3], BACKENDS[3]]
 
 
-def test_a_user_whom_the_store_does_not_know_is_placed_when_his_bucket_has_been_read() -> None:
+def test_a_user_without_a_stored_record_is_assigned_when_the_bucket_has_been_read() -> None:
     played, _ = reading()
     log_in(played, 1)
     answered = played.handle(BucketsRead((BUCKET,)), 1) + played.until(1.1)
@@ -58,7 +58,7 @@ def test_users_of_buckets_that_have_been_read_do_not_wait_for_the_others() -> No
     assert played.core.loading
 
 
-def test_when_the_store_stops_answering_nobody_waits_for_it_any_more() -> None:
+def test_when_the_store_stops_answering_no_login_waits_for_it() -> None:
     played, _ = reading()
     log_in(played, 1)
     assert len(hosts(played.handle(BucketsRead(None), 1) + played.until(1.1))) == 1

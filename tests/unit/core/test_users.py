@@ -60,7 +60,7 @@ def digest(*users: User) -> bytes:
     return (sum(map(record_mix, users)) % 2**64).to_bytes(8)
 
 
-# What is kept
+# Records that are kept
 
 
 @pytest.mark.shows("rule 1")
@@ -78,7 +78,7 @@ def test_a_user_who_was_put_is_found_again(hot: HotPath) -> None:
     assert len(users) == 1
 
 
-def test_nobody_is_found_in_an_empty_table(hot: HotPath) -> None:
+def test_no_user_is_found_in_an_empty_table(hot: HotPath) -> None:
     users = hot.UserTable(EXPIRE)
     assert users.get(UserKey(5)) is None
     assert len(users) == 0
@@ -105,7 +105,7 @@ def test_a_bucket_holds_its_users_by_key(hot: HotPath) -> None:
 
 
 @pytest.mark.shows("A-39")
-def test_all_users_with_one_hash_are_found_and_nobody_beside_them(hot: HotPath) -> None:
+def test_all_users_with_one_hash_are_found_and_no_others(hot: HotPath) -> None:
     hashes = (0, 7, 8, 9, 0xFFFFFFFF)
     everybody = {one: [user(key=one << 32 | low) for low in (0, 5, 0xFFFFFFFF)] for one in hashes}
     users = table(hot, *(one for those in everybody.values() for one in reversed(those)))
@@ -164,7 +164,7 @@ def test_an_expiry_below_ten_seconds_is_refused(hot: HotPath) -> None:
         hot.UserTable(9)
 
 
-# What is announced and stored
+# Announcements and the stored form
 
 
 def test_what_is_put_is_announced_and_makes_its_bucket_dirty(hot: HotPath) -> None:
@@ -194,7 +194,7 @@ def test_a_bucket_marked_dirty_by_hand_is_given_once(hot: HotPath) -> None:
     assert users.take_dirty() == [17]
 
 
-def test_a_refresh_of_an_unknown_user_creates_nobody(hot: HotPath) -> None:
+def test_a_refresh_of_a_user_without_a_record_makes_no_record(hot: HotPath) -> None:
     users = hot.UserTable(EXPIRE)
     assert not users.touch(UserKey(1), NOW)
     assert len(users) == 0
@@ -240,20 +240,20 @@ def test_a_refresh_never_lowers_seen(hot: HotPath) -> None:
     ids=[
         "later decision",
         "lower host",
-        "settled before by hand",
-        "settled before pinned",
+        "released before by hand",
+        "released before pinned",
         "lower flags",
         "lower flags while moving",
         "unsigned stamps",
         "unsigned hosts",
     ],
 )
-def test_the_better_decision_wins_whoever_comes_first(hot: HotPath, winner: User, loser: User) -> None:
+def test_the_better_decision_wins_in_any_order(hot: HotPath, winner: User, loser: User) -> None:
     for first, second in itertools.permutations([winner, loser]):
         assert list(unpack(table(hot, first, second).bucket(0))) == [winner]
 
 
-def test_seen_is_the_later_of_both_whoever_wins(hot: HotPath) -> None:
+def test_seen_is_the_later_of_both_whichever_decision_wins(hot: HotPath) -> None:
     users = table(hot, user(decided=6, seen=1), user(decided=5, seen=9))
     assert users.get(UserKey(1)) == user(decided=6, seen=9)
 
@@ -302,10 +302,10 @@ def test_a_broken_blob_is_refused_as_a_whole(hot: HotPath) -> None:
     assert len(users) == 0
 
 
-# Who was displaced
+# Displaced users
 
 
-def nobody(key: int) -> User:
+def no_record(key: int) -> User:
     return user(key=key, host=0, decided=0, seen=0, flags=0)
 
 
@@ -320,9 +320,7 @@ def nobody(key: int) -> User:
     ],
     ids=["other host", "moved", "only moving", "forgotten", "lower host"],
 )
-def test_a_user_whose_host_or_moving_is_changed_by_a_merge_is_given_as_he_was(
-    hot: HotPath, later: User
-) -> None:
+def test_the_former_record_is_returned_if_a_merge_changes_host_or_moving(hot: HotPath, later: User) -> None:
     users = table(hot, user(seen=901))
     users.merge(pack([later]))
     assert users.has_displaced
@@ -330,14 +328,14 @@ def test_a_user_whose_host_or_moving_is_changed_by_a_merge_is_given_as_he_was(
     assert (users.has_displaced, users.take_displaced()) == (False, b"")
 
 
-def test_a_user_who_is_settled_where_he_was_moved_to_is_given_as_he_was(hot: HotPath) -> None:
+def test_the_former_record_is_returned_if_a_merge_ends_the_move(hot: HotPath) -> None:
     users = table(hot, user(flags=MOVING))
     users.take_displaced()
     users.merge(pack([user(decided=NOW + 1)]))
     assert users.take_displaced() == pack([user(flags=MOVING)])
 
 
-def test_a_user_whose_move_is_replaced_by_a_later_one_to_the_same_host_is_given_as_he_was(
+def test_the_former_record_is_returned_if_a_later_move_to_the_same_host_replaces_the_move(
     hot: HotPath,
 ) -> None:
     users = table(hot, user(flags=MOVING))
@@ -349,10 +347,10 @@ def test_a_user_whose_move_is_replaced_by_a_later_one_to_the_same_host_is_given_
 def test_an_unknown_user_who_comes_in_on_the_move_is_given_as_one_on_no_host(hot: HotPath) -> None:
     users = hot.UserTable(EXPIRE)
     users.merge(pack([user(key=TOP | 3, flags=MOVING | PINNED)]))
-    assert users.take_displaced() == pack([nobody(TOP | 3)])
+    assert users.take_displaced() == pack([no_record(TOP | 3)])
 
 
-def test_an_unknown_user_who_is_settled_displaces_nobody(hot: HotPath) -> None:
+def test_a_new_record_without_moving_displaces_no_user(hot: HotPath) -> None:
     users = hot.UserTable(EXPIRE)
     users.merge(pack([user(flags=BY_HAND)]))
     assert not users.has_displaced
@@ -381,7 +379,7 @@ def test_who_is_displaced_twice_is_given_twice_in_that_order(hot: HotPath) -> No
     assert users.take_displaced() == pack([user(), user(host=8, decided=NOW + 1)])
 
 
-def test_what_is_decided_here_displaces_nobody(hot: HotPath) -> None:
+def test_an_assignment_made_here_displaces_no_user(hot: HotPath) -> None:
     users = table(hot, user())
     users.put(user(host=8, decided=NOW + 1, flags=MOVING))
     users.touch(UserKey(1), NOW + 500)
@@ -551,7 +549,7 @@ def test_a_digest_asked_for_again_is_that_of_now_also_when_the_clock_went_back(h
 
 
 @pytest.mark.shows("rule 34")
-def test_two_directors_who_saw_a_user_at_different_seconds_of_a_third_agree_until_he_is_gone(
+def test_two_directors_that_saw_a_user_at_different_seconds_of_a_third_agree_until_the_record_is_deleted(
     hot: HotPath,
 ) -> None:
     early, late = table(hot, user(seen=901)), table(hot, user(seen=999))

@@ -1,4 +1,4 @@
-"""The circle, against the vectors recorded from the original."""
+"""The circle, against the vectors recorded from Dovecot 2.3's director."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_the_points_of_a_host_are_the_originals(vector: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "vector", VECTORS["lookups"], ids=lambda vector: f"{vector['host_set']}-{vector['tag']}"
 )
-def test_every_user_is_placed_where_the_original_places_him(vector: dict[str, Any]) -> None:
+def test_every_user_gets_the_host_that_dovecot_2_3_selects(vector: dict[str, Any]) -> None:
     hosts = circle(HOST_SETS[vector["host_set"]], vector["tag"])
     placed = {user: hosts.host(UserHash().hash(user.encode())) for user in vector["map"]}
     assert placed == vector["map"]

@@ -1,4 +1,4 @@
-"""Who usually writes a bucket."""
+"""The usual writer of a bucket."""
 
 from __future__ import annotations
 
