@@ -334,7 +334,7 @@ def test_a_refresh_keeps_a_user_in_every_tag_and_is_told_at_once() -> None:
 
 @pytest.mark.shows("rule 2")
 def test_a_director_that_renews_an_earlier_assignment_gets_the_later_one() -> None:
-    """Expired records are not compared: a director that was unreachable has the earlier one, and a session."""
+    """Expired records are not compared. A director that was unreachable has the earlier one."""
     played = in_ring()
     expired = START - 2 * EXPIRE
     played.handle(StoredUsers(record(host="10.1.0.2", decided=expired, seen=expired)), 1)
