@@ -75,7 +75,7 @@ def redis_server(redis_for_all: RedisServer) -> RedisServer:
 
 @pytest.fixture
 def own_redis() -> Iterator[RedisServer]:
-    """A server for one test, which may do anything with it. It keeps its data over restarts."""
+    """A server for one test, which may do anything with the server. The data survive restarts."""
     with RedisServer(appendonly=True, options={"appendfsync": "always"}) as server:
         yield server
 

@@ -16,7 +16,7 @@ from state.redis import RedisStore
 from state.sqlite import SqliteStore
 
 UNDER_WAY = 0.002
-"""Seconds after the begin of a write: it may be done, half done, or not begun."""
+"""Seconds after the begin of a write. By then the write may be done, half done, or not begun."""
 
 
 def kill_at(number: int, moment: str) -> None:

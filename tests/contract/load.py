@@ -71,7 +71,7 @@ async def writing(stores: Iterable[StateStore]) -> AsyncIterator[list[Writer]]:
         tasks.cancel_scope.cancel()
 
 
-async def all_go_on(writers: Sequence[Writer]) -> None:
+async def wait_for_writes(writers: Sequence[Writer]) -> None:
     """Wait until each writer has written some more."""
     written = [writer.stored for writer in writers]
 
@@ -82,7 +82,7 @@ async def all_go_on(writers: Sequence[Writer]) -> None:
 
 
 async def stored(store: StateStore) -> dict[int, set[int]]:
-    """Return what the store holds."""
+    """Return the items that the store holds."""
     buckets = await store.read_buckets("users", NUMBERS)
     return {bucket.number: set(bucket.blob) for bucket in buckets}
 

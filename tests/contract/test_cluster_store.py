@@ -1,4 +1,4 @@
-"""What holds for a Cluster: keys are at several nodes, and move from one to another."""
+"""Behaviour of a store on a Cluster only: keys are on several nodes, and move from one node to another."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from state.base import EMPTY_VERSION, StateStore, StoreRefused, StoreUnavailable
 from state.bucketnumbers import BUCKETS
 from state.urls import open_store
 from tests.contract.conftest import Stores, failure_of_open, until
-from tests.contract.load import NUMBERS, all_go_on, stored, together, writing
+from tests.contract.load import NUMBERS, stored, together, wait_for_writes, writing
 from tests.groups import LOCAL, ClusterGroup, slot_of
 from tests.rights import PASSWORD
 from tests.servers import RedisServer, free_port
@@ -54,7 +54,7 @@ class Move:
         cluster.begin_move(self.slot, self.source, self.target)
 
     def some(self, count: int) -> int:
-        """Move so many keys; returns how many there were to move."""
+        """Move at most `count` keys, and return how many were found to move."""
         return self.cluster.move_keys(self.slot, self.source, self.target, count)
 
     def end(self) -> None:
@@ -74,7 +74,7 @@ def half_moved(store: StateStore, empty: ClusterGroup) -> Iterator[Move]:
 # Slots that move
 
 
-async def test_slots_that_are_moved_under_load_cost_no_swap_and_no_error(
+async def test_moving_slots_under_load_costs_no_swap_and_no_error(
     empty: ClusterGroup, stores: Stores
 ) -> None:
     directors = [await stores.open(empty.url, timeout=5.0) for _ in range(4)]
@@ -89,17 +89,17 @@ async def test_slots_that_are_moved_under_load_cost_no_swap_and_no_error(
         await anyio.sleep(0.1)
         for number in NUMBERS[::4]:
             await move(number)
-        await all_go_on(writers)
+        await wait_for_writes(writers)
     for writer in writers:
-        await writer.write(NUMBERS)  # what was begun when they were ended
+        await writer.write(NUMBERS)  # swaps that were in progress when the writers ended
     assert [failure for writer in writers for failure in writer.failures] == []
     assert await stored(directors[0]) == together(writers)
 
 
-async def test_while_a_slot_is_half_moved_all_its_buckets_are_read_and_swapped(
+async def test_all_buckets_of_a_half_moved_slot_are_read_and_swapped(
     store: StateStore, half_moved: Move
 ) -> None:
-    there = list(range(0, 60, 2))  # the others are at neither node
+    there = list(range(0, 60, 2))  # the other buckets are at neither node
     await store.swap_buckets([put(number, b"old") for number in there])
     moved = half_moved.some(15)
     at_target = half_moved.target.command("CLUSTER", "COUNTKEYSINSLOT", str(half_moved.slot))
@@ -115,7 +115,9 @@ async def test_while_a_slot_is_half_moved_all_its_buckets_are_read_and_swapped(
     assert {bucket.blob for bucket in after} == {b"new"}
 
 
-async def test_a_move_that_somebody_left_half_done_stops_nothing(store: StateStore, half_moved: Move) -> None:
+async def test_reads_and_swaps_go_through_while_a_slot_stays_half_moved(
+    store: StateStore, half_moved: Move
+) -> None:
     blobs = [b"%d" % n for n in range(3)]
     for old, new in zip([b"", *blobs], blobs, strict=False):
         half_moved.some(1)
@@ -147,8 +149,8 @@ async def test_a_failover_under_load_loses_no_change_and_has_another_run_id(
                 return False
 
         await until(answers, within=FAILOVER_WITHIN)
-        await all_go_on(writers)
-    # What a director does when the run id is another one: it writes what differs from its memory.
+        await wait_for_writes(writers)
+    # As a director does after a change of the run id: it writes all buckets that differ from its memory.
     for writer in writers:
         await writer.write(NUMBERS)
     found = await stored(watcher)
@@ -172,9 +174,7 @@ async def test_a_switch_to_a_replica_and_back_has_another_run_id_each_time_and_c
     assert len(set(seen)) == 3
 
 
-async def test_slots_that_nobody_serves_are_unavailable_and_named(
-    store: StateStore, empty: ClusterGroup
-) -> None:
+async def test_slots_without_a_node_are_unavailable_and_named(store: StateStore, empty: ClusterGroup) -> None:
     keeper, slot = empty.keeper(key(0)), str(slot_of(key(0)))
     keeper.command("CLUSTER", "DELSLOTS", slot)
     try:
@@ -189,7 +189,9 @@ async def test_slots_that_nobody_serves_are_unavailable_and_named(
 async def test_a_node_that_hangs_is_unavailable_within_the_time_out_and_the_others_are_served(
     empty: ClusterGroup, stores: Stores
 ) -> None:
-    store = await stores.open(empty.url, timeout=0.4)  # less than what lets the others take over
+    store = await stores.open(
+        empty.url, timeout=0.4
+    )  # shorter than the time after which the other nodes take over
     hanging = empty.keeper(key(0))
     elsewhere = next(n for n in range(0, BUCKETS, 64) if empty.keeper(key(n)) is not hanging)
     hanging.freeze()
@@ -204,14 +206,14 @@ async def test_a_node_that_hangs_is_unavailable_within_the_time_out_and_the_othe
     await to_thread.run_sync(empty.wait_until_complete)
 
 
-async def test_nodes_that_are_gone_do_not_matter_while_one_of_those_named_answers(
+async def test_a_cluster_is_found_while_one_of_the_nodes_in_the_url_answers(
     empty: ClusterGroup, stores: Stores
 ) -> None:
     store = await stores.open(empty.url.replace("@", f"@{LOCAL}:{free_port()},"))
     assert (await store.health()).took < 2
 
 
-async def test_nodes_that_forgot_the_scripts_are_given_them_again(
+async def test_nodes_that_lost_their_scripts_receive_them_again(
     store: StateStore, empty: ClusterGroup
 ) -> None:
     for server in empty.primaries():
@@ -219,7 +221,7 @@ async def test_nodes_that_forgot_the_scripts_are_given_them_again(
     assert await store.swap_buckets([put(n, b"x") for n in range(BUCKETS)]) == [X] * BUCKETS
 
 
-# What is refused
+# Refused configurations
 
 
 async def test_a_server_that_is_in_no_cluster_is_refused_with_what_to_do(own_redis: RedisServer) -> None:

@@ -1,4 +1,4 @@
-"""Connections to Redis that are cut, stall or are slow in every exchange of every operation."""
+"""Connections to Redis that close, stall or are slow in every exchange of every operation."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.servers import RedisServer, free_port
 pytestmark = pytest.mark.anyio
 
 Operation = Callable[[StateStore, int], Awaitable[Any]]
-"""Called with a turn, which counts from 1; a write replaces what the turn before has written."""
+"""Called with the number of a turn, from 1; a write replaces the data of the turn before."""
 
 ME = Lease(member="10.0.0.1", ring_address="10.0.0.1:9090", incarnation=1, synced=True)
 FIRST = AuditEntry(at=time.time(), who="root", what="down", target="first")
@@ -135,7 +135,7 @@ def proxy(redis_server: RedisServer) -> Iterator[Proxy]:
 
 @pytest.fixture
 async def direct(redis_server: RedisServer, stores: Stores) -> StateStore:
-    """A look at the store past the proxy, with something in it for all that read."""
+    """The same store without the proxy, with data for all operations that read."""
     store = await stores.open(redis_server.url)
     assert await swap_buckets(store, 1)
     await store.swap_document("hosts", version_of(b""), b"h" * 50)
@@ -149,7 +149,7 @@ def url_of(proxy: Proxy, *, prefix: str = "dd:") -> str:
 
 
 def places(replies: bytes) -> list[int]:
-    """Numbers of bytes: none, each end of a reply, one byte before each end, and the middle of each."""
+    """Return numbers of bytes: 0, each end of a reply, one byte before each end, the middle of each reply."""
     reader = hiredis.Reader()
     ends = [0]
     for at in range(len(replies)):
@@ -162,14 +162,14 @@ def places(replies: bytes) -> list[int]:
 
 
 async def recorded(proxy: Proxy, work: Awaitable[object]) -> dict[Way, bytes]:
-    """What passes while this is done."""
+    """Return the exchanges that pass through the proxy during the operation."""
     proxy.listen()
     await work
     return {way: bytes(passed) for way, passed in proxy.passed.items()}
 
 
 async def outcome_of(work: Awaitable[Any]) -> tuple[Any, StoreUnavailable | None]:
-    """What it comes to, or why it does not."""
+    """Return the result of the operation, or its error."""
     try:
         return await work, None
     except StoreUnavailable as exc:
@@ -177,13 +177,13 @@ async def outcome_of(work: Awaitable[Any]) -> tuple[Any, StoreUnavailable | None
 
 
 async def struck(proxy: Proxy) -> bool:
-    """Whether as much has passed as was to pass before the trouble; it has happened then."""
+    """Whether all bytes before the fault have passed, so that the fault has occurred."""
     return proxy.reached and await to_thread.run_sync(proxy.struck.wait, 5.0)
 
 
 @pytest.mark.shows("S-90", "S-124")
 @each_operation
-async def test_an_operation_cut_after_any_reply_is_unavailable_at_once_and_can_be_repeated(
+async def test_an_operation_interrupted_after_any_reply_fails_at_once_and_can_be_repeated(
     operation: Operation, proxy: Proxy, direct: StateStore, stores: Stores
 ) -> None:
     store = await stores.open(url_of(proxy), timeout=10.0)
@@ -209,14 +209,14 @@ async def test_an_operation_cut_after_any_reply_is_unavailable_at_once_and_can_b
 
 
 async def undisturbed(operation: Operation, direct: StateStore, turn: int) -> Any:
-    """What the operation comes to."""
+    """Return the result of the operation."""
     if operation in READS:
         return await operation(direct, turn)
     return {renew: [turn], release: None, append_audit: None}.get(operation, True)
 
 
 async def nothing_doubled_or_lost(operation: Operation, direct: StateStore, turn: int) -> None:
-    """After an operation and its repetition the store holds what one leaves behind."""
+    """Check that the store after an operation and its repetition holds the result of one operation."""
     if operation is swap_buckets:
         stored = await direct.read_buckets("users", NUMBERS)
         assert [bucket.blob for bucket in stored] == [blob(turn, n) for n in NUMBERS]
@@ -260,7 +260,7 @@ async def test_operations_that_stall_are_unavailable_at_their_deadline_and_can_b
 
 
 @pytest.mark.shows("S-98")
-async def test_a_start_that_is_cut_after_any_reply_is_begun_again_and_makes_one_layout(
+async def test_a_start_interrupted_after_any_reply_can_be_repeated_and_makes_one_layout(
     redis_server: RedisServer, proxy: Proxy, stores: Stores
 ) -> None:
     first = stores.new(url_of(proxy, prefix="first:"), timeout=5.0)
@@ -282,7 +282,7 @@ async def test_a_start_that_is_cut_after_any_reply_is_begun_again_and_makes_one_
 
 
 @pytest.mark.shows("S-124")
-async def test_a_reply_that_comes_after_its_deadline_is_not_taken_for_that_of_the_next_call(
+async def test_a_reply_after_its_deadline_is_not_taken_for_the_reply_of_the_next_call(
     proxy: Proxy, direct: StateStore, stores: Stores
 ) -> None:
     store = await stores.open(url_of(proxy), timeout=1.0)
@@ -309,13 +309,13 @@ async def test_a_slow_server_answers_within_the_deadline_and_its_calls_do_not_wa
 
 
 @pytest.mark.shows("S-124")
-async def test_a_connection_over_tls_that_is_cut_is_unavailable_and_made_again(
+async def test_a_closed_tls_connection_fails_the_call_and_is_opened_again(
     stores: Stores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with RedisServer(tls_port=free_port()) as server, Proxy(server.tls_port) as proxy:
         monkeypatch.setenv("SSL_CERT_FILE", str(server.certificate))
         store = await stores.open(f"rediss://127.0.0.1:{proxy.port}", timeout=10.0)
-        await swap_buckets(store, 1)  # what a server says after its first reply is no reply
+        await swap_buckets(store, 1)  # a server sends session tickets after its first reply
         passed = await recorded(proxy, swap_buckets(store, 2))
         for turn, at in enumerate(range(0, len(passed[Way.REPLIES]), 10), start=3):
             proxy.strike(How.CUT, Way.REPLIES, after=at)
@@ -327,7 +327,7 @@ async def test_a_connection_over_tls_that_is_cut_is_unavailable_and_made_again(
 
 
 @pytest.mark.shows("S-108")
-async def test_all_versions_cost_an_eighth_of_what_loading_costs(
+async def test_reading_all_versions_costs_an_eighth_of_loading_all_buckets(
     redis_server: RedisServer, proxy: Proxy, stores: Stores
 ) -> None:
     store = await stores.open(url_of(proxy))

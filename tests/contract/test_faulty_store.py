@@ -1,4 +1,4 @@
-"""What a caller may rely on when calls fail, happen by half, or happen twice: any store, behind faults."""
+"""Guarantees of every store for callers whose calls fail, are half done, or are done twice."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ T = TypeVar("T")
 SEEDS = 5
 each_seed = pytest.mark.parametrize("seed", range(SEEDS))
 silent = pytest.mark.parametrize("fault", [Fault.BEFORE, Fault.AFTER, Fault.HALF], ids=lambda f: f.name)
-"""Faults of which the caller is told that nothing is known."""
+"""Faults after which the caller does not know whether the call was done."""
 
 
 def once(fault: Fault) -> Callable[[str], Fault]:
-    """The next call has this fault, the others none."""
+    """Return a store whose next call has this fault, and whose later calls have none."""
     faults = [fault]
     return lambda operation: faults.pop() if faults else Fault.NONE
 
@@ -53,8 +53,8 @@ def lease(incarnation: int) -> Lease:
     return Lease(member="10.0.0.1", ring_address="10.0.0.1:9090", incarnation=incarnation, synced=True)
 
 
-async def insisting(call: Callable[[], Awaitable[T]]) -> T:
-    """The answer, however often the call has to be made."""
+async def retried(call: Callable[[], Awaitable[T]]) -> T:
+    """Repeat a call until it answers, and return the answer."""
     while True:
         try:
             return await call()
@@ -106,7 +106,7 @@ async def test_a_swap_that_happens_twice_is_swapped(each_store: StateStore) -> N
 
 
 @pytest.mark.shows("S-107")
-async def test_of_a_swap_that_happened_by_half_each_bucket_is_old_or_new(each_store: StateStore) -> None:
+async def test_after_a_half_done_swap_each_bucket_is_old_or_new(each_store: StateStore) -> None:
     numbers = range(0, BUCKETS, 50)
     await each_store.swap_buckets([put(number, b"old") for number in numbers])
     faulty = FaultyStore(each_store, once(Fault.HALF))
@@ -120,7 +120,7 @@ async def test_of_a_swap_that_happened_by_half_each_bucket_is_old_or_new(each_st
 
 @pytest.mark.shows("S-107")
 @each_seed
-async def test_writers_that_merge_and_insist_lose_nothing_whatever_happens_to_their_calls(
+async def test_writers_that_merge_and_retry_lose_nothing_under_any_fault(
     each_store: StateStore, seed: int
 ) -> None:
     chance = random.Random(seed)
@@ -140,7 +140,7 @@ async def test_writers_that_merge_and_insist_lose_nothing_whatever_happens_to_th
                     )
                     for n in others
                 ]
-                outcomes = await insisting(lambda swaps=swaps: store.swap_buckets(swaps))  # type: ignore[misc]
+                outcomes = await retried(lambda swaps=swaps: store.swap_buckets(swaps))  # type: ignore[misc]
                 for swap, outcome in zip(swaps, outcomes, strict=True):
                     blob = swap.blob if isinstance(outcome, Swapped) else outcome.blob
                     known[swap.number] = Bucket("users", swap.number, outcome.version, blob)
@@ -157,7 +157,7 @@ async def test_writers_that_merge_and_insist_lose_nothing_whatever_happens_to_th
 
 
 @pytest.mark.shows("S-103")
-async def test_a_load_that_broke_off_is_complete_when_it_is_begun_again(each_store: StateStore) -> None:
+async def test_an_interrupted_load_is_complete_when_it_is_repeated(each_store: StateStore) -> None:
     await each_store.swap_buckets([put(number, b"x") for number in range(0, BUCKETS, 3)])
     faulty = FaultyStore(each_store, once(Fault.HALF))
     with pytest.raises(StoreUnavailable):
@@ -182,7 +182,7 @@ async def test_a_document_whose_swap_failed_is_swapped_when_it_is_repeated(
 
 @pytest.mark.shows("S-110")
 @each_seed
-async def test_operators_who_merge_and_insist_see_their_change_from_then_on(
+async def test_operators_who_merge_and_retry_see_their_change_afterwards(
     each_store: StateStore, seed: int
 ) -> None:
     lost: list[int] = []
@@ -192,7 +192,7 @@ async def test_operators_who_merge_and_insist_see_their_change_from_then_on(
         for change in changes:
             while True:
                 merged = bytes(sorted({*rows, change}))
-                outcome = await insisting(
+                outcome = await retried(
                     lambda v=version, m=merged: store.swap_document("hosts", v, m)  # type: ignore[misc]
                 )
                 version = outcome.version
@@ -244,7 +244,7 @@ async def test_a_lease_that_is_renewed_and_released_twice_is_one_lease_and_none(
 
 
 @pytest.mark.shows("S-116")
-async def test_audit_entries_whose_append_is_repeated_are_there_twice(each_store: StateStore) -> None:
+async def test_audit_entries_whose_append_is_repeated_are_stored_twice(each_store: StateStore) -> None:
     faulty = FaultyStore(each_store, lambda operation: Fault.REPEAT)
     await faulty.append_audit([entry(1), entry(2)])
     assert [found.target for found in await each_store.audit(10)] == ["2", "1", "2", "1"]
@@ -252,13 +252,13 @@ async def test_audit_entries_whose_append_is_repeated_are_there_twice(each_store
 
 @pytest.mark.shows("S-116")
 @each_seed
-async def test_audit_entries_of_a_caller_who_insists_are_there_in_their_order(
+async def test_audit_entries_of_a_caller_that_retries_keep_their_order(
     each_store: StateStore, seed: int
 ) -> None:
     faulty = FaultyStore(each_store, by_chance(seed))
     for number in range(0, 40, 2):
         entries = [entry(number), entry(number + 1)]
-        await insisting(lambda entries=entries: faulty.append_audit(entries))  # type: ignore[misc]
+        await retried(lambda entries=entries: faulty.append_audit(entries))  # type: ignore[misc]
     found = [int(one.target) for one in reversed(await each_store.audit(1000))]
     last = {number: at for at, number in enumerate(found)}
     assert sorted(last, key=last.__getitem__) == list(range(40))
@@ -268,7 +268,7 @@ async def test_audit_entries_of_a_caller_who_insists_are_there_in_their_order(
 
 
 @each_seed
-async def test_every_method_answers_in_the_end_and_as_it_would_without_faults(
+async def test_every_retried_method_gives_the_answer_it_gives_without_faults(
     each_store: StateStore, seed: int
 ) -> None:
     await each_store.swap_buckets([put(1, b"x")])
@@ -286,4 +286,4 @@ async def test_every_method_answers_in_the_end_and_as_it_would_without_faults(
         lambda store: store.audit(10),
     ]
     for read in reads:
-        assert await insisting(lambda read=read: read(faulty)) == await read(each_store)  # type: ignore[misc]
+        assert await retried(lambda read=read: read(faulty)) == await read(each_store)  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""Tasks that one holder at a time does: taking, losing and passing on the lock of each store."""
+"""Locks of each store: a lock has one holder at a time. Taking, losing and passing on a lock."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.anyio
 
 KEY = "lock:dd:{lock}sweep"
 SHORT = 1
-"""Seconds a lock lives unrenewed, where a test waits for its end."""
+"""Seconds after which a lock lapses if it is not renewed, in tests that wait for this."""
 
 HOLDER = """
 import sys, time, redis
@@ -50,7 +50,7 @@ def lock_at(client: redis.Redis, task: str = "sweep") -> RedisLock:
 
 
 async def hold_until_lost(lock: RedisLock) -> float:
-    """Hold a lock that was taken, until it is lost. Returns how long that took, in seconds."""
+    """Hold a taken lock until it is lost, and return how many seconds that took."""
     begun = time.monotonic()
     with anyio.fail_after(10), pytest.raises(LockLost, match="sweep"):
         async with while_held(lock):
@@ -63,7 +63,7 @@ async def hold_until_lost(lock: RedisLock) -> float:
 
 
 @pytest.mark.shows("S-33")
-async def test_a_task_has_one_holder_and_is_free_after_him(store: StateStore) -> None:
+async def test_a_lock_has_one_holder_and_is_free_after_release(store: StateStore) -> None:
     async with store.hold("sweep") as held:
         async with store.hold("sweep") as second, store.hold("rebucket") as other:
             assert (second, held is not None, other is not None) == (None, True, True)
@@ -71,7 +71,7 @@ async def test_a_task_has_one_holder_and_is_free_after_him(store: StateStore) ->
         assert again is not None
 
 
-async def test_a_later_holding_has_a_higher_generation(store: StateStore) -> None:
+async def test_each_new_holder_of_a_lock_gets_a_higher_generation(store: StateStore) -> None:
     generations = []
     for _ in range(3):
         async with store.hold("sweep") as held:
@@ -81,7 +81,7 @@ async def test_a_later_holding_has_a_higher_generation(store: StateStore) -> Non
 
 
 @pytest.mark.shows("S-33")
-async def test_what_fails_within_a_hold_is_raised_as_it_is_and_the_task_is_free(store: StateStore) -> None:
+async def test_an_error_in_locked_work_is_raised_unchanged_and_the_lock_is_free(store: StateStore) -> None:
     with pytest.raises(KeyError):
         async with store.hold("sweep"):
             raise KeyError
@@ -91,7 +91,7 @@ async def test_what_fails_within_a_hold_is_raised_as_it_is_and_the_task_is_free(
 
 
 @pytest.mark.shows("S-33")
-async def test_who_is_cancelled_within_a_hold_leaves_the_task_free(store: StateStore) -> None:
+async def test_cancelled_work_leaves_its_lock_free(store: StateStore) -> None:
     with anyio.move_on_after(0.05):
         async with store.hold("sweep"):
             await anyio.sleep_forever()
@@ -99,13 +99,13 @@ async def test_who_is_cancelled_within_a_hold_leaves_the_task_free(store: StateS
         assert held is not None
 
 
-async def test_a_task_has_a_name_as_a_document_has(store: StateStore) -> None:
+async def test_a_lock_name_follows_the_rules_of_a_document_name(store: StateStore) -> None:
     with pytest.raises(ValueError, match="task 'no such'"):
         async with store.hold("no such"):
             pass
 
 
-async def test_a_store_that_is_not_open_holds_nothing_for_anybody(store: StateStore) -> None:
+async def test_a_store_that_is_not_open_takes_no_lock(store: StateStore) -> None:
     await store.close()
     with pytest.raises(StoreUnavailable):
         async with store.hold("sweep"):
@@ -115,7 +115,7 @@ async def test_a_store_that_is_not_open_holds_nothing_for_anybody(store: StateSt
 # ---- Redis
 
 
-async def test_of_two_directors_one_holds(redis_server: RedisServer, stores: Stores) -> None:
+async def test_one_of_two_directors_holds_the_lock(redis_server: RedisServer, stores: Stores) -> None:
     one, other = await stores.open(redis_server.url), await stores.open(redis_server.url)
     async with one.hold("sweep") as held, other.hold("sweep") as second:
         assert (held is not None, second) == (True, None)
@@ -134,16 +134,16 @@ async def test_a_lock_whose_key_was_deleted_is_noticed_at_the_next_renewal_and_t
 
 
 @pytest.mark.shows("S-34")
-async def test_a_lock_that_another_has_by_now_is_lost_and_left_to_him(redis_server: RedisServer) -> None:
+async def test_a_lock_taken_by_another_director_is_lost_and_not_released(redis_server: RedisServer) -> None:
     with client_of(redis_server) as client:
         lock = lock_at(client)
         assert await take(lock, 0.0)
-        client.set(KEY, "somebody else", ex=30)
+        client.set(KEY, "another holder", ex=30)
         await hold_until_lost(lock)
-        assert client.get(KEY) == b"somebody else"
+        assert client.get(KEY) == b"another holder"
 
 
-async def test_a_lock_that_is_renewed_outlives_its_time(redis_server: RedisServer) -> None:
+async def test_a_renewed_lock_outlives_its_first_term(redis_server: RedisServer) -> None:
     with client_of(redis_server) as client:
         lock = lock_at(client)
         assert await take(lock, 0.0)
@@ -155,7 +155,7 @@ async def test_a_lock_that_is_renewed_outlives_its_time(redis_server: RedisServe
 
 
 @pytest.mark.shows("S-34")
-async def test_a_server_that_hangs_loses_the_lock_for_its_holder_though_no_renewal_was_refused(
+async def test_a_holder_loses_its_lock_when_the_server_hangs_though_no_renewal_was_refused(
     own_redis: RedisServer,
 ) -> None:
     with client_of(own_redis) as client:
@@ -177,7 +177,7 @@ def holder_process(server: RedisServer) -> subprocess.Popen[bytes]:
 
 
 @pytest.mark.shows("S-34")
-async def test_a_process_that_was_frozen_knows_when_it_goes_on_that_it_lost_the_lock(
+async def test_a_suspended_holder_finds_its_lock_lost_when_it_resumes(
     redis_server: RedisServer, stores: Stores
 ) -> None:
     store = await stores.open(redis_server.url)
@@ -204,7 +204,7 @@ async def is_free(store: StateStore) -> bool:
 
 
 @pytest.mark.shows("S-35")
-async def test_a_former_holder_records_nothing_though_the_lock_looks_like_his(
+async def test_a_former_holder_records_nothing_though_the_lock_has_its_value(
     redis_server: RedisServer,
 ) -> None:
     with client_of(redis_server) as client:
@@ -218,7 +218,7 @@ async def test_a_former_holder_records_nothing_though_the_lock_looks_like_his(
 
 
 @pytest.mark.shows("S-35")
-async def test_the_generation_rises_also_where_the_store_has_lost_everything(
+async def test_the_generation_rises_even_after_the_store_lost_all_data(
     redis_server: RedisServer,
 ) -> None:
     generations = []
@@ -232,7 +232,7 @@ async def test_the_generation_rises_also_where_the_store_has_lost_everything(
     assert generations == sorted(set(generations))
 
 
-async def test_a_store_that_goes_away_within_a_hold_is_named_by_the_work_not_by_the_lock(
+async def test_a_store_unreachable_during_locked_work_is_reported_by_the_work_not_by_the_lock(
     own_redis: RedisServer, stores: Stores
 ) -> None:
     store = await stores.open(own_redis.url)
@@ -248,14 +248,14 @@ async def test_a_store_that_goes_away_within_a_hold_is_named_by_the_work_not_by_
 
 
 @pytest.mark.shows("S-34")
-async def test_a_lock_that_a_failover_lost_is_noticed(sentinels: SentinelGroup, stores: Stores) -> None:
+async def test_a_lock_lost_in_a_failover_is_noticed(sentinels: SentinelGroup, stores: Stores) -> None:
     sentinels.flush()
     store = await stores.open(sentinels.url, timeout=1.0)
     old = sentinels.primary()
     replicas = [server for server in sentinels.servers if server is not old]
     for replica in replicas:
         replica.freeze()
-    old.command("CLIENT", "KILL", "TYPE", "replica")  # what comes now will never reach them
+    old.command("CLIENT", "KILL", "TYPE", "replica")  # later writes never reach the replicas
 
     async def work() -> None:
         async with store.hold("sweep") as held:
@@ -274,7 +274,9 @@ async def test_a_lock_that_a_failover_lost_is_noticed(sentinels: SentinelGroup, 
         await to_thread.run_sync(sentinels.heal, old)
 
 
-async def test_a_lock_that_a_switch_of_its_node_keeps_is_kept(cluster: ClusterGroup, stores: Stores) -> None:
+async def test_a_lock_survives_a_switch_to_a_replica_that_has_it(
+    cluster: ClusterGroup, stores: Stores
+) -> None:
     cluster.flush()
     store, other = await stores.open(cluster.url), await stores.open(cluster.url)
     async with store.hold("sweep") as held:
@@ -290,9 +292,7 @@ async def test_a_lock_that_a_switch_of_its_node_keeps_is_kept(cluster: ClusterGr
             assert second is None
 
 
-async def test_who_asks_a_server_that_is_away_for_a_hold_is_told_so(
-    own_redis: RedisServer, stores: Stores
-) -> None:
+async def test_taking_a_lock_on_an_unreachable_server_fails(own_redis: RedisServer, stores: Stores) -> None:
     store = await stores.open(own_redis.url)
     own_redis.kill()
     with pytest.raises(StoreError, match="hold"):

@@ -1,4 +1,4 @@
-"""An answer of Redis that is lost: the command has run, and must not be sent again by itself."""
+"""An answer of Redis is lost: the command has run, and the client must not send it again by itself."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def test_a_command_whose_answer_was_lost_has_run_once(topology: str) -> No
         for send in (by_link, for_locks):
             for how in (CUT, SILENT):
                 with suppress(*FAILURES):
-                    await send()  # connected again, after what the last trouble left behind
+                    await send()  # connect again, after the last fault closed the connection
                 assert await place.times_run(send, how) == 1, (send.__name__, how)
         await link.close()
         client.close()

@@ -1,4 +1,4 @@
-"""How the layout of a store is brought up to date, and when it is not."""
+"""Migrations: how the layout of a store is brought up to date, and when it is not."""
 
 from __future__ import annotations
 
@@ -146,7 +146,9 @@ async def test_a_file_of_a_newer_schema_is_refused_with_both_numbers_and_left_al
 
 
 @pytest.mark.shows("S-81")
-async def test_the_layout_of_a_file_that_is_not_there_makes_none(tmp_path: Path, stores: Stores) -> None:
+async def test_reading_the_layout_of_a_missing_file_does_not_create_it(
+    tmp_path: Path, stores: Stores
+) -> None:
     layout = await file_store(stores, tmp_path).layout()
     assert (layout.found, layout.known, layout.size) == (0, 1, None)
     assert [(step.number, step.title[:25]) for step in layout.steps] == [(1, "initial: One row a bucket")]
@@ -192,7 +194,7 @@ async def test_the_layout_of_a_damaged_file_is_refused_and_the_file_left_where_i
 
 
 @pytest.mark.shows("S-97")
-async def test_a_file_says_which_step_it_is_running(tmp_path: Path) -> None:
+async def test_migrating_a_file_reports_the_step_in_progress(tmp_path: Path) -> None:
     said: list[int] = []
     connection = sqlite3.connect(tmp_path / "state.db", isolation_level=None)
     migrate_sqlite(connection, "sqlite", 0, sqlite_steps(), lambda step: said.append(step.number))
@@ -254,14 +256,16 @@ async def test_a_prefix_of_an_older_schema_gets_the_missing_steps_once_and_keeps
 
 
 @pytest.mark.shows("S-97")
-async def test_a_store_says_which_step_it_is_running(redis_server: RedisServer, stores: Stores) -> None:
+async def test_migrating_a_prefix_reports_the_step_in_progress(
+    redis_server: RedisServer, stores: Stores
+) -> None:
     seen: list[Step | None] = []
     store = redis_store(stores, redis_server, RedisStep(2, lambda *_: seen.append(store.step), "Looks"))
     await store.open()
     assert [*seen, store.step] == [Step(number=2, title="Looks"), None]
 
 
-async def test_an_interrupted_migration_goes_on_with_the_step_that_was_not_done(
+async def test_an_interrupted_migration_continues_with_the_step_that_was_not_done(
     redis_server: RedisServer, stores: Stores
 ) -> None:
     with pytest.raises(StoreUnavailable, match="the power went out"):
@@ -296,7 +300,7 @@ async def test_a_prefix_of_a_newer_schema_is_refused_with_both_numbers(
     assert (caught.value.found, caught.value.known) == (3, 1)
 
 
-async def test_a_store_that_was_migrated_under_a_running_director_is_noticed_by_its_run_id(
+async def test_a_running_director_notices_a_migration_by_the_run_id(
     redis_server: RedisServer, stores: Stores
 ) -> None:
     running = redis_store(stores, redis_server)
@@ -311,7 +315,7 @@ async def test_a_store_that_was_migrated_under_a_running_director_is_noticed_by_
 async def test_a_migration_waits_for_the_lock_of_another_director_and_then_gives_up(
     redis_server: RedisServer,
 ) -> None:
-    redis_server.command("SET", "lock:dd:{lock}migrate", "somebody")
+    redis_server.command("SET", "lock:dd:{lock}migrate", "another holder")
     client = address(redis_server).client(2.0)
     with pytest.raises(StoreUnavailable, match="another director holds the migration lock"):
         await migrate_redis(
@@ -325,7 +329,7 @@ async def test_a_migration_that_lost_its_lock_does_not_record_the_step(
     redis_server: RedisServer, stores: Stores
 ) -> None:
     def lose(server: redis.Redis, prefix: str) -> None:
-        server.set(f"lock:{prefix}{{lock}}migrate", "somebody else")
+        server.set(f"lock:{prefix}{{lock}}migrate", "another holder")
 
     with pytest.raises(StoreUnavailable, match="lock was lost"):
         await redis_store(stores, redis_server, RedisStep(2, lose)).open()
@@ -343,7 +347,7 @@ async def test_the_lock_is_free_after_a_migration(redis_server: RedisServer, sto
 
 
 @pytest.mark.shows("S-56")
-async def test_the_older_schema_is_served_while_a_director_lives_that_knows_no_newer_one(
+async def test_the_older_schema_is_used_while_a_director_without_the_newer_holds_a_lease(
     redis_server: RedisServer, stores: Stores
 ) -> None:
     old = redis_store(stores, redis_server)
@@ -360,14 +364,16 @@ async def test_the_older_schema_is_served_while_a_director_lives_that_knows_no_n
     before = await new.run_id()
     assert before == await old.run_id()
     await old.release("d1")
-    assert await new.run_id() == before  # nothing of what was written is in doubt
+    assert await new.run_id() == before  # so no write is in doubt
     assert (new.schema, new.held_by) == (2, ())
     assert redis_server.command("GET", "dd:marks") == b"$1\r\n1\r\n"
     with pytest.raises(SchemaTooNew, match="upgrade the program"):
         await redis_store(stores, redis_server).open()
 
 
-async def test_the_newest_schema_that_all_know_is_made(redis_server: RedisServer, stores: Stores) -> None:
+async def test_a_store_gets_the_newest_schema_that_all_directors_know(
+    redis_server: RedisServer, stores: Stores
+) -> None:
     old = redis_store(stores, redis_server)
     await old.open()
     await old.renew(lease("d1", known=2), 30)
@@ -378,7 +384,7 @@ async def test_the_newest_schema_that_all_know_is_made(redis_server: RedisServer
 
 
 @pytest.mark.shows("S-57")
-async def test_what_all_directors_know_is_asked_under_the_lock_and_nothing_newer_is_made(
+async def test_the_common_schema_is_determined_under_the_lock_and_no_newer_one_is_made(
     redis_server: RedisServer,
 ) -> None:
     held: list[bytes] = []
@@ -395,7 +401,7 @@ async def test_what_all_directors_know_is_asked_under_the_lock_and_nothing_newer
     assert schema(redis_server) == b"$1\r\n1\r\n"
 
 
-async def test_a_wiped_store_keeps_its_older_schema_until_who_needs_it_may_have_come_back(
+async def test_a_wiped_store_keeps_its_older_schema_while_directors_that_need_it_may_return(
     redis_server: RedisServer, stores: Stores
 ) -> None:
     old = redis_store(stores, redis_server)

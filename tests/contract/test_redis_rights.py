@@ -37,7 +37,7 @@ def commands_of(user_rights: str) -> set[str]:
 
 
 def used(server: RedisServer) -> set[str]:
-    """The commands that the server has run, those of scripts too."""
+    """Return the commands that the server has run, with the commands of scripts."""
     stats = server.command("INFO", "commandstats").decode()
     ran = re.findall(r"cmdstat_([^:]+):calls=([0-9]+)", stats)
     return {name for name, calls in ran if calls != "0"} - ALWAYS
@@ -64,7 +64,7 @@ async def do_everything(store: StateStore) -> None:
     await store.run_id()
 
 
-async def test_every_right_of_the_documented_user_is_used_and_no_other_one(stores: Stores) -> None:
+async def test_every_right_of_the_documented_user_is_used_and_no_other_right(stores: Stores) -> None:
     with server_with(rights.SERVER) as server:
         server.command("SET", "lock:dd:{lock}migrate", "another director", "PX", "500")
         server.command("CONFIG", "RESETSTAT")
@@ -82,7 +82,7 @@ async def test_a_right_that_only_a_script_needs_is_named_too(stores: Stores) -> 
             await stores.open(url(server))
 
 
-async def test_a_database_takes_one_right_more(stores: Stores) -> None:
+async def test_another_database_than_0_needs_one_more_right(stores: Stores) -> None:
     with server_with(rights.SERVER) as server:
         store = stores.new(f"{url(server)}?db=1")
         with pytest.raises(StoreRefused, match="NOPERM"):
@@ -112,7 +112,7 @@ async def test_directors_that_start_together_at_a_cluster_make_one_layout(
     assert len({await store.run_id() for store in several}) == 1
 
 
-async def test_a_server_whose_default_user_is_off_has_after_a_restart_what_scripts_wrote_before(
+async def test_a_server_with_the_default_user_off_keeps_the_writes_of_scripts_over_a_restart(
     stores: Stores,
 ) -> None:
     options = {"user default": rights.DEFAULT, "user director": f"on >{PASSWORD} {rights.SERVER}"}

@@ -1,4 +1,4 @@
-"""What holds for Redis only: many directors, one server, and what that server can do to them."""
+"""Behaviour of a store on Redis only: many directors, one server, and the faults of the server."""
 
 from __future__ import annotations
 
@@ -79,7 +79,9 @@ def tls_redis() -> Iterator[RedisServer]:
 
 
 @pytest.mark.shows("S-95")
-async def test_what_one_director_writes_another_reads(redis_server: RedisServer, stores: Stores) -> None:
+async def test_a_director_reads_the_writes_of_another_director(
+    redis_server: RedisServer, stores: Stores
+) -> None:
     one, other = stores.new(redis_server.url), stores.new(redis_server.url)
     await one.open()
     await other.open()
@@ -93,7 +95,7 @@ async def test_what_one_director_writes_another_reads(redis_server: RedisServer,
 
 
 @pytest.mark.shows("S-115")
-async def test_the_lease_of_a_director_that_died_lapses_for_the_others(
+async def test_the_lease_of_a_killed_director_lapses_for_the_others(
     redis_server: RedisServer, stores: Stores
 ) -> None:
     dead, alive = stores.new(redis_server.url), stores.new(redis_server.url)
@@ -110,7 +112,7 @@ async def test_the_lease_of_a_director_that_died_lapses_for_the_others(
     assert [held.member for held in await alive.members()] == ["10.0.0.2"]
 
 
-async def test_two_prefixes_on_one_server_are_apart(redis_server: RedisServer, stores: Stores) -> None:
+async def test_two_prefixes_on_one_server_share_no_data(redis_server: RedisServer, stores: Stores) -> None:
     one, other = (
         stores.new(f"{redis_server.url}?prefix=one:"),
         stores.new(f"{redis_server.url}?prefix=other:"),
@@ -126,7 +128,7 @@ async def test_two_prefixes_on_one_server_are_apart(redis_server: RedisServer, s
     assert await other.run_id() != await one.run_id()
 
 
-async def test_two_databases_of_one_server_are_apart(redis_server: RedisServer, stores: Stores) -> None:
+async def test_two_databases_of_one_server_share_no_data(redis_server: RedisServer, stores: Stores) -> None:
     one, other = stores.new(f"{redis_server.url}?db=1"), stores.new(f"{redis_server.url}?db=2")
     await one.open()
     await other.open()
@@ -141,11 +143,11 @@ async def test_every_key_begins_with_the_prefix(redis_server: RedisServer, store
     await store.renew(lease("10.0.0.1"), 30)
     keys = redis_server.command("KEYS", "*").split(b"\r\n")[2::2]
     assert keys
-    # python-redis-lock puts a word of its own before the name of a lock; its signal lapses in a second.
+    # python-redis-lock puts its own prefix before the name of a lock; its signal key lapses in a second.
     assert {key for key in keys if not key.startswith(b"mine:")} <= {b"lock-signal:mine:{lock}migrate"}
 
 
-async def test_64_buckets_share_a_hash_tag_and_the_next_one_has_another(
+async def test_64_buckets_share_a_hash_tag_and_the_next_bucket_has_another(
     redis_server: RedisServer, stores: Stores
 ) -> None:
     store = await stores.open(redis_server.url)
@@ -170,24 +172,24 @@ async def test_a_server_with_a_trusted_certificate_serves_over_tls(
     assert await store.swap_buckets([put(1, b"x")]) == [X]
 
 
-async def test_a_server_with_an_unknown_certificate_is_not_talked_to(tls_redis: RedisServer) -> None:
+async def test_a_server_with_an_untrusted_certificate_gets_no_command(tls_redis: RedisServer) -> None:
     failure = await failure_of_open(f"rediss://127.0.0.1:{tls_redis.tls_port}")
     assert isinstance(failure, StoreUnavailable)
     assert "certificate" in failure.reason.lower()
 
 
-async def test_a_server_that_speaks_no_tls_is_not_talked_to_in_the_clear(own_redis: RedisServer) -> None:
+async def test_a_server_without_tls_gets_no_command_in_plain_text(own_redis: RedisServer) -> None:
     port = free_port()
     own_redis.command("CONFIG", "SET", "port", str(port))
     failure = await failure_of_open(f"rediss://127.0.0.1:{port}", timeout=0.5)
     assert isinstance(failure, StoreUnavailable)
 
 
-# Away
+# Unreachable
 
 
 @pytest.mark.shows("S-84")
-async def test_a_frozen_server_is_unavailable_within_the_time_out(
+async def test_a_suspended_server_is_unavailable_within_the_time_out(
     store: StateStore, own_redis: RedisServer
 ) -> None:
     own_redis.freeze()
@@ -200,7 +202,7 @@ async def test_a_frozen_server_is_unavailable_within_the_time_out(
     assert 0.4 < took < 2
 
 
-async def test_a_frozen_server_costs_many_callers_one_time_out_not_one_each(
+async def test_many_callers_of_a_suspended_server_wait_for_one_time_out_in_parallel(
     store: StateStore, own_redis: RedisServer
 ) -> None:
     own_redis.freeze()
@@ -222,7 +224,7 @@ async def test_a_frozen_server_costs_many_callers_one_time_out_not_one_each(
 
 
 @pytest.mark.shows("S-92")
-async def test_a_caller_who_waits_no_longer_is_let_go_at_once(own_redis: RedisServer, stores: Stores) -> None:
+async def test_a_cancelled_caller_returns_at_once(own_redis: RedisServer, stores: Stores) -> None:
     store = await stores.open(own_redis.url, timeout=10.0)
     own_redis.freeze()
     start = time.monotonic()
@@ -235,7 +237,7 @@ async def test_a_caller_who_waits_no_longer_is_let_go_at_once(own_redis: RedisSe
     assert await store.swap_buckets([put(1, b"x")]) == [X]
 
 
-async def test_a_store_works_again_when_its_server_thaws(store: StateStore, own_redis: RedisServer) -> None:
+async def test_a_store_works_again_when_its_server_resumes(store: StateStore, own_redis: RedisServer) -> None:
     own_redis.freeze()
     with pytest.raises(StoreUnavailable):
         await store.read_document("hosts")
@@ -245,7 +247,7 @@ async def test_a_store_works_again_when_its_server_thaws(store: StateStore, own_
 
 @pytest.mark.shows("S-101")
 @pytest.mark.parametrize("how", ["stop", "kill"])
-async def test_a_store_works_again_when_its_server_is_back(
+async def test_a_store_works_again_when_its_server_runs_again(
     store: StateStore, own_redis: RedisServer, how: str
 ) -> None:
     await store.swap_buckets([put(1, b"x")])
@@ -268,7 +270,7 @@ async def test_a_server_that_was_restarted_between_two_calls_is_no_error(
 
 
 @pytest.mark.shows("S-98")
-async def test_a_server_that_is_away_at_the_start_can_be_opened_later(
+async def test_a_server_unreachable_at_the_start_can_be_opened_later(
     own_redis: RedisServer, stores: Stores
 ) -> None:
     own_redis.stop()
@@ -299,10 +301,10 @@ async def test_a_server_that_is_loading_its_data_is_unavailable(
         await store.versions("users")
 
 
-# Forgetful
+# Lost data
 
 
-async def test_a_server_that_forgot_the_scripts_is_given_them_again(
+async def test_a_server_that_lost_its_scripts_receives_them_again(
     store: StateStore, own_redis: RedisServer
 ) -> None:
     await store.swap_buckets([put(n, b"x") for n in range(BUCKETS)])
@@ -316,7 +318,7 @@ async def test_a_server_that_forgot_the_scripts_is_given_them_again(
 
 
 @pytest.mark.shows("S-101", "S-102")
-async def test_a_flushed_server_has_another_run_id_and_its_layout_again(
+async def test_a_flushed_server_gets_another_run_id_and_its_layout_again(
     store: StateStore, own_redis: RedisServer
 ) -> None:
     before = await store.run_id()
@@ -348,7 +350,7 @@ async def test_a_wrong_password_is_refused_and_never_shown() -> None:
     assert SECRET not in everything_said(failure)
 
 
-async def test_a_password_the_server_does_not_ask_for_is_refused_and_never_shown(
+async def test_a_password_for_a_server_without_one_is_refused_and_never_shown(
     redis_server: RedisServer,
 ) -> None:
     failure = await failure_of_open(f"unix://:{SECRET}@{redis_server.socket}")
@@ -371,7 +373,7 @@ async def test_the_right_password_opens_the_store_and_is_never_shown(stores: Sto
     assert SECRET not in said
 
 
-async def test_a_password_comes_from_a_file(tmp_path: Path, stores: Stores) -> None:
+async def test_a_password_is_read_from_a_file(tmp_path: Path, stores: Stores) -> None:
     (tmp_path / "secret").write_text(f"{SECRET}\n")
     with RedisServer(password=SECRET) as server:
         url = f"unix://{server.socket}?password_file=secret"
@@ -381,13 +383,13 @@ async def test_a_password_comes_from_a_file(tmp_path: Path, stores: Stores) -> N
 
 
 async def log_out(server: RedisServer, store: StateStore) -> None:
-    """End the connections of the store; what it asks next finds that out."""
+    """End the connections of the store; its next call finds them closed."""
     server.command("CLIENT", "KILL", "USER", "director")
     with suppress(StoreUnavailable):
         await store.run_id()
 
 
-async def test_a_password_that_was_changed_in_server_and_file_is_read_again_when_the_server_refuses(
+async def test_a_password_changed_in_server_and_file_is_read_again_when_the_server_refuses(
     own_redis: RedisServer, tmp_path: Path, stores: Stores
 ) -> None:
     file = tmp_path / "secret"
@@ -403,7 +405,7 @@ async def test_a_password_that_was_changed_in_server_and_file_is_read_again_when
 
 
 @pytest.mark.parametrize(("content", "problem"), [(None, "No such file"), ("", "it is empty")])
-async def test_a_password_file_that_is_missing_or_empty_keeps_the_password_and_says_so(
+async def test_a_missing_or_empty_password_file_keeps_the_old_password_and_is_reported(
     own_redis: RedisServer, tmp_path: Path, stores: Stores, content: str | None, problem: str
 ) -> None:
     file = tmp_path / "secret"
@@ -424,7 +426,7 @@ async def test_a_password_file_that_is_missing_or_empty_keeps_the_password_and_s
     assert SECRET not in everything_said(caught.value)
 
 
-async def test_a_reload_logs_in_with_the_password_that_is_in_the_file_by_then(
+async def test_a_reload_logs_in_with_the_present_password_of_the_file(
     own_redis: RedisServer, tmp_path: Path, stores: Stores
 ) -> None:
     file = tmp_path / "secret"
@@ -514,7 +516,7 @@ async def test_data_of_another_program_under_the_prefix_are_refused(
         await store.swap_buckets([put(1, b"x")])
 
 
-async def test_a_lease_that_cannot_be_read_is_refused_and_not_passed_over(
+async def test_a_lease_that_cannot_be_read_is_refused_and_not_skipped(
     store: StateStore, own_redis: RedisServer
 ) -> None:
     await store.renew(lease("10.0.0.1"), 30)
@@ -569,7 +571,7 @@ async def test_a_value_too_short_to_be_a_bucket_counts_as_none(
     assert await store.swap_buckets([put(1, b"x")]) == [X]
 
 
-async def test_something_that_is_not_redis_is_an_error_of_the_store() -> None:
+async def test_a_server_that_is_not_redis_is_a_store_error() -> None:
     async def talk(stream: anyio.abc.SocketStream) -> None:
         async with stream:
             await stream.send(b"220 mail.example.com ESMTP\r\n")
@@ -587,7 +589,7 @@ async def test_something_that_is_not_redis_is_an_error_of_the_store() -> None:
 # Several servers over TLS
 
 
-async def test_the_nodes_of_a_cluster_are_talked_to_over_tls(
+async def test_a_store_uses_tls_to_all_nodes_of_a_cluster(
     monkeypatch: pytest.MonkeyPatch, stores: Stores
 ) -> None:
     tls, bus = free_port(), str(free_port())
@@ -605,7 +607,7 @@ async def test_the_nodes_of_a_cluster_are_talked_to_over_tls(
         await store.close()
 
 
-async def test_sentinels_and_the_primary_are_talked_to_over_tls(
+async def test_a_store_uses_tls_to_sentinels_and_the_primary(
     monkeypatch: pytest.MonkeyPatch, stores: Stores
 ) -> None:
     with RedisServer(tls_port=free_port(), options={"tls-replication": "yes"}) as server:

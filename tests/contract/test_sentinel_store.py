@@ -1,4 +1,4 @@
-"""What holds for a primary that sentinels watch: it may be another one from one moment to the next."""
+"""Behaviour of a store behind sentinels only: another server may become the primary at any moment."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from state.base import (
 )
 from tests import rights
 from tests.contract.conftest import Stores, failure_of_open, until
-from tests.contract.load import NUMBERS, all_go_on, stored, together, writing
+from tests.contract.load import NUMBERS, stored, together, wait_for_writes, writing
 from tests.groups import LOCAL, SERVICE, SentinelGroup, wait_for
 from tests.rights import PASSWORD
 from tests.servers import RedisServer, free_port
@@ -43,7 +43,7 @@ async def store(sentinels: SentinelGroup, stores: Stores) -> StateStore:
 
 
 async def works_again(store: StateStore, *, than: str = "") -> None:
-    """Until it answers, with another run id than this."""
+    """Return as soon as the store answers with another run id."""
 
     async def answers() -> bool:
         try:
@@ -55,7 +55,7 @@ async def works_again(store: StateStore, *, than: str = "") -> None:
 
 
 @pytest.mark.shows("S-101")
-async def test_a_failover_under_load_loses_no_change_though_the_new_primary_lacks_the_last_ones(
+async def test_a_failover_under_load_loses_no_change_though_the_new_primary_lacks_the_last_changes(
     store: StateStore, sentinels: SentinelGroup, stores: Stores
 ) -> None:
     before = await store.run_id()
@@ -66,16 +66,16 @@ async def test_a_failover_under_load_loses_no_change_though_the_new_primary_lack
         await anyio.sleep(0.2)
         for replica in replicas:
             replica.freeze()
-        old.command("CLIENT", "KILL", "TYPE", "replica")  # what comes now will never reach them
+        old.command("CLIENT", "KILL", "TYPE", "replica")  # later writes never reach the replicas
         acknowledged = await store.swap_document("hosts", EMPTY_VERSION, b"what an operator did")
         old.kill()
         for replica in replicas:
             replica.thaw()
         await works_again(store, than=before)
         after = await store.run_id()
-        await all_go_on(writers)
+        await wait_for_writes(writers)
     lost = await store.read_document("hosts")
-    # What a director does when the run id is another one: it writes what differs from its memory.
+    # As a director does after a change of the run id: it writes all buckets that differ from its memory.
     await store.swap_document("hosts", EMPTY_VERSION, b"what an operator did")
     for writer in writers:
         await writer.write(NUMBERS)
@@ -90,7 +90,7 @@ async def test_a_failover_under_load_loses_no_change_though_the_new_primary_lack
     assert all(isinstance(failure, StoreUnavailable) for writer in writers for failure in writer.failures)
 
 
-async def test_a_primary_that_hangs_is_left_for_the_new_one(
+async def test_a_store_leaves_a_hanging_primary_for_the_new_primary(
     store: StateStore, sentinels: SentinelGroup
 ) -> None:
     before = await store.run_id()
@@ -114,7 +114,7 @@ async def test_a_primary_that_hangs_is_left_for_the_new_one(
     assert await store.swap_buckets([put(2, b"x")]) == outcome
 
 
-async def test_a_primary_that_was_replaced_though_it_works_is_left_when_the_run_id_is_asked_for(
+async def test_a_store_leaves_a_replaced_primary_that_still_works_when_it_reads_the_run_id(
     store: StateStore, sentinels: SentinelGroup
 ) -> None:
     await store.swap_buckets([put(1, b"x")])
@@ -155,7 +155,7 @@ async def test_a_primary_that_became_a_replica_is_unavailable_not_refused(
     assert await store.swap_buckets([put(1, b"x")]) == [Swapped(version_of(b"x"))]
 
 
-async def test_sentinels_that_hang_or_are_gone_do_not_matter_while_one_answers(
+async def test_the_primary_is_found_while_one_sentinel_answers(
     sentinels: SentinelGroup, stores: Stores
 ) -> None:
     hanging, gone = sentinels.sentinels[0], free_port()
@@ -167,7 +167,7 @@ async def test_sentinels_that_hang_or_are_gone_do_not_matter_while_one_answers(
     assert (await store.health()).took < 2
 
 
-async def test_no_sentinel_that_answers_is_unavailable_with_each_of_them_named() -> None:
+async def test_a_store_without_a_reachable_sentinel_is_unavailable_and_names_each_sentinel() -> None:
     ports = free_port(), free_port()
     failure = await failure_of_open(f"redis+sentinel://{LOCAL}:{ports[0]},{LOCAL}:{ports[1]}/{SERVICE}")
     assert isinstance(failure, StoreUnavailable)
@@ -181,7 +181,7 @@ async def test_a_service_that_no_sentinel_knows_is_refused_with_what_to_do(senti
     assert "SENTINEL MASTERS" in failure.advice
 
 
-async def test_a_password_that_the_sentinels_want_is_asked_for_and_a_wrong_one_never_shown(
+async def test_a_missing_sentinel_password_is_reported_and_a_wrong_one_never_shown(
     sentinels: SentinelGroup, tmp_path: Path
 ) -> None:
     wrong = tmp_path / "wrong"
@@ -195,7 +195,7 @@ async def test_a_password_that_the_sentinels_want_is_asked_for_and_a_wrong_one_n
         assert "battery-horse" not in f"{failure!r} {failure.__cause__!r} {failure.__cause__}"
 
 
-async def test_a_password_that_was_changed_in_the_sentinels_and_in_its_file_is_read_again(
+async def test_a_password_changed_in_the_sentinels_and_its_file_is_read_again(
     sentinels: SentinelGroup, tmp_path: Path, stores: Stores
 ) -> None:
     file = tmp_path / "sentinel"
@@ -220,13 +220,13 @@ async def test_a_password_that_was_changed_in_the_sentinels_and_in_its_file_is_r
             sentinel.command("ACL", "SETUSER", "director", "resetpass", f">{PASSWORD}")
 
 
-async def test_the_password_is_that_of_the_servers_not_of_the_sentinels(sentinels: SentinelGroup) -> None:
+async def test_the_password_of_the_url_is_for_the_servers_not_the_sentinels(sentinels: SentinelGroup) -> None:
     failure = await failure_of_open(sentinels.url.replace(f":{PASSWORD}@", ":something-else@"))
     assert isinstance(failure, StoreRefused)
     assert failure.code == "WRONGPASS"
 
 
-async def test_something_that_is_no_sentinel_is_refused(redis_server: RedisServer) -> None:
+async def test_a_server_that_is_no_sentinel_is_refused(redis_server: RedisServer) -> None:
     port = free_port()
     redis_server.command("CONFIG", "SET", "port", str(port))
     failure = await failure_of_open(f"redis+sentinel://{LOCAL}:{port}/{SERVICE}")
@@ -235,7 +235,7 @@ async def test_something_that_is_no_sentinel_is_refused(redis_server: RedisServe
     assert "SENTINEL" in str(failure)
 
 
-async def test_a_sentinel_that_names_a_primary_of_the_past_does_not_matter_while_another_knows(
+async def test_a_sentinel_that_names_a_former_primary_does_no_harm_while_another_names_the_present(
     sentinels: SentinelGroup, stores: Stores
 ) -> None:
     options = {

@@ -72,7 +72,7 @@ def name(key: UserKey) -> bytes:
 
 
 async def fill(store: StateStore) -> None:
-    """Four buckets with 2,000 users and their names, which is too many, and three with one user each."""
+    """Write four buckets with 2,000 users and their names, too many, and three with one user each."""
     await store.swap_buckets(
         [
             *(Swap("users", number, EMPTY_VERSION, pack(map(user, keys))) for number, keys in CROWD.items()),
@@ -94,7 +94,7 @@ async def filled(url: str, stores: Stores) -> str:
 
 
 async def contents(store: StateStore) -> dict[str, object]:
-    """All users and names, wherever they are; each is where it belongs."""
+    """Return all users and names of all buckets. Each is in the bucket where it belongs."""
     found: dict[str, object] = {}
     for space in SPACES:
         blobs = {b.number: b.blob async for batch in store.load_buckets(space) for b in batch}
@@ -110,18 +110,18 @@ async def contents(store: StateStore) -> dict[str, object]:
 
 
 async def split(store: StateStore, space: Space = "users") -> set[int]:
-    """The buckets that are split."""
+    """Return the buckets that are split."""
     return {number for number, version in (await store.versions(space)).items() if version == SPLIT_VERSION}
 
 
 def quiet(done: int, of: int) -> None:
-    """Progress that nobody looks at."""
+    """Ignore the progress."""
 
 
 # ---- migrate
 
 
-async def test_migrate_splits_what_is_too_large_and_says_so(filled: str, stores: Stores) -> None:
+async def test_migrate_splits_buckets_that_are_too_large_and_reports_it(filled: str, stores: Stores) -> None:
     said = done("migrate", "--dry-run", "--store", filled)
     assert "would split 4 buckets of users\nwould split 4 buckets of names\n" in said
     store = await stores.open(filled)
@@ -157,13 +157,13 @@ async def test_a_large_bucket_that_is_damaged_is_left_for_repair_and_named(url: 
     )
 
 
-async def test_migrate_says_on_a_terminal_how_far_it_is(filled: str) -> None:
+async def test_migrate_shows_its_progress_on_a_terminal(filled: str) -> None:
     shown = shown_on_a_terminal("migrate", "--dry-run", "--store", filled)
     assert re.search(r"migrate: \d+ %", shown)
 
 
 class Power:
-    """Lets a store do so many swaps, one at a time, and none after that."""
+    """Lets a store do a number of swaps, one at a time, and fails all later ones."""
 
     def __init__(self, store: StateStore, swaps: int) -> None:
         self._left, self._swap = swaps, store.swap_buckets
@@ -195,7 +195,7 @@ async def test_an_interruption_between_any_two_steps_loses_nothing(stores: Store
         except StoreUnavailable:
             assert await contents(store) == before
         store.swap_buckets = broken  # type: ignore[method-assign]
-        # Before it is run again a director decides something newer about one of the users.
+        # Before the command runs again a director makes a later decision about one of the users.
         await merge_users(store, {7: {keys[5]: user(keys[5], NOW + 9)}})
         after = before | {f"users {keys[5]:016x}": user(keys[5], NOW + 9)}
         assert await contents(store) == after
@@ -207,7 +207,7 @@ async def test_an_interruption_between_any_two_steps_loses_nothing(stores: Store
     assert 8 < swaps < 199
 
 
-async def test_what_a_director_writes_while_a_bucket_is_split_is_kept(stores: Stores) -> None:
+async def test_a_write_of_a_director_during_a_split_is_kept(stores: Stores) -> None:
     store = await stores.open("memory:")
     await fill(store)
     late = UserKey(first_key(below(7)[1]) + 12345)
@@ -229,9 +229,7 @@ async def test_what_a_director_writes_while_a_bucket_is_split_is_kept(stores: St
 @pytest.mark.shows("S-59")
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("moment", ["during", "after"])
-async def test_migrate_goes_on_after_it_was_killed_at_any_write(
-    url: str, stores: Stores, moment: str
-) -> None:
+async def test_migrate_continues_after_a_kill_at_any_write(url: str, stores: Stores, moment: str) -> None:
     """Of 64 buckets of the table at a time all parts are written, then the marks: level by level."""
     store = await stores.open(url)
     await fill(store)
@@ -274,7 +272,7 @@ async def old_director(server: RedisServer, stores: Stores) -> None:
     server.command("HSET", "dd:meta", "schema", "1")
 
 
-async def test_migrate_names_the_directors_that_would_be_cut_off_and_changes_nothing(
+async def test_migrate_names_the_directors_that_could_not_read_the_new_schema_and_changes_nothing(
     redis_server: RedisServer, stores: Stores
 ) -> None:
     await old_director(redis_server, stores)
@@ -290,7 +288,7 @@ async def test_migrate_names_the_directors_that_would_be_cut_off_and_changes_not
     assert redis_server.command("HGET", "dd:meta", "schema") == b"$1\r\n2\r\n"
 
 
-async def test_a_store_that_is_kept_at_the_older_schema_can_be_looked_at(
+async def test_a_store_kept_at_the_older_schema_can_be_read(
     redis_server: RedisServer, stores: Stores
 ) -> None:
     await old_director(redis_server, stores)
@@ -329,7 +327,7 @@ async def test_a_split_store_is_exported_counted_and_imported_as_any_other(
 
 
 @pytest.mark.shows("S-60")
-async def test_an_import_brings_users_to_the_buckets_below_one_that_was_split(
+async def test_an_import_writes_users_to_the_buckets_below_a_split_bucket(
     filled: str, stores: Stores, tmp_path: Path
 ) -> None:
     file = tmp_path / "backup.jsonl"
@@ -351,7 +349,7 @@ async def test_an_import_brings_users_to_the_buckets_below_one_that_was_split(
 
 
 @pytest.mark.shows("S-60")
-async def test_verify_finds_and_mends_what_is_in_the_wrong_half(stores: Stores) -> None:
+async def test_verify_finds_and_repairs_users_in_the_wrong_half(stores: Stores) -> None:
     store = await stores.open("memory:")
     await fill(store)
     await split_large(store, quiet)
@@ -377,7 +375,7 @@ async def test_verify_finds_and_mends_what_is_in_the_wrong_half(stores: Stores) 
 
 
 async def test_a_marker_below_the_deepest_level_is_a_damaged_bucket(stores: Stores) -> None:
-    """Symptom: a word in the wrong place sent the reader to buckets that do not exist."""
+    """Symptom: a marker in the wrong place sent the reader to buckets that do not exist."""
     store = await stores.open("memory:")
     path = [7]
     for _ in range(LEVELS):

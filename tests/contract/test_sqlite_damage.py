@@ -1,4 +1,4 @@
-"""500 bytes of a SQLite file are damaged, wherever they are: every document is whole, or its copy is."""
+"""500 bytes of a SQLite file are damaged, at any place: every document or its copy is undamaged."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.anyio
 
 DAMAGED = 500
 STEP = {"random": 997, "zeros": 2011}
-"""Bytes from one place that is damaged to the next. All ends of pages are damaged besides."""
+"""Bytes from one damaged place to the next. All ends of pages are damaged too."""
 CHANCE = random.Random(1)
 LARGE, SMALL = CHANCE.randbytes(30_000), CHANCE.randbytes(300)
 DOCUMENTS = {"applied": CHANCE.randbytes(5000), "hosts": LARGE, "members": SMALL}
@@ -31,7 +31,7 @@ BLOBS = {n: CHANCE.randbytes(22 * (n % 40 + 1)) for n in range(0, BUCKETS, 40)}
 
 
 async def fill(store: StateStore) -> None:
-    """Everything is written twice: what was written first may be left in pages that are in use no more."""
+    """Write everything twice. Old data of the first write may remain in pages that are no longer in use."""
     await store.open()
     for blobs in ({n: bytes(len(blob) + 500) for n, blob in BLOBS.items()}, BLOBS):
         versions = await store.versions("users")
@@ -49,7 +49,7 @@ async def fill(store: StateStore) -> None:
 
 
 async def whole(store: StateStore) -> dict[str, bytes]:
-    """The documents as a director gets them."""
+    """Return the documents as a director gets them."""
     found = {}
     for name in DOCUMENTS:
         document = await store.read_document(name)
@@ -61,7 +61,7 @@ async def whole(store: StateStore) -> dict[str, bytes]:
 
 
 def junk(file: Path, at: int, kind: str) -> None:
-    """zeros, or what else a disk may give."""
+    """Return zeros, or other bytes that a faulty disk may return."""
     with file.open("r+b") as data:
         size = min(DAMAGED, file.stat().st_size - at)
         data.seek(at)
@@ -98,8 +98,8 @@ async def test_500_damaged_bytes_anywhere_in_a_file_lose_no_document(
 async def test_500_damaged_bytes_in_the_files_of_a_director_that_was_killed_lose_no_document(
     tmp_path: Path, stores: Stores, place: str
 ) -> None:
-    """What is newest is in the write-ahead log alone then: a damaged log costs its last writes, which no copy
-    has, but what was in the file before."""
+    """The newest data are in the write-ahead log alone: a damaged log loses the last writes, which no copy
+    has, but no data that were in the file before."""
     store = stores.new("sqlite:///state.db", folder=tmp_path)
     await fill(store)
     await store.close()
@@ -137,7 +137,7 @@ def half(file: Path) -> None:
 
 @pytest.mark.shows("S-31")
 @pytest.mark.parametrize("damage", [first_page, half], ids=lambda f: f.__name__)
-async def test_what_can_be_read_of_a_damaged_file_is_in_the_new_one(
+async def test_the_new_file_has_everything_that_is_readable_in_the_damaged_file(
     tmp_path: Path, stores: Stores, damage: Callable[[Path], None]
 ) -> None:
     store = stores.new("sqlite:///state.db", folder=tmp_path)
@@ -158,10 +158,10 @@ async def test_what_can_be_read_of_a_damaged_file_is_in_the_new_one(
 
 
 @pytest.mark.shows("S-31")
-async def test_a_bucket_whose_mark_is_lost_with_the_page_is_marked_as_split_again(
+async def test_a_split_bucket_whose_mark_was_on_a_damaged_page_is_marked_again(
     tmp_path: Path, stores: Stores
 ) -> None:
-    """What is below a bucket that is not marked counts as not there."""
+    """Buckets below a bucket that is not marked are ignored."""
     store = stores.new("sqlite:///state.db", folder=tmp_path)
     await store.open()
     leaf = below(below(7)[1])[0]

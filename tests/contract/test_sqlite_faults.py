@@ -1,4 +1,4 @@
-"""What can happen to the file of a SQLite store: damage, full and read-only disks, missing rights."""
+"""Faults of the file of a SQLite store: damage, full and read-only disks, missing rights."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from tests.needs import needs_root
 
 pytestmark = pytest.mark.anyio
 
-NOBODY = 65534
+UNPRIVILEGED = 65534
 
 
 def put(number: int, blob: bytes) -> Swap:
@@ -54,7 +54,7 @@ def store_in(stores: Stores, folder: Path) -> StateStore:
 
 
 async def fill(store: StateStore) -> None:
-    """Open it, and write some of everything."""
+    """Open a store, and write some data of each kind."""
     await store.open()
     await store.swap_buckets([put(n, bytes([n]) * (n * 97 % 7000 + 1)) for n in range(1, 200)])
     await store.swap_document("hosts", EMPTY_VERSION, b"h" * 3000)
@@ -64,7 +64,7 @@ async def fill(store: StateStore) -> None:
 
 
 async def use(store: StateStore) -> None:
-    """Every method once, and every answer is what it should be."""
+    """Call every method once, and check every answer."""
     for space in SPACES:
         async for batch in store.load_buckets(space):
             assert all(type(bucket.blob) is bytes and len(bucket.version) == 8 for bucket in batch)
@@ -83,7 +83,7 @@ async def use(store: StateStore) -> None:
 
 
 async def attempts_until_it_works(store: StateStore) -> int:
-    """How often it has to be tried. Anything but a StoreError is raised, and the fifth StoreError."""
+    """Return how many attempts it takes. All errors but the first four StoreErrors are raised."""
     for attempt in range(1, 5):
         try:
             await store.open()
@@ -142,7 +142,7 @@ async def test_a_damaged_file_is_set_aside_with_its_name_and_begun_anew(
 
 @pytest.mark.shows("S-123")
 @pytest.mark.parametrize("seed", range(60))
-async def test_whatever_bytes_of_a_file_change_it_works_again_soon_and_says_only_errors_of_a_store(
+async def test_a_file_with_any_changed_bytes_works_again_and_raises_store_errors_only(
     tmp_path: Path, stores: Stores, seed: int
 ) -> None:
     chance = random.Random(seed)
@@ -169,7 +169,7 @@ async def test_whatever_bytes_of_a_file_change_it_works_again_soon_and_says_only
     [(b"CREATE TABLE document", b"CREATE T\xbdBLE document"), (b"target TEXT", b"t\xbdrget TEXT")],
     ids=["malformed", "column"],
 )
-async def test_a_file_whose_schema_is_damaged_is_set_aside_instead_of_failing_for_ever(
+async def test_a_file_with_a_damaged_schema_is_set_aside(
     tmp_path: Path, stores: Stores, old: bytes, new: bytes
 ) -> None:
     store = store_in(stores, tmp_path)
@@ -199,7 +199,7 @@ async def test_a_file_whose_schema_is_no_number_is_set_aside(tmp_path: Path, sto
         "UPDATE document SET data = 5",
     ],
 )
-async def test_a_row_of_another_type_is_damage(tmp_path: Path, stores: Stores, statement: str) -> None:
+async def test_a_row_of_another_type_counts_as_damage(tmp_path: Path, stores: Stores, statement: str) -> None:
     store = store_in(stores, tmp_path)
     await fill(store)
     await store.close()
@@ -208,7 +208,7 @@ async def test_a_row_of_another_type_is_damage(tmp_path: Path, stores: Stores, s
     assert store.set_aside is not None
 
 
-async def test_an_audit_entry_with_damaged_text_hides_no_other(tmp_path: Path, stores: Stores) -> None:
+async def test_an_audit_entry_with_damaged_text_hides_no_other_entry(tmp_path: Path, stores: Stores) -> None:
     store = store_in(stores, tmp_path)
     await fill(store)
     await store.close()
@@ -224,7 +224,7 @@ async def test_a_damaged_log_beside_the_file_costs_its_last_writes_only(
     store = store_in(stores, tmp_path)
     await store.open()
     await store.swap_buckets([put(1, b"x")])
-    await store.close()  # what is in the file itself
+    await store.close()  # so that these data are in the file itself
     await store.open()
     await store.swap_buckets([put(n, bytes(3000)) for n in range(2, 30)])
     crashed = tmp_path / "crashed"
@@ -241,7 +241,7 @@ async def test_a_damaged_log_beside_the_file_costs_its_last_writes_only(
     assert await again.swap_buckets([put(2, b"y")]) == [Swapped(version_of(b"y"))]
 
 
-async def test_a_log_that_was_left_without_its_file_is_not_taken_for_the_new_files(
+async def test_a_write_ahead_log_without_its_file_is_not_used_for_the_new_file(
     tmp_path: Path, stores: Stores
 ) -> None:
     store = store_in(stores, tmp_path)
@@ -256,9 +256,7 @@ async def test_a_log_that_was_left_without_its_file_is_not_taken_for_the_new_fil
 
 
 @pytest.mark.shows("S-123")
-async def test_a_file_that_is_damaged_again_and_again_is_refused_in_the_end(
-    tmp_path: Path, stores: Stores
-) -> None:
+async def test_a_file_damaged_after_each_new_beginning_is_refused(tmp_path: Path, stores: Stores) -> None:
     store = store_in(stores, tmp_path)
     for _ in range(10):
         (tmp_path / "state.db").write_text("damaged" * 100)
@@ -274,10 +272,10 @@ async def test_a_file_that_is_damaged_again_and_again_is_refused_in_the_end(
 
 
 @pytest.mark.shows("S-98")
-async def test_an_open_that_failed_or_was_given_up_does_not_close_the_file_of_the_next(
+async def test_a_failed_or_cancelled_open_does_not_close_the_file_of_the_next_open(
     tmp_path: Path, stores: Stores
 ) -> None:
-    """It did, from its own thread, and the process ended with a segmentation fault."""
+    """Symptom: its thread closed that file, and the process ended with a segmentation fault."""
     store = store_in(stores, tmp_path)
     await fill(store)
     await store.close()
@@ -295,7 +293,7 @@ async def test_an_open_that_failed_or_was_given_up_does_not_close_the_file_of_th
 
 
 async def opened_in_the_end(store: StateStore) -> None:
-    """What was given up may hold the file for a moment."""
+    """Open a file that a cancelled open may hold for a moment."""
     with anyio.fail_after(10):
         while True:
             try:
@@ -304,11 +302,11 @@ async def opened_in_the_end(store: StateStore) -> None:
                 await anyio.sleep(0.001)
 
 
-# Something else than a file
+# Paths that are no file
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["pipe", "folder"])
-async def test_what_is_no_regular_file_is_refused_and_left_alone(
+async def test_a_path_that_is_no_regular_file_is_refused_and_left_unchanged(
     tmp_path: Path, stores: Stores, make: Callable[[Path], object]
 ) -> None:
     make(tmp_path / "state.db")
@@ -321,7 +319,7 @@ async def test_what_is_no_regular_file_is_refused_and_left_alone(
 
 
 @pytest.mark.parametrize("how", ["removed", "replaced"])
-async def test_a_file_that_is_taken_away_while_in_use_is_noticed_with_the_next_call(
+async def test_a_file_removed_while_in_use_is_noticed_at_the_next_call(
     tmp_path: Path, stores: Stores, how: str
 ) -> None:
     store, backup = store_in(stores, tmp_path), stores.new("sqlite:///backup.db", folder=tmp_path)
@@ -345,7 +343,7 @@ async def test_a_file_that_is_taken_away_while_in_use_is_noticed_with_the_next_c
 # Disks
 
 
-async def test_a_disk_that_is_full_at_the_start_is_refused_and_opened_when_there_is_space(
+async def test_a_store_on_a_full_disk_is_refused_and_opens_when_there_is_space(
     tmp_path: Path, stores: Stores
 ) -> None:
     with small_disk(tmp_path) as disk:
@@ -360,7 +358,7 @@ async def test_a_disk_that_is_full_at_the_start_is_refused_and_opened_when_there
         await store.close()
 
 
-async def test_a_disk_that_fills_up_is_refused_keeps_what_is_there_and_passes(
+async def test_writes_to_a_full_disk_are_refused_keep_the_data_and_succeed_later(
     tmp_path: Path, stores: Stores
 ) -> None:
     with small_disk(tmp_path) as disk:
@@ -384,7 +382,7 @@ async def test_a_disk_that_fills_up_is_refused_keeps_what_is_there_and_passes(
 
 
 @pytest.mark.shows("S-118")
-async def test_health_is_refused_where_there_is_no_space_to_write(tmp_path: Path, stores: Stores) -> None:
+async def test_health_is_refused_on_a_full_disk(tmp_path: Path, stores: Stores) -> None:
     with small_disk(tmp_path) as disk:
         store = store_in(stores, disk)
         await store.open()
@@ -397,7 +395,7 @@ async def test_health_is_refused_where_there_is_no_space_to_write(tmp_path: Path
         await store.close()
 
 
-async def test_a_disk_that_fails_to_take_more_is_unavailable_with_where_to_look_and_passes(
+async def test_a_disk_with_write_errors_is_unavailable_and_the_message_says_where_to_look(
     tmp_path: Path, stores: Stores
 ) -> None:
     store = store_in(stores, tmp_path)
@@ -433,17 +431,17 @@ async def test_a_read_only_file_system_is_refused_with_what_to_do(tmp_path: Path
 
 
 @contextmanager
-def as_nobody(stores: Stores) -> Iterator[tuple[Path, StateStore]]:
-    """A folder of somebody without rights, who we are until the end of the block, and a store in it.
+def as_unprivileged_user(stores: Stores) -> Iterator[tuple[Path, StateStore]]:
+    """Run the block as a user without rights. Yields a folder of this user and a store in it.
 
-    That is made before: he may not be allowed to read where this program lies."""
-    folder = Path(tempfile.mkdtemp(prefix="nobody-"))
+    The store is made before: the user may not be allowed to read the files of this program."""
+    folder = Path(tempfile.mkdtemp(prefix="unprivileged-"))
     root = os.geteuid() == 0
     store = store_in(stores, folder)
     try:
         if root:
-            os.chown(folder, NOBODY, NOBODY)
-            os.seteuid(NOBODY)
+            os.chown(folder, UNPRIVILEGED, UNPRIVILEGED)
+            os.seteuid(UNPRIVILEGED)
         yield folder, store
     finally:
         if root:
@@ -460,7 +458,7 @@ def as_nobody(stores: Stores) -> Iterator[tuple[Path, StateStore]]:
 async def test_missing_rights_are_refused_with_what_to_do_and_nothing_is_set_aside(
     stores: Stores, name: str, mode: int
 ) -> None:
-    with as_nobody(stores) as (folder, store):
+    with as_unprivileged_user(stores) as (folder, store):
         await fill(store)
         await store.close()
         (folder / name).chmod(mode)
@@ -478,11 +476,11 @@ async def test_missing_rights_are_refused_with_what_to_do_and_nothing_is_set_asi
 
 @pytest.mark.parametrize("beside", [False, True], ids=["as a director", "as a tool"])
 @pytest.mark.parametrize("mode", [0o755, 0o700], ids=["file", "folder"])
-async def test_a_file_of_another_user_is_not_to_be_opened_for_everybody_but_used_as_that_user(
+async def test_a_file_of_another_user_is_refused_with_the_advice_to_run_as_that_user(
     stores: Stores, *, beside: bool, mode: int
 ) -> None:
     needs_root("files of another user")
-    with as_nobody(stores) as (folder, store):
+    with as_unprivileged_user(stores) as (folder, store):
         await fill(store)
         await store.close()
         os.seteuid(0)
@@ -491,7 +489,7 @@ async def test_a_file_of_another_user_is_not_to_be_opened_for_everybody_but_used
             path.chmod(0o600)
             os.chown(path, 0, 0)
         folder.chmod(mode)
-        os.seteuid(NOBODY)
+        os.seteuid(UNPRIVILEGED)
         store = stores.keep(open_store("sqlite:///state.db", base_dir=folder, beside=beside))
         with pytest.raises(StoreRefused, match="it belongs to root, and this program runs as") as refused:
             await store.open()
@@ -510,7 +508,9 @@ asyncio.run(open_store("sqlite:///state.db", base_dir=Path(sys.argv[1])).open())
 
 
 @pytest.mark.shows("S-87")
-async def test_a_second_process_is_told_who_has_the_file(tmp_path: Path, stores: Stores) -> None:
+async def test_a_second_process_learns_which_process_has_the_file_open(
+    tmp_path: Path, stores: Stores
+) -> None:
     await store_in(stores, tmp_path).open()
     second = opened_by_another_process(tmp_path)
     error = second.stderr.splitlines()[-1]
@@ -521,7 +521,7 @@ async def test_a_second_process_is_told_who_has_the_file(tmp_path: Path, stores:
 
 @pytest.mark.shows("S-30")
 @pytest.mark.parametrize("writes", [True, False], ids=["a write", "a read"])
-async def test_bytes_overwritten_in_the_middle_of_a_call_are_noticed_with_the_next_one(
+async def test_bytes_overwritten_during_a_call_are_noticed_at_the_next_call(
     tmp_path: Path, stores: Stores, *, writes: bool
 ) -> None:
     store = await stores.open("sqlite:///state.db", folder=tmp_path)
@@ -585,7 +585,7 @@ def damaged_files(folder: Path) -> list[Path]:
 
 
 def sql(folder: Path, statement: str) -> None:
-    """What another program does to the file while it is closed."""
+    """Change the file as another program would while the store is closed."""
     database = sqlite3.connect(folder / "state.db", isolation_level=None)
     database.execute(statement)
     database.close()

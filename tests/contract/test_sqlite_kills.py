@@ -52,7 +52,7 @@ WRITERS = """
 
 
 class Writers:
-    """Starts processes, one after the other, that write in a loop and say what was confirmed."""
+    """Starts processes, one after another, that write in a loop and print the confirmed writes."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -66,7 +66,7 @@ class Writers:
         self._process.communicate()
 
     def run(self, lines: int) -> dict[str, int]:
-        """Kill one when it has confirmed `lines` writes, or more. The last turn confirmed, of each kind."""
+        """Kill a process that has confirmed `lines` writes. Returns the last confirmed turn of each kind."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(f"{self._folder}\n".encode())
@@ -83,9 +83,7 @@ class Writers:
 
 
 @pytest.mark.shows("S-111", "S-122")
-async def test_thirty_kills_at_any_moment_lose_nothing_that_was_confirmed(
-    tmp_path: Path, stores: Stores
-) -> None:
+async def test_thirty_kills_at_any_moment_lose_no_confirmed_write(tmp_path: Path, stores: Stores) -> None:
     chance = random.Random(5)
     with Writers(tmp_path) as writers:
         for _ in range(KILLS):
@@ -109,7 +107,7 @@ async def test_thirty_kills_at_any_moment_lose_nothing_that_was_confirmed(
 
 
 def killed_while_opening(parent: Path) -> list[Path]:
-    """Folders in which a process was killed that had begun to make its file."""
+    """Folders in which a process was killed while it made its file."""
     program = f"""
 import os
 from pathlib import Path
@@ -136,7 +134,7 @@ os.read(0, 1)
 
 
 @pytest.mark.shows("S-122")
-async def test_a_kill_while_the_file_is_made_leaves_one_that_can_be_opened(
+async def test_a_kill_while_the_file_is_made_leaves_a_file_that_can_be_opened(
     tmp_path: Path, stores: Stores
 ) -> None:
     folders = killed_while_opening(tmp_path)

@@ -1,4 +1,4 @@
-"""What holds for SQLite only: one file, one process, and what can happen to a file."""
+"""Behaviour of a store on SQLite only: one file, one process, and faults of the file."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ async def test_a_file_that_is_in_use_is_busy_and_names_file_and_process(
 
 
 @pytest.mark.shows("S-87")
-async def test_a_file_in_use_by_another_process_is_busy_until_that_ends(
+async def test_a_file_in_use_by_another_process_is_busy_until_the_process_ends(
     tmp_path: Path, stores: Stores
 ) -> None:
     store = store_in(stores, tmp_path)
@@ -112,7 +112,7 @@ async def test_a_closed_file_can_be_opened_by_the_next(
 
 
 @pytest.mark.shows("S-115")
-async def test_leases_are_only_its_own(store: StateStore, tmp_path: Path, stores: Stores) -> None:
+async def test_a_store_lists_its_own_lease_only(store: StateStore, tmp_path: Path, stores: Stores) -> None:
     await store.renew(Lease(member="a", ring_address="a", incarnation=1, synced=True), 30)
     await store.close()
     other = store_in(stores, tmp_path)
@@ -123,7 +123,7 @@ async def test_leases_are_only_its_own(store: StateStore, tmp_path: Path, stores
 # Crashes
 
 
-async def test_what_was_confirmed_before_a_kill_is_there_after_it(tmp_path: Path, stores: Stores) -> None:
+async def test_confirmed_writes_survive_a_kill(tmp_path: Path, stores: Stores) -> None:
     with writer(tmp_path) as process:
         for _ in range(20):
             confirmed = line(process)
@@ -225,7 +225,7 @@ async def test_the_database_of_another_program_is_refused_and_left_alone(
     assert (tmp_path / "state.db").read_bytes() == before
 
 
-async def test_a_database_of_another_program_with_a_table_of_our_name_is_refused(
+async def test_a_database_of_another_program_with_a_table_of_the_same_name_is_refused(
     tmp_path: Path, stores: Stores
 ) -> None:
     with closing(sqlite3.connect(tmp_path / "state.db", isolation_level=None)) as other:
@@ -239,13 +239,13 @@ async def test_a_folder_that_does_not_exist_is_refused_by_name(tmp_path: Path, s
         await store_in(stores, tmp_path, name="none/state.db").open()
 
 
-async def test_a_folder_in_place_of_the_file_is_an_error_of_the_store(tmp_path: Path, stores: Stores) -> None:
+async def test_a_folder_in_place_of_the_file_is_a_store_error(tmp_path: Path, stores: Stores) -> None:
     (tmp_path / "state.db").mkdir()
     with pytest.raises((StoreRefused, StoreUnavailable), match="open"):
         await store_in(stores, tmp_path).open()
 
 
-async def test_two_that_open_one_store_at_once_find_it_open_and_closed_it_is_free(tmp_path: Path) -> None:
+async def test_a_store_opened_twice_at_once_is_open_and_its_file_is_free_when_closed(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/state.db"
     store = open_store(url, base_dir=tmp_path)
     async with anyio.create_task_group() as tasks:
@@ -269,7 +269,9 @@ async def test_a_failed_open_leaves_no_lock_behind(tmp_path: Path, stores: Store
 
 
 @pytest.mark.shows("S-85")
-async def test_a_full_disk_is_refused_with_what_to_do_and_passes(store: StateStore, tmp_path: Path) -> None:
+async def test_a_full_disk_is_refused_with_what_to_do_until_there_is_space(
+    store: StateStore, tmp_path: Path
+) -> None:
     await store.swap_buckets([put(1, b"x")])
     limit(store, pages=40)
     with pytest.raises(StoreRefused, match="free some space"):
@@ -297,7 +299,7 @@ async def test_a_file_locked_by_a_tool_is_unavailable_and_then_works_again(
 
 
 @pytest.mark.shows("S-92")
-async def test_a_caller_who_waits_no_longer_is_let_go_at_once(tmp_path: Path, stores: Stores) -> None:
+async def test_a_cancelled_caller_returns_at_once(tmp_path: Path, stores: Stores) -> None:
     store = await stores.open("sqlite:///state.db", folder=tmp_path, timeout=10.0)
     tool = sqlite3.connect(tmp_path / "state.db", isolation_level=None)
     tool.execute("BEGIN IMMEDIATE")
@@ -326,7 +328,7 @@ async def test_audit_entries_that_are_too_old_leave_the_file(store: StateStore, 
     db.close()
 
 
-async def test_others_cannot_read_the_file(store: StateStore, tmp_path: Path) -> None:
+async def test_other_users_cannot_read_the_file(store: StateStore, tmp_path: Path) -> None:
     await store.swap_buckets([put(1, b"x")])
     assert open_bits(tmp_path) == dict.fromkeys(
         ("state.db", "state.db-wal", "state.db-shm", "state.db.lock"), 0
@@ -344,7 +346,7 @@ async def test_a_copy_taken_while_closed_is_a_backup(
     assert await copy.versions("users") == {1: version_of(b"x")}
 
 
-async def test_an_absolute_path_is_taken_as_it_is(tmp_path: Path, stores: Stores) -> None:
+async def test_an_absolute_path_is_used_unchanged(tmp_path: Path, stores: Stores) -> None:
     store = stores.new(f"sqlite:///{tmp_path}/there.db", folder=Path("/nowhere"))
     await store.open()
     assert (tmp_path / "there.db").exists()
@@ -362,7 +364,7 @@ def line(process: subprocess.Popen[bytes]) -> int:
 
 
 def open_bits(folder: Path) -> dict[str, int]:
-    """What group and others may do with each file."""
+    """Return the rights of group and others for each file."""
     return {file.name: file.stat().st_mode & 0o077 for file in folder.iterdir()}
 
 

@@ -1,5 +1,5 @@
-"""`director state …` and `director migrate`, as operators run them, on real stores; and what they do when
-interrupted, or when somebody else writes meanwhile."""
+"""`director state …` and `director migrate`, as operators run them, on real stores: also when they are
+interrupted, or another program writes at the same time."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def director(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess
 
 
 def done(*arguments: str, stdin: bytes = b"") -> str:
-    """The output of a command that has to succeed without a word on stderr."""
+    """Return the output of a command that must succeed without output on stderr."""
     ran = director(*arguments, stdin=stdin)
     assert (ran.returncode, ran.stderr) == (0, "")
     return ran.stdout
@@ -143,7 +143,7 @@ def files(folder: Path) -> list[str]:
 
 
 def shown_on_a_terminal(*arguments: str) -> str:
-    """What a command writes to stderr where that is a terminal."""
+    """Return the output of a command on stderr, if stderr is a terminal."""
     controller, terminal = pty.openpty()
     subprocess.run([*PROGRAM, *arguments], stdout=subprocess.DEVNULL, stderr=terminal, check=True)
     os.close(terminal)
@@ -155,7 +155,7 @@ def shown_on_a_terminal(*arguments: str) -> str:
 # ---- export and import
 
 
-async def test_a_store_that_is_exported_and_imported_into_another_kind_is_the_same(
+async def test_a_store_exported_and_imported_into_another_kind_has_the_same_data(
     filled: str, stores: Stores, tmp_path: Path, redis_server: RedisServer
 ) -> None:
     file = str(tmp_path / "backup.jsonl")
@@ -169,7 +169,7 @@ async def test_a_store_that_is_exported_and_imported_into_another_kind_is_the_sa
     assert len(await everything(two)) == 5
 
 
-async def test_an_export_says_of_users_what_can_be_known(filled: str) -> None:
+async def test_an_export_lists_users_with_name_host_times_and_flags(filled: str) -> None:
     lines = [json.loads(line) for line in done("state", "export", "-", "--store", filled).splitlines()]
     users = {line["key"]: line for line in lines if line["type"] == "user"}
     assert users[f"{GOLDIE.key:016x}"] == {
@@ -190,7 +190,7 @@ async def test_an_export_says_of_users_what_can_be_known(filled: str) -> None:
     assert lines[-1] == {"type": "end", "hosts": 3, "members": 1, "documents": 1, "users": 3, "names": 3}
 
 
-async def test_an_import_never_replaces_what_was_decided_later(filled: str, stores: Stores) -> None:
+async def test_an_import_never_replaces_a_later_decision(filled: str, stores: Stores) -> None:
     exported = done("state", "export", "-", "--store", filled).encode()
     store = await stores.open(filled)
     later = user("alice", host=3, decided=NOW, flags=BY_HAND)
@@ -240,7 +240,9 @@ async def test_importing_a_second_time_changes_nothing(filled: str, stores: Stor
     assert imported["hosts"] == {"new": 0, "changed": 0, "unchanged": 3}
 
 
-async def test_a_document_that_the_store_has_otherwise_is_kept_and_said(filled: str, stores: Stores) -> None:
+async def test_an_import_keeps_a_document_that_differs_in_the_store_and_reports_it(
+    filled: str, stores: Stores
+) -> None:
     exported = done("state", "export", "-", "--store", filled).encode()
     store = await stores.open(filled)
     await store.swap_document("plan", version_of(b"\0plan"), b"newer")
@@ -256,7 +258,7 @@ async def test_a_document_that_the_store_has_otherwise_is_kept_and_said(filled: 
     assert document.data == b"newer"
 
 
-async def test_an_import_is_in_the_audit_with_its_reason(filled: str, stores: Stores) -> None:
+async def test_an_import_is_recorded_in_the_audit_with_its_reason(filled: str, stores: Stores) -> None:
     exported = done("state", "export", "-", "--store", filled).encode()
     done("state", "import", "-", "--reason", "moved to new disks", "--store", filled, stdin=exported)
     store = await stores.open(filled)
@@ -331,7 +333,7 @@ async def test_times_far_ahead_are_clipped_at_an_import_and_counted(tmp_path: Pa
     assert json.loads(again.stdout)["imported"]["clipped"] == 2
 
 
-async def test_of_a_file_that_was_cut_off_nothing_is_imported(tmp_path: Path) -> None:
+async def test_nothing_is_imported_from_a_shortened_file(tmp_path: Path) -> None:
     ran = director(
         "state", "import", "-", "--store", f"sqlite:///{tmp_path}/new.db", stdin=SAMPLE.read_bytes()[:-2]
     )
@@ -348,7 +350,7 @@ async def test_the_format_of_an_export_stays_readable(tmp_path: Path) -> None:
 
 
 class Failing(MemoryStore):
-    """Fails once, at its n-th write of buckets, half of which has happened."""
+    """A store that fails once, at its n-th write of buckets, of which half has been done."""
 
     def __init__(self, fails_at: int) -> None:
         super().__init__()
@@ -363,11 +365,11 @@ class Failing(MemoryStore):
 
 
 def ignored(done: int, of: int) -> None:
-    """Nobody looks at the progress."""
+    """Ignore the progress."""
 
 
 @pytest.mark.parametrize("fails_at", [1, 2])
-async def test_an_import_that_was_interrupted_is_completed_by_running_it_again(
+async def test_running_an_interrupted_import_again_completes_it(
     fails_at: int, filled: str, tmp_path: Path, stores: Stores
 ) -> None:
     file = tmp_path / "backup.jsonl"
@@ -382,7 +384,7 @@ async def test_an_import_that_was_interrupted_is_completed_by_running_it_again(
     assert await everything(store) == await everything(await stores.open(filled))
 
 
-async def test_an_export_that_fails_leaves_the_file_that_was_there(tmp_path: Path) -> None:
+async def test_a_failed_export_leaves_the_earlier_file(tmp_path: Path) -> None:
     file = tmp_path / "backup.jsonl"
     file.write_text("yesterday's")
     ran = director("state", "export", str(file), "--store", f"sqlite:///{tmp_path}/none.db")
@@ -400,14 +402,14 @@ async def test_an_export_can_be_read_by_its_owner_only(filled: str, tmp_path: Pa
     assert file.stat().st_mode & 0o777 == 0o600
 
 
-async def test_a_terminal_is_told_how_far_it_is(filled: str) -> None:
+async def test_verify_shows_its_progress_on_a_terminal(filled: str) -> None:
     assert "state verify: 1 %" in shown_on_a_terminal("state", "verify", "--store", filled)
 
 
 # ---- info
 
 
-async def test_info_counts_what_is_there(filled: str) -> None:
+async def test_info_counts_the_content_of_a_store(filled: str) -> None:
     info = json.loads(done("state", "info", "--json", "--store", filled))
     contents = info["contents"]
     assert (info["schema"], info["schema_known"], info["held_by"]) == (SCHEMA, SCHEMA, [])
@@ -416,13 +418,13 @@ async def test_info_counts_what_is_there(filled: str) -> None:
     assert f"users     3 in {contents['user_buckets']} buckets\n" in done("state", "info", "--store", filled)
 
 
-async def test_info_of_a_store_that_is_not_there_says_so_and_makes_none(tmp_path: Path) -> None:
+async def test_info_of_a_missing_store_reports_it_and_creates_none(tmp_path: Path) -> None:
     said = done("state", "info", "--store", f"sqlite:///{tmp_path}/none.db")
     assert "schema    none: no director has used this store yet\n" in said
     assert files(tmp_path) == []
 
 
-async def test_the_store_of_the_configuration_is_taken_whatever_else_is_wrong_with_the_file(
+async def test_the_store_of_the_configuration_is_used_though_other_keys_of_the_file_are_wrong(
     tmp_path: Path,
 ) -> None:
     config = tmp_path / "director.toml"
@@ -434,11 +436,11 @@ async def test_the_store_of_the_configuration_is_taken_whatever_else_is_wrong_wi
 # ---- verify
 
 
-async def test_a_good_store_is_said_to_be_good(filled: str) -> None:
+async def test_verify_reports_no_finding_for_an_undamaged_store(filled: str) -> None:
     assert done("state", "verify", "--store", filled) == "3 users and 3 names in 6 buckets: good\n"
 
 
-async def test_everything_that_is_wrong_is_explained_and_then_repaired(filled: str, stores: Stores) -> None:
+async def test_every_finding_is_explained_and_then_repaired(filled: str, stores: Stores) -> None:
     other = (NUMBER + 1) % 4096
     store = await stores.open(filled)
     ghost = user("ghost", host=77)
@@ -482,7 +484,7 @@ async def test_everything_that_is_wrong_is_explained_and_then_repaired(filled: s
 
 
 def append_behind_its_back(url: str, redis_server: RedisServer, number: int) -> None:
-    """Bytes after a bucket and the hosts' document, whose versions stay those of the content before."""
+    """Append bytes to a bucket and to the hosts' document without changing their versions."""
     if url.startswith("sqlite"):
         db = sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)
         db.execute(
@@ -496,7 +498,7 @@ def append_behind_its_back(url: str, redis_server: RedisServer, number: int) -> 
         redis_server.command("APPEND", "dd:doc:hosts", "cut")
 
 
-async def test_what_was_changed_under_its_version_is_repaired(
+async def test_content_that_changed_without_its_version_is_repaired(
     filled: str, stores: Stores, redis_server: RedisServer
 ) -> None:
     append_behind_its_back(filled, redis_server, NUMBER)
@@ -507,7 +509,7 @@ async def test_what_was_changed_under_its_version_is_repaired(
     assert await stored(store, NUMBER) == [ALICE]
 
 
-async def test_a_hosts_document_that_cannot_be_read_is_kept_aside_and_its_whole_rows_saved(
+async def test_a_damaged_hosts_document_is_set_aside_and_its_undamaged_rows_are_saved(
     filled: str, stores: Stores
 ) -> None:
     store = await stores.open(filled)
@@ -521,15 +523,15 @@ async def test_a_hosts_document_that_cannot_be_read_is_kept_aside_and_its_whole_
         "state", "verify", "--fix", "--store", filled
     )
     again = await stores.open(filled)
-    mended = await again.read_document("hosts")
+    repaired = await again.read_document("hosts")
     (name,) = [one for one in await again.documents() if one.startswith("hosts.damaged-")]
     assert name.endswith(f"-{version_of(damaged).hex()}")
     aside = await again.read_document(name)
-    assert mended is not None
+    assert repaired is not None
     assert aside is not None
-    assert decode_rows(mended.data) == [HOSTS[0], HOSTS[2]]
+    assert decode_rows(repaired.data) == [HOSTS[0], HOSTS[2]]
     assert aside.data == damaged
-    # Her host is not known now, but a director that knows it may write it again.
+    # The user's host has no row now, but a director that has the row may write it again.
     assert await stored(again, GOLDIE.key >> BUCKET_SHIFT) == [GOLDIE]
 
 
@@ -545,7 +547,7 @@ async def test_without_a_hosts_document_no_user_is_dropped(filled: str, stores: 
 
 
 @pytest.mark.parametrize("fails_at", [1, 2, 3])
-async def test_a_repair_that_was_interrupted_is_completed_by_running_it_again(fails_at: int) -> None:
+async def test_running_an_interrupted_repair_again_completes_it(fails_at: int) -> None:
     strays = [user(f"stray{number}", flags=PINNED) for number in range(20)]
     store = Failing(fails_at + 1)
     await store.open()
@@ -562,7 +564,7 @@ async def test_a_repair_that_was_interrupted_is_completed_by_running_it_again(fa
 
 
 class Busy(MemoryStore):
-    """Somebody else writes the bucket just before our first swap."""
+    """A store whose bucket another program writes just before the first swap."""
 
     def __init__(self, blob: bytes) -> None:
         super().__init__()
@@ -576,7 +578,7 @@ class Busy(MemoryStore):
         return await super().swap_buckets(swaps)
 
 
-async def test_a_repair_loses_nothing_that_a_director_writes_meanwhile() -> None:
+async def test_a_repair_keeps_concurrent_writes_of_a_director() -> None:
     later = ALICE._replace(decided=Stamp(NOW), flags=BY_HAND)
     store = Busy(pack([later]) + b"cut")
     await store.open()
@@ -587,7 +589,7 @@ async def test_a_repair_loses_nothing_that_a_director_writes_meanwhile() -> None
     assert await stored(store, NUMBER) == [later]
 
 
-async def test_an_import_loses_nothing_that_a_director_writes_meanwhile() -> None:
+async def test_an_import_keeps_concurrent_writes_of_a_director() -> None:
     neighbour = ALICE._replace(key=UserKey(ALICE.key + 1))
     store = Busy(pack([neighbour]))
     await store.open()
@@ -597,7 +599,7 @@ async def test_an_import_loses_nothing_that_a_director_writes_meanwhile() -> Non
     assert (imported.users.new, imported.users.unchanged) == (3, 0)
 
 
-async def test_an_audit_that_cannot_be_read_is_a_finding_with_its_remedy(
+async def test_an_unreadable_audit_is_a_finding_with_its_remedy(
     redis_server: RedisServer, stores: Stores
 ) -> None:
     store = await stores.open(redis_server.url)
@@ -627,7 +629,7 @@ WRITING = [["migrate"], ["state", "verify", "--fix"], ["state", "import", str(SA
 
 
 @pytest.mark.parametrize("command", READING)
-async def test_a_file_that_a_director_holds_is_read_beside_it(
+async def test_a_file_in_use_by_a_director_can_be_read(
     tmp_path: Path, stores: Stores, command: list[str]
 ) -> None:
     url = f"sqlite:///{tmp_path}/state.db"
@@ -648,7 +650,7 @@ async def test_a_file_that_a_director_holds_is_read_beside_it(
 
 
 @pytest.mark.parametrize("command", [["state", "info"], ["state", "verify"], ["state", "export", "-"]])
-async def test_a_damaged_file_whose_director_is_stopped_is_not_set_aside_by_looking(
+async def test_reading_the_damaged_file_of_a_stopped_director_does_not_set_it_aside(
     tmp_path: Path, stores: Stores, command: list[str]
 ) -> None:
     url = f"sqlite:///{tmp_path}/state.db"
@@ -663,7 +665,7 @@ async def test_a_damaged_file_whose_director_is_stopped_is_not_set_aside_by_look
     assert not [file for file in files(tmp_path) if "damaged" in file]
 
 
-async def test_what_is_read_beside_a_director_is_of_one_moment(tmp_path: Path, stores: Stores) -> None:
+async def test_a_read_beside_a_running_director_sees_one_moment(tmp_path: Path, stores: Stores) -> None:
     store = await stores.open("sqlite:///state.db", folder=tmp_path)
     await fill(store)
     reader = stores.keep(open_store("sqlite:///state.db", base_dir=tmp_path, beside=True))
@@ -687,7 +689,7 @@ async def test_what_is_read_beside_a_director_is_of_one_moment(tmp_path: Path, s
 
 
 @pytest.mark.parametrize("command", WRITING)
-async def test_a_file_that_a_director_holds_is_exit_code_69(
+async def test_a_file_in_use_by_a_director_is_exit_code_69(
     tmp_path: Path, stores: Stores, command: list[str]
 ) -> None:
     url = f"sqlite:///{tmp_path}/state.db"
@@ -711,7 +713,7 @@ def newer(url: str, redis_server: RedisServer) -> None:
 
 
 @pytest.mark.parametrize("command", [*EVERY, ["state", "import", str(SAMPLE)]])
-async def test_a_store_that_is_newer_than_the_program_is_exit_code_78(
+async def test_a_store_newer_than_the_program_is_exit_code_78(
     tmp_path: Path, stores: Stores, command: list[str]
 ) -> None:
     url = f"sqlite:///{tmp_path}/state.db"
@@ -722,7 +724,7 @@ async def test_a_store_that_is_newer_than_the_program_is_exit_code_78(
     assert_too_new(director(*command, "--store", url))
 
 
-async def test_a_shared_store_that_is_newer_than_the_program_is_exit_code_78(
+async def test_a_shared_store_newer_than_the_program_is_exit_code_78(
     redis_server: RedisServer,
 ) -> None:
     redis_server.command("HSET", "dd:meta", "schema", "99")
@@ -767,7 +769,7 @@ async def test_a_dry_run_of_migrate_lists_the_steps_and_runs_none(
     assert "schema    none" in done("state", "info", "--store", url)
 
 
-async def test_migrate_runs_the_steps_once_and_keeps_it_in_the_audit(url: str, stores: Stores) -> None:
+async def test_migrate_runs_the_steps_once_and_records_them_in_the_audit(url: str, stores: Stores) -> None:
     assert done("migrate", "--reason", "upgrade", "--store", url).endswith("done\n")
     assert done("migrate", "--store", url).endswith("nothing to do\n")
     store = await stores.open(url)

@@ -1,4 +1,4 @@
-"""What every store promises, one sentence of `state/base.py` a test."""
+"""The promises of every store: each test is a sentence of `state/base.py`."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ pytestmark = pytest.mark.anyio
 
 
 def put(number: int, blob: bytes, *, over: bytes = b"", space: Space = "users") -> Swap:
-    """A swap that believes `over` is stored."""
+    """Return a swap that expects `over` to be stored."""
     return Swap(space, number, version_of(over), blob)
 
 
 def path_to(number: int) -> list[int]:
-    """The buckets above this one."""
+    """Return the buckets above this bucket."""
     return [] if number < BUCKETS else [*path_to(above(number)), above(number)]
 
 
@@ -119,12 +119,12 @@ async def test_a_swap_that_states_another_version_loses_and_gets_what_is_stored(
 
 
 @pytest.mark.shows("S-72")
-async def test_a_swap_of_a_bucket_that_is_gone_loses_with_an_empty_blob(store: StateStore) -> None:
+async def test_a_swap_of_a_removed_bucket_loses_with_an_empty_blob(store: StateStore) -> None:
     assert await store.swap_buckets([put(7, b"second", over=b"first")]) == [Lost(EMPTY_VERSION, b"")]
 
 
 @pytest.mark.shows("S-77")
-async def test_a_swap_with_the_version_it_was_told_wins(store: StateStore) -> None:
+async def test_a_swap_repeated_with_the_returned_version_wins(store: StateStore) -> None:
     await store.swap_buckets([put(7, b"first")])
     assert await store.swap_buckets([put(7, b"second", over=b"first")]) == [Swapped(version_of(b"second"))]
 
@@ -178,7 +178,7 @@ async def test_no_swaps_and_no_numbers_are_answered_with_nothing(store: StateSto
 
 
 @pytest.mark.shows("S-71")
-async def test_the_two_spaces_are_apart(store: StateStore) -> None:
+async def test_the_two_spaces_share_no_bucket(store: StateStore) -> None:
     await store.swap_buckets([put(7, b"user"), put(7, b"name", space="names")])
     assert await load(store, "names") == [Bucket("names", 7, version_of(b"name"), b"name")]
     assert await store.versions("users") == {7: version_of(b"user")}
@@ -254,7 +254,7 @@ async def test_a_bucket_written_during_a_load_does_not_disturb_it(store: StateSt
 
 
 @pytest.mark.shows("S-108")
-async def test_versions_are_those_of_the_blobs_that_are_there(store: StateStore) -> None:
+async def test_versions_are_the_versions_of_the_stored_blobs(store: StateStore) -> None:
     blobs = {number: b"blob %d" % number for number in (0, 1, 63, 64, 2048, 4095)}
     await store.swap_buckets([put(number, blob) for number, blob in blobs.items()])
     assert await store.versions("users") == {number: version_of(blob) for number, blob in blobs.items()}
@@ -274,7 +274,7 @@ async def test_buckets_are_read_in_the_order_asked_for(store: StateStore) -> Non
 
 @pytest.mark.shows("S-70")
 @pytest.mark.parametrize("number", [-1, NUMBERS])
-async def test_a_number_that_is_no_bucket_is_an_error_of_the_caller(store: StateStore, number: int) -> None:
+async def test_an_invalid_bucket_number_is_an_error_of_the_caller(store: StateStore, number: int) -> None:
     with pytest.raises(ValueError, match="must be 0 to 258047"):
         await store.swap_buckets([put(number, b"x")])
     with pytest.raises(ValueError, match="must be 0 to 258047"):
@@ -288,7 +288,7 @@ async def test_a_version_of_the_wrong_size_is_an_error_of_the_caller(store: Stat
 
 
 @pytest.mark.shows("S-71")
-async def test_a_space_that_is_none_is_an_error_of_the_caller(store: StateStore) -> None:
+async def test_an_unknown_space_is_an_error_of_the_caller(store: StateStore) -> None:
     with pytest.raises(ValueError, match="no space 'hosts': there are users, names"):
         await store.versions("hosts")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="no space"):
@@ -308,7 +308,7 @@ async def test_all_numbers_can_be_written_and_read(store: StateStore) -> None:
 
 
 @pytest.mark.shows("S-54")
-async def test_what_is_below_a_split_bucket_is_loaded_with_it_and_has_a_version(store: StateStore) -> None:
+async def test_buckets_below_a_split_bucket_are_loaded_with_it_and_have_a_version(store: StateStore) -> None:
     blobs = {one: SPLIT for one in path_to(NUMBERS - 1)}
     blobs |= {NUMBERS - 1: b"deepest", below(7)[0]: b"low", below(7)[1]: b"high", 7: SPLIT, 8: b"whole"}
     await store.swap_buckets([put(number, blob) for number, blob in blobs.items()])
@@ -323,7 +323,7 @@ async def test_what_is_below_a_split_bucket_is_loaded_with_it_and_has_a_version(
 
 
 @pytest.mark.shows("S-54")
-async def test_what_is_below_a_bucket_that_is_not_split_counts_as_not_there(store: StateStore) -> None:
+async def test_buckets_below_a_bucket_that_is_not_split_are_ignored(store: StateStore) -> None:
     whole, stale, deeper = 7, below(7)[0], below(below(7)[0])[1]
     await store.swap_buckets([put(stale, SPLIT), put(deeper, b"stale"), put(below(9)[0], b"no parent")])
     assert await load(store) == []
@@ -334,7 +334,7 @@ async def test_what_is_below_a_bucket_that_is_not_split_counts_as_not_there(stor
 
 
 @pytest.mark.shows("S-54")
-async def test_an_empty_half_of_a_split_bucket_is_not_there(store: StateStore) -> None:
+async def test_an_empty_half_of_a_split_bucket_is_not_stored(store: StateStore) -> None:
     low, high = below(4095)
     await store.swap_buckets([put(high, b"high"), put(4095, SPLIT)])
     assert sorted(await store.versions("users")) == [4095, high]
@@ -372,10 +372,12 @@ async def test_a_document_is_read_as_it_was_written(store: StateStore) -> None:
 
 
 @pytest.mark.shows("S-110")
-async def test_a_document_that_somebody_else_changed_is_lost_to_him(store: StateStore) -> None:
-    await store.swap_document("hosts", EMPTY_VERSION, b"his")
-    assert await store.swap_document("hosts", EMPTY_VERSION, b"mine") == Lost(version_of(b"his"), b"his")
-    outcome = await store.swap_document("hosts", version_of(b"his"), b"both")
+async def test_a_swap_of_a_document_that_another_writer_changed_is_lost(store: StateStore) -> None:
+    await store.swap_document("hosts", EMPTY_VERSION, b"theirs")
+    assert await store.swap_document("hosts", EMPTY_VERSION, b"mine") == Lost(
+        version_of(b"theirs"), b"theirs"
+    )
+    outcome = await store.swap_document("hosts", version_of(b"theirs"), b"both")
     assert outcome == Swapped(version_of(b"both"))
 
 
@@ -386,7 +388,7 @@ async def test_a_document_that_is_stored_already_counts_as_swapped(store: StateS
 
 
 @pytest.mark.shows("S-110")
-async def test_documents_of_other_names_are_apart(store: StateStore) -> None:
+async def test_documents_with_different_names_share_no_data(store: StateStore) -> None:
     await store.swap_document("hosts", EMPTY_VERSION, b"h")
     await store.swap_document("applied.10.0.0.1", EMPTY_VERSION, b"a")
     assert await store.read_document("hosts") == Document(version_of(b"h"), b"h")
@@ -409,13 +411,13 @@ async def test_empty_data_removes_the_document(store: StateStore) -> None:
 
 
 @pytest.mark.shows("S-72")
-async def test_a_document_that_is_gone_is_lost_to_who_thinks_it_is_there(store: StateStore) -> None:
+async def test_a_swap_of_a_removed_document_is_lost(store: StateStore) -> None:
     assert await store.swap_document("hosts", version_of(b"h"), b"i") == Lost(EMPTY_VERSION, b"")
     assert await store.read_document("hosts") is None
 
 
 @pytest.mark.shows("S-109")
-async def test_a_name_may_have_64_of_all_characters_that_are_allowed(store: StateStore) -> None:
+async def test_a_document_name_may_have_64_allowed_characters(store: StateStore) -> None:
     name = "az09_.-".ljust(64, "x")
     await store.swap_document(name, EMPTY_VERSION, b"x")
     assert await store.documents() == [name]
@@ -431,7 +433,7 @@ async def test_a_version_of_the_wrong_size_for_a_document_is_an_error_of_the_cal
 
 @pytest.mark.shows("S-109")
 @pytest.mark.parametrize("name", ["", "Hosts", "a b", "../x", "x" * 65])
-async def test_a_name_that_cannot_be_one_is_an_error_of_the_caller(store: StateStore, name: str) -> None:
+async def test_an_invalid_document_name_is_an_error_of_the_caller(store: StateStore, name: str) -> None:
     with pytest.raises(ValueError, match="a name is 1 to 64"):
         await store.read_document(name)
 
@@ -449,7 +451,7 @@ async def test_a_renewed_lease_is_among_the_members_with_its_remaining_time(stor
 
 
 @pytest.mark.shows("S-113")
-async def test_a_lease_that_is_renewed_replaces_the_one_before(store: StateStore) -> None:
+async def test_a_renewed_lease_replaces_the_earlier_lease(store: StateStore) -> None:
     await store.renew(lease("10.0.0.1", synced=False), 3)
     await store.renew(lease("10.0.0.1", incarnation=2), 30)
     (held,) = await store.members()
@@ -457,7 +459,7 @@ async def test_a_lease_that_is_renewed_replaces_the_one_before(store: StateStore
 
 
 @pytest.mark.shows("S-113")
-async def test_a_lease_lapses_when_its_time_is_over(store: StateStore) -> None:
+async def test_a_lease_lapses_when_it_is_not_renewed_in_time(store: StateStore) -> None:
     await store.renew(lease("10.0.0.1"), 0.3)
     before = await store.members()
 
@@ -468,7 +470,7 @@ async def test_a_lease_lapses_when_its_time_is_over(store: StateStore) -> None:
     assert [held.member for held in before] == ["10.0.0.1"]
 
 
-async def test_a_renewal_says_whether_the_lease_had_lapsed(store: StateStore) -> None:
+async def test_a_renewal_returns_whether_the_lease_had_lapsed(store: StateStore) -> None:
     said = [await store.renew(lease("10.0.0.1"), 30), await store.renew(lease("10.0.0.1"), 0.1)]
     await store.renew(lease("10.0.0.2"), 30)
     await until(lambda: alone(store, "10.0.0.2"))
@@ -481,20 +483,20 @@ async def alone(store: StateStore, member: str) -> bool:
 
 
 @pytest.mark.shows("S-114")
-async def test_a_released_lease_is_gone_at_once(store: StateStore) -> None:
+async def test_a_released_lease_is_deleted_at_once(store: StateStore) -> None:
     await store.renew(lease("10.0.0.1"), 30)
     await store.release("10.0.0.1")
     assert await store.members() == []
 
 
 @pytest.mark.shows("S-114")
-async def test_releasing_a_lease_that_is_not_there_is_no_error(store: StateStore) -> None:
+async def test_releasing_a_missing_lease_is_no_error(store: StateStore) -> None:
     await store.release("10.0.0.9")
     assert await store.members() == []
 
 
 @pytest.mark.shows("S-78")
-async def test_the_remaining_time_of_a_lease_that_is_written_is_ignored(store: StateStore) -> None:
+async def test_the_remaining_time_in_a_written_lease_is_ignored(store: StateStore) -> None:
     await store.renew(msgspec.structs.replace(lease("10.0.0.1"), remaining=9999.0), 30)
     (held,) = await store.members()
     assert held.remaining <= 30
@@ -552,7 +554,7 @@ async def test_the_oldest_audit_entries_are_dropped_after_ten_thousand(store: St
 
 
 @pytest.mark.shows("S-24")
-async def test_audit_entries_older_than_ninety_days_are_given_to_nobody(store: StateStore) -> None:
+async def test_audit_entries_older_than_ninety_days_are_not_returned(store: StateStore) -> None:
     old = msgspec.structs.replace(entry(1), at=NOW - AUDIT_AGE - 60)
     young = msgspec.structs.replace(entry(2), at=NOW - AUDIT_AGE + 86_400)
     await store.append_audit([old, young])
@@ -576,7 +578,9 @@ async def test_a_clock_that_is_years_ahead_for_a_moment_does_not_drop_the_audit(
 
 
 @pytest.mark.shows("S-24")
-async def test_a_long_text_of_an_audit_entry_is_cut_and_found_by_the_whole_one(store: StateStore) -> None:
+async def test_a_long_text_in_an_audit_entry_is_shortened_and_found_by_the_full_text(
+    store: StateStore,
+) -> None:
     long = "ü" * 3000
     await store.append_audit([entry(1, target=long), entry(2)])
     (found,) = await store.audit(10, target=long)
@@ -584,7 +588,7 @@ async def test_a_long_text_of_an_audit_entry_is_cut_and_found_by_the_whole_one(s
     assert 490 < len(found.target.encode()) <= AUDIT_TEXT
 
 
-async def test_a_name_that_is_no_utf_8_does_not_keep_an_audit_entry_out(store: StateStore) -> None:
+async def test_an_audit_entry_with_a_name_that_is_not_utf_8_is_stored(store: StateStore) -> None:
     name = b"j\xfcrgen".decode(errors="surrogateescape")
     await store.append_audit([entry(1, target=name)])
     (found,) = await store.audit(10, target=name)
@@ -626,7 +630,7 @@ async def test_a_store_that_is_closed_is_unavailable_in_every_method(store: Stat
 
 
 async def unavailable(store: StateStore) -> list[str]:
-    """The operations that are, because the store is not open."""
+    """Return the operations that fail because the store is not open."""
     found = []
     for call in every_call(store).values():
         with pytest.raises(StoreUnavailable, match="not open") as caught:
@@ -659,7 +663,7 @@ async def test_a_store_that_is_open_runs_no_step_and_has_set_nothing_aside(store
 
 
 @pytest.mark.shows("S-81")
-async def test_the_layout_of_a_store_that_was_opened_once_lacks_nothing_and_is_not_changed_by_the_look(
+async def test_the_layout_of_an_opened_store_is_complete_and_reading_it_changes_nothing(
     store: StateStore,
 ) -> None:
     await store.swap_buckets([put(7, b"x")])
@@ -693,11 +697,11 @@ async def test_a_cancelled_call_leaves_the_store_usable(store: StateStore) -> No
     assert await store.swap_buckets(swaps) == [Swapped(version_of(bytes(2000)))] * BUCKETS
 
 
-# What outlives a process
+# Data that outlive a process
 
 
 @pytest.mark.shows("S-120")
-async def test_everything_but_leases_survives_closing_and_opening(new_store: NewStore) -> None:
+async def test_all_data_but_leases_survive_closing_and_opening(new_store: NewStore) -> None:
     first = new_store()
     await first.open()
     await first.swap_buckets([put(7, b"users"), put(8, b"names", space="names")])
@@ -723,7 +727,7 @@ async def test_the_run_id_is_the_same_after_opening_the_same_data_again(new_stor
 
 
 @pytest.mark.shows("S-120")
-async def test_a_memory_store_forgets_with_its_object(stores: Stores) -> None:
+async def test_a_memory_store_loses_its_data_with_its_object(stores: Stores) -> None:
     first, second = stores.new("memory:"), stores.new("memory:")
     await first.open()
     await second.open()
@@ -733,7 +737,7 @@ async def test_a_memory_store_forgets_with_its_object(stores: Stores) -> None:
 
 
 @pytest.mark.shows("S-113")
-async def test_the_clock_of_a_lease_is_not_the_clock_of_its_reader(
+async def test_a_lease_is_judged_by_the_clock_of_the_store_not_of_its_reader(
     store: StateStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await store.renew(lease("10.0.0.1"), 30)

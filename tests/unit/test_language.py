@@ -67,6 +67,7 @@ PROGRAMS = [
     "tests/attacks",
     "tests/bench",
     "tests/conformance",
+    "tests/contract",
     "tests/e2e",
     "tests/fuzz",
     "tests/lab",
