@@ -39,7 +39,7 @@ parallel_option = click.option(
     "--max-parallel",
     metavar="N",
     type=click.IntRange(min=1),
-    help="Move at most N users at a time (users.max_parallel_moves).",
+    help="Move at most N users at a time; default: users.max_parallel_moves.",
 )
 
 

@@ -95,7 +95,7 @@ def _print_version(context: click.Context, _: click.Parameter, wanted: bool) -> 
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
     epilog="Exit codes: 0 done, 64 usage, 65 bad data, 68 no such host or user, 69 director or store "
-    "not reachable, 70 a bug, 75 try again, 77 refused, 78 configuration, 130 interrupted.",
+    "not reachable, 70 internal error, 75 try again, 77 refused, 78 configuration, 130 interrupted.",
 )
 @click.option(
     "--version",

@@ -30,9 +30,7 @@ def user_options(command: F) -> F:
 
 def move_options(command: F) -> F:
     """Add the arguments and options of a command that moves a user."""
-    new = click.option(
-        "--new", is_flag=True, help="Assign an unassigned USER too; without it the command ends with 68."
-    )
+    new = click.option("--new", is_flag=True, help="Assign an unassigned USER too; without it: exit code 68.")
     options = user_options(new(json_option(change_options(command))))
     return click.argument("user")(click.argument("host")(options))
 
@@ -55,9 +53,10 @@ def move(target: Target, /, host: str, is_name: bool, as_json: bool, **wanted: A
 @move_options
 @click.pass_obj
 def pin(target: Target, /, host: str, is_name: bool, as_json: bool, **wanted: Any) -> int:
-    """Assign USER to HOST permanently: expiry, flush and drain do not apply.
+    """Assign USER to HOST permanently.
 
-    A USER on another host is moved first, as by `move`. `unpin` ends the pin.
+    The assignment does not expire, and flush, drain and rebalance leave it. A USER on
+    another host is moved first, as by `move`. `unpin` ends the pin.
     """
     return _move(target, NewMove(host="", numeric=numeric(is_name), pin=True, **wanted), host, as_json)
 

@@ -113,7 +113,7 @@ config_option = click.option(
     metavar="FILE",
     expose_value=False,
     callback=_remember,
-    help=f"Read this configuration (or DIRECTOR_CONFIG; {DEFAULT_CONFIG}).",
+    help=f"Read this configuration; default: the file in DIRECTOR_CONFIG, then {DEFAULT_CONFIG}.",
 )
 socket_option = click.option(
     "-S",

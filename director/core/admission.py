@@ -210,8 +210,8 @@ class Admission:
             "peer": peer,
             kind: number,
             "ahead": None if latest is None else f"{latest - int(now.unix)} s",
-            "before": left_out or None,
-            "note": "times over one hour ahead of this clock were replaced by"
-            " earlier times; all other values were kept",
+            "left_out": left_out or None,
+            "note": "times more than an hour ahead of this clock were replaced by"
+            " earlier times; all other values were kept; check the clocks (NTP)",
         }
         return [LogEvent(Level.WARNING, "stamps_clipped", fields)]

@@ -116,7 +116,9 @@ class Agreement:
         before = self._limit.left_out(peer, number, now)
         if before is None:
             return []
-        note = f"the list of directors keeps {MOST_ROWS} run-time changes; these were left out"
+        note = (
+            f"the peer named more directors than the list keeps ({MOST_ROWS}); check the director at the peer"
+        )
         fields = {"peer": peer, "directors": before + number, "note": note}
         return [LogEvent(Level.WARNING, "directors_left_out", fields)]
 

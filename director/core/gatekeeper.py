@@ -14,6 +14,13 @@ from director.core.ring.trust import Trust
 from director.core.run import Run
 from director.types import MemberId, Now
 
+STANDING_NOTES = {
+    Standing.MAJORITY: "directors are missing; this is the majority side and assigns new users",
+    Standing.CLAIM: "a director outside the ring runs; new users are claimed through the shared store",
+    Standing.WAIT: "minority side of a partition; new users wait",
+    Standing.ISOLATED: "minority side of a partition; new users are assigned here and may get two hosts",
+}
+
 
 class Gatekeeper:
     def __init__(
@@ -105,4 +112,15 @@ class Gatekeeper:
             "synced": self._barrier.synced,
             "ring": ",".join(self._barrier.ring),
             "waiting": len(self._pending),
+            "note": self._note(gate),
         }
+
+    def _note(self, gate: Gate) -> str | None:
+        """Return why not all logins are answered from the assignments of a complete ring; None: they are."""
+        if self._ring.removed:
+            return "this director was removed from the ring; logins fail temporarily"
+        if gate is Gate.CLOSED:
+            return "logins wait until the assignments have been compared with the ring or the store"
+        if gate is Gate.KNOWN and not self._barrier.synced:
+            return "new users wait until the ring is in sync"
+        return STANDING_NOTES.get(self._partition.standing)

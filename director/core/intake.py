@@ -21,6 +21,10 @@ from director.core.run import Run
 from director.core.tables.hosts import HostTable
 from director.types import HostId, Now, UserKey
 
+TWO_HOSTS_NOTE = (
+    "directors had assigned the user to both hosts; the later assignment is kept, and sessions on the other"
+    " host are ended; expected after a partition, otherwise report it"
+)
 MERGED = 4000
 """User records of neighbours after which no more are merged in the turn of the loop."""
 DISPLACED = 150
@@ -233,6 +237,7 @@ class Intake:
         }
         if len(before) > 1:
             fields["users"] = len(before)
+        fields["note"] = TWO_HOSTS_NOTE
         return [LogEvent(Level.WARNING, "user_on_two_hosts", fields)]
 
     def _address(self, host: HostId) -> str:

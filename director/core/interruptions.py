@@ -21,7 +21,10 @@ from director.types import Now
 STALLED = 1.0
 """Seconds by which an event may come after the requested deadline. If it comes later, the process was
 suspended."""
-STALLED_NOTE = "no login is answered until the assignments have been compared with the neighbours"
+STALLED_NOTE = (
+    "the process or its machine did not run; no login is answered until the assignments have been compared"
+    " with the neighbours; check whether the machine is overloaded"
+)
 LATE = 0.05
 """Seconds by which this process must be late before the time-outs of the links are moved."""
 
@@ -104,8 +107,8 @@ class Interruptions:
             self._ring.suspended(seconds, now)
         self._gatekeeper.review_sessions()
         note = (
-            "the times of last logins are wrong by that; listing sessions,"
-            " and dropping no user for users.expire"
+            "the times of logins before the step are wrong by that; no assignment expires for users.expire,"
+            " and the proxy's sessions are listed again; check the clock (NTP)"
         )
         return [LogEvent(Level.WARNING, "clock_stepped", {"seconds": round(seconds, 1), "note": note})]
 

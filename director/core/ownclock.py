@@ -131,7 +131,9 @@ class OwnClock:
                 self._highest = max(offset, self._highest)
                 return []
             self.doubt(now)
-            note = "this clock is not trusted until the clock of another director agrees, or for an hour"
+            note = (
+                "the clock is not trusted until another director's clock agrees, or for an hour; set it (NTP)"
+            )
             return [
                 LogEvent(
                     Level.WARNING, "clock_set_back", {"seconds": round(self._highest - offset), "note": note}

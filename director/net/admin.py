@@ -159,7 +159,8 @@ class _Conversation:
                 note = "the director stopped before it carried out these commands; send them again"
                 self._log.warning("admin_commands_dropped", peer=self._peer, commands=unanswered, note=note)
         if isinstance(failure, PeerError):
-            self._log.error("admin_client_refused", peer=self._peer, reason=str(failure))
+            note = "the connection is closed; commands before this line are done, later ones are not"
+            self._log.error("admin_client_refused", peer=self._peer, reason=str(failure), note=note)
         elif failure is not None:
             raise failure
 

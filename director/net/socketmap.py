@@ -34,7 +34,8 @@ async def serve_client(stream: ByteStream, handle: Handler, log: EventLog, place
                         await place.send(stream, netstring(await handle(request)))
                         place.end()
         except SocketmapError as exc:
-            log.error("socketmap_client_refused", reason=str(exc))
+            note = "the connection is closed; check whether the client is Postfix"
+            log.error("socketmap_client_refused", reason=str(exc), note=note)
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
             log.debug("socketmap_client_disconnected")
 

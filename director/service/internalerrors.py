@@ -6,11 +6,10 @@ import time
 import traceback
 from collections import deque
 
-from director.service.log import Log
+from director.service.log import NOTE, Log
 
 LOGGED, EVERY = 5, 10.0
 """At most `LOGGED` errors are logged in `EVERY` seconds."""
-NOTE = "the director continues; report this line with its traceback"
 
 
 class InternalErrors:

@@ -25,6 +25,7 @@ HIDDEN = "***"
 REPEATED, REPEATED_EVERY = 200, 10.0
 """At most `REPEATED` lines of one event are written in `REPEATED_EVERY` seconds, except on level debug. Some
 events happen once for each user, message or connection, and could be very many."""
+NOTE = "the director continues; report this line with its traceback"
 NOT_READ = "stderr was not read fast enough, or could not be written"
 
 _SECRET_NAME = re.compile("(?:^|_)(?:pass|resp|password|token|secret)(?:$|_(?!file$))", re.IGNORECASE)
@@ -232,10 +233,13 @@ def everything_logged(log: Log, writer: LogWriter) -> Iterator[None]:
     writer.report = lambda lines: log.line("error", "log_lines_dropped", {"lines": lines, "reason": NOT_READ})
     before = sys.unraisablehook, threading.excepthook
     sys.unraisablehook = lambda args: log.error(
-        "library_logged", text=args.err_msg or "exception ignored", error=_traceback(args.exc_value)
+        "library_logged",
+        text=args.err_msg or "exception ignored",
+        error=_traceback(args.exc_value),
+        note=NOTE,
     )
     threading.excepthook = lambda args: log.error(
-        "library_logged", text="exception in a thread", error=_traceback(args.exc_value)
+        "library_logged", text="an exception ended a thread", error=_traceback(args.exc_value), note=NOTE
     )
     printed = LineStream(lambda text: log.warning("text_printed", text=text))
     try:

@@ -173,7 +173,8 @@ class LoginRelay:
         self._limited.warning(now, "auth_line_too_long", path, socket=path, limit=limit, note=note)
 
     def authreply_refused(self, reason: str) -> None:
-        self._limited.warning(time.monotonic(), "authreply_client_refused", reason, reason=reason)
+        note = "its connection is closed; check which program writes to listen.authreply"
+        self._limited.warning(time.monotonic(), "authreply_client_refused", reason, reason=reason, note=note)
 
 
 def _cancel(client: Client, lines: bytes) -> None:

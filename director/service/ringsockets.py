@@ -103,7 +103,8 @@ class RingSockets:
         self._securing.pop(link, None)
         dial = self._dialled.pop(link.number, None)
         peer = dial.member if dial is not None else link.remote
-        self._limited.warning(time.monotonic(), "ring_tls_failed", peer, peer=peer, reason=reason)
+        note = "there is no link with this peer; the directors retry; check ring.tls on both"
+        self._limited.warning(time.monotonic(), "ring_tls_failed", peer, peer=peer, reason=reason, note=note)
         link.send(link.writer.encode([Bye(reason)]))
         link.close()
         if dial is not None:

@@ -31,7 +31,7 @@ from director.stored.storecalls import (
 from state.base import EMPTY_VERSION, SPLIT, SPLIT_VERSION, Bucket, Space, version_of
 from state.bucketnumbers import below
 
-IGNORED = "the bucket is ignored, and written again from memory"
+IGNORED = "the bucket is ignored and written again from memory; check the disk and other writers"
 READ_BUCKETS = 128
 """Buckets in one request."""
 

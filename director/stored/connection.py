@@ -21,6 +21,8 @@ class ConnectionState(Enum):
     """The store is unreachable, or is another store than before: it has to be read before it is written."""
 
 
+UNREACHABLE_NOTE = "retrying; running directors answer logins from memory: do not stop all of them"
+
 TRANSITIONS = {
     # CONNECTED: the director stops while it opens the store.
     ConnectionState.CLOSED: frozenset(
@@ -80,5 +82,5 @@ class StoreConnection:
         if kind == self._reported:
             return []
         self._reported = kind
-        fields = {"store": self._url, "operation": operation, "reason": str(error)}
+        fields = {"store": self._url, "operation": operation, "reason": str(error), "note": UNREACHABLE_NOTE}
         return [LogEvent(Level.ERROR, "store_unreachable", fields)]

@@ -328,7 +328,8 @@ class Procedures:
         self.log(
             Level.WARNING,
             "lease_lapsed",
-            note="other directors may have continued; reading what they wrote before the next write",
+            note="this director did not renew its lease in time; others may have continued without it;"
+            " reading what they wrote before the next write",
         )
         self.assume_all_hold_leases()
         holders = yield from self.lease.renew()

@@ -41,7 +41,7 @@ from state.base import EMPTY_VERSION, Document, Lost, version_of
 
 HOSTS, MEMBERS, APPLIED = "hosts", "members", "applied"
 """Names of the documents."""
-AGAIN = "written again from memory"
+AGAIN = "the document is written again from memory; check the disk, and which other program writes there"
 
 
 class _SoundMembers(NamedTuple):

@@ -21,10 +21,11 @@ from director.core.placement.users import MOVING, RECORD, User, UserTable, unpac
 from director.core.protocol.counters import Counters
 from director.core.protocol.effects import CountSessions, Effect, Kick, Level, LogEvent
 from director.core.protocol.events import Kicked
-from director.core.protocol.kicktypes import Fence, HashOnHosts, KickWhat, OnHost
+from director.core.protocol.kicktypes import ByField, ByName, Fence, HashOnHosts, KickWhat, OnHost
 from director.core.tables.hosts import HostTable
 from director.types import Now
 
+KICK_FAILED_NOTE = "these sessions may continue; run `director doctor` on this proxy"
 KICK_TIMEOUT = 4.0
 """Seconds after which a kick is no longer waited for. It is counted and logged."""
 AT_A_TIME = 128
@@ -200,7 +201,8 @@ class Kicks:
         self._running.pop(run.number, None)
         run.over, run.sessions, run.problem = True, sessions, problem
         if run.count_only:
-            fields = {"what": described(run.what), "reason": problem}
+            note = "the dry run of a kick names this director and counts without its sessions"
+            fields = {"what": described(run.what), "reason": problem, "note": note}
             return [LogEvent(Level.WARNING, "sessions_not_counted", fields)] if problem else []
         self.durations.append(now.mono - run.began)
         for fence in self._fences:
@@ -209,7 +211,8 @@ class Kicks:
                 fence.problem = fence.problem or problem
         if not problem:
             return []
-        return [LogEvent(Level.WARNING, "kick_failed", {"what": described(run.what), "reason": problem})]
+        fields = {"what": described(run.what), "reason": problem, "note": KICK_FAILED_NOTE}
+        return [LogEvent(Level.WARNING, "kick_failed", fields)]
 
     def turn(self, now: Now) -> list[Effect]:
         """Return the kicks that the kick channel gets in this turn of the loop."""
@@ -329,4 +332,12 @@ def described(what: KickWhat) -> str:
     """Return a description for the log, without user names."""
     if isinstance(what, HashOnHosts):
         return f"hash {what.hash32} on {len(what.hosts)} hosts"
-    return type(what).__name__
+    match what:
+        case OnHost(host):
+            return f"all sessions on {host}"
+        case ByField(field):
+            return f"a value of {field}"
+        case ByName():
+            return "a user's name"
+        case Fence():
+            return "no session"

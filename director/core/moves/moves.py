@@ -54,6 +54,10 @@ from director.core.protocol.view import RingView
 from director.core.tables.hosts import HostTable
 from director.types import HostId, MemberId, Now, Stamp, UserKey
 
+TIMED_OUT_NOTE = (
+    "logins go to the new host, but sessions on the old host may continue; end them with"
+    " `director kick --hash HASH`"
+)
 SHOWN = 10
 """Users that a log line about many users names."""
 SLICE = 150
@@ -449,6 +453,7 @@ class Moves:
             fields: dict[str, object] = {"hash": hashes[0], "state": stage, "seconds": int(MOVE_TIMEOUT)}
             if len(hashes) > 1:
                 fields |= {"hash": hashes[:SHOWN], "users": len(hashes)}
+            fields["note"] = TIMED_OUT_NOTE
             effects.append(LogEvent(Level.ERROR, "move_timed_out", fields))
         return effects
 

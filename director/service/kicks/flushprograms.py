@@ -65,6 +65,7 @@ class FlushPrograms:
                     host=request.old_host,
                     reason=result.problem,
                     output=" | ".join(result.output) or None,
+                    note="the move continues; the user waits for users.kick_delay instead",
                 )
             self._running.pop(number, None)
             self._handle(FlushEnded(number, result.ok))

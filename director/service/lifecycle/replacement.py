@@ -203,8 +203,12 @@ class Replacement:
             changes, warnings = compare(target.config, new), target.warnings_of(new)
             if not dry_run:
                 changes.applied.extend(await target.apply(live(target.config, new), tls))
+                note = "needs_exec: these apply after `director reload --exec` or a restart"
                 self._log.info(
-                    "configuration_reloaded", applied=changes.applied, needs_exec=changes.needs_exec
+                    "configuration_reloaded",
+                    applied=changes.applied,
+                    needs_exec=changes.needs_exec,
+                    note=note if changes.needs_exec else None,
                 )
             took = round(time.monotonic() - begun, 3)
             info = ReloadInfo(

@@ -28,6 +28,7 @@ CHECK_EVERY = 0.05
 """Seconds between two checks whether the ring is in sync, at the start."""
 AGAIN = 5.0
 """Seconds until a change is retried because the ring did not agree, or the store was unreachable."""
+DELAYED_NOTE = f"the change of the file is retried every {AGAIN:g} s"
 REASON = "the configuration file has changed"
 """The reason that the audit shows."""
 
@@ -95,7 +96,9 @@ class FileApplier:
                         "before": move.before,
                         "file": move.after,
                     }
-                    self._log.warning("configuration_change_delayed", **fields, reason=str(exc))
+                    self._log.warning(
+                        "configuration_change_delayed", **fields, reason=str(exc), note=DELAYED_NOTE
+                    )
                 await anyio.sleep(self._again)
 
     def _plan(self) -> NamePlan:
@@ -115,7 +118,9 @@ class FileApplier:
                     await self._operations.apply(difference.change(), _called(difference), REASON)
                 except OperationError as exc:
                     if str(exc) not in logged:
-                        self._tell("configuration_change_delayed", difference, reason=str(exc))
+                        self._tell(
+                            "configuration_change_delayed", difference, reason=str(exc), note=DELAYED_NOTE
+                        )
                     logged.add(str(exc))
                     await anyio.sleep(self._again)
                 if difference.is_resolved_by(self._director.hosts.rows.get(difference.address)):

@@ -43,6 +43,7 @@ from state.bucketnumbers import root_of
 
 Result = TypeVar("Result")
 
+DOCUMENT_NOTE = "the readable rows are used, and the document is written again; check the disk"
 WRITE_EVERY = 2.0
 """Seconds from one write of buckets to the next, at least."""
 PAUSE_FACTOR = 30
@@ -209,7 +210,7 @@ class SnapshotFile:
         _, problem, kept = await self._carried_out(examine(table, document))
         if problem:
             found += await self._carried_out(own_copy(self.url, table.name))
-            fields = {"snapshot": self.url, "document": table.name, "reason": problem}
+            fields = {"snapshot": self.url, "document": table.name, "reason": problem, "note": DOCUMENT_NOTE}
             self._log.error("snapshot_damaged", **fields, **kept, gaps_filled_from=filled_from(found[1:]))
         return found
 

@@ -58,7 +58,7 @@ class Sweeper:
                 try:
                     await self._sweep()
                 except StoreError as exc:  # the parts that write to the store report its failure
-                    note = "a director sweeps the store again within two minutes"
+                    note = "expired assignments stay in the store; a director retries within two minutes"
                     self._log.warning("sweep_failed", store=self._store.url, reason=str(exc), note=note)
                 finally:
                     self.holds = False

@@ -133,7 +133,7 @@ class RingNames:
                 note = (
                     f"its address stays {endpoint}; retrying every 5 s"
                     if endpoint is not None
-                    else "the ring continues without this director; retrying every 5 s"
+                    else "the ring continues without the director of this name; retrying every 5 s"
                 )
                 self._log.warning("name_unresolved", name=name, reason=problems[name], note=note)
             elif name not in problems and name in self._unresolved and endpoint is not None:

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from director.core import intake
-from director.core.intake import RECALLED
+from director.core.intake import RECALLED, TWO_HOSTS_NOTE
 from director.core.moves.movestate import SUBJECT
 from director.core.placement.addresses import host_id
 from director.core.placement.assign import Gate
@@ -615,7 +615,8 @@ def test_users_on_two_hosts_are_counted_once_where_two_memories_meet_and_named()
     played.handle(StoredUsers(record(host=str(BACKENDS[0]), decided=START - 10)), 0)
     effects = played.handle(StoredUsers(record(host=str(BACKENDS[1]))), 0)
     (log,) = [log for log in of(LogEvent, effects) if log.event == "user_on_two_hosts"]
-    assert log.fields == {"hash": ALICE >> 32, "from": BACKENDS[0], "to": BACKENDS[1]}
+    named = {"hash": ALICE >> 32, "from": BACKENDS[0], "to": BACKENDS[1], "note": TWO_HOSTS_NOTE}
+    assert log.fields == named
     assert played.core.counters.conflicts == 1
 
 
@@ -626,7 +627,8 @@ def test_of_many_users_on_two_hosts_in_one_turn_the_first_is_named_and_all_are_c
         users = [User(UserKey(n << 32), host_id(host), Stamp(decided), START - 10, 0) for n in range(1, 100)]
         effects = played.handle(StoredUsers(pack(users)), 0)
     (log,) = [log for log in of(LogEvent, effects) if log.event == "user_on_two_hosts"]
-    assert log.fields == {"hash": 1, "from": BACKENDS[0], "to": BACKENDS[1], "users": 99}
+    named = {"hash": 1, "from": BACKENDS[0], "to": BACKENDS[1], "users": 99, "note": TWO_HOSTS_NOTE}
+    assert log.fields == named
     assert played.core.counters.conflicts == 99
 
 

@@ -19,7 +19,7 @@ from director.core.placement.users import MOVING, UserTable
 from director.core.protocol.counters import Counters
 from director.core.protocol.effects import CountSessions, Kick, LogEvent
 from director.core.protocol.events import Kicked
-from director.core.protocol.kicktypes import ByName, Fence, HashOnHosts, OnHost
+from director.core.protocol.kicktypes import ByField, ByName, Fence, HashOnHosts, OnHost
 from director.core.tables.hosts import BackendSetting, HostTable
 from director.types import Address, HostId
 from tests.unit.core.cores import BACKENDS, EXPIRE, START, at, of, user
@@ -73,9 +73,12 @@ def test_a_kick_that_failed_says_why_and_names_no_user() -> None:
     run = one.start(ByName(b"alice"), at(1))
     one.turn(at(1))
     (log,) = of(LogEvent, one.ended([Kicked(run.number, 0, "connection refused")], at(2)))
-    assert log.fields == {"what": "ByName", "reason": "connection refused"}
+    note = "these sessions may continue; run `director doctor` on this proxy"
+    assert log.fields == {"what": "a user's name", "reason": "connection refused", "note": note}
     assert run.problem == "connection refused"
     assert described(HashOnHosts(7, ["a", "b"])) == "hash 7 on 2 hosts"
+    assert described(OnHost("10.1.0.1")) == "all sessions on 10.1.0.1"
+    assert described(ByField("user_dirkey", b"7")) == "a value of user_dirkey"
 
 
 def test_a_fence_ends_with_the_kicks_before_it_and_waits_for_no_later_kick() -> None:

@@ -320,7 +320,7 @@ def test_exceptions_without_a_caller_are_logged_with_their_place(captured: Lines
         thread.join()
     assert "in a finalizer" in captured[0]
     assert "in __del__" in captured[0]
-    assert 'text="exception in a thread"' in captured[1]
+    assert 'text="an exception ended a thread"' in captured[1]
     assert "test_log.py" in captured[1]
 
 
