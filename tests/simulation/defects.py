@@ -1,7 +1,7 @@
-"""Does the simulator find what it is for? `python -m tests.simulation.defects [--seeds 400]`.
+"""Check which defects the simulator finds: `python -m tests.simulation.defects [--seeds 400]`.
 
 Known defects are put into the core one at a time, and seeds are run until one of them fails. Prints a table
-of how many it took; a defect that none finds is named, and means that the simulator lacks something.
+of how many seeds it took. A defect that no seed finds is named: the simulator lacks a check or a fault.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def _users_never_forwarded() -> Any:
     return patch.object(Intake, "merge", wrong)
 
 
-def _users_forwarded_for_ever() -> Any:
+def _users_forwarded_without_end() -> Any:
     right = Intake.merge
 
     def wrong(self: Intake, records: bytes, source: Any, *args: Any, **how: Any) -> list[Effect]:
@@ -103,7 +103,7 @@ def _is_users(effect: Effect) -> bool:
     return any(isinstance(message, Users) for message in getattr(effect, "messages", ()))
 
 
-def _hint_answered() -> Any:
+def _unverified_answered() -> Any:
     return patch.object(Trust, "review", lambda self, *args, **how: not setattr(self, "unverified", False))
 
 
@@ -137,7 +137,7 @@ def _no_kick_on_merge() -> Any:
     return patch.object(Kicks, "elsewhere", lambda self, old, new, now: None)
 
 
-def _settled_without_round() -> Any:
+def _moves_end_without_round() -> Any:
     right = Moves._rounds
 
     def wrong(self: Moves, now: Now, view: Any) -> list[Effect]:
@@ -150,7 +150,7 @@ def _settled_without_round() -> Any:
     return patch.object(Moves, "_rounds", wrong)
 
 
-def _abandoned_left() -> Any:
+def _abandoned_moves_stay() -> Any:
     def abandoned(self: LeaderWatch, *args: Any) -> list[Any]:
         self._at = None
         return []
@@ -161,7 +161,7 @@ def _abandoned_left() -> Any:
     )
 
 
-def _near_holds_nobody() -> Any:
+def _near_expiry_holds_no_user() -> Any:
     return patch.object(Assigner, "hold", lambda self, key: None)
 
 
@@ -203,7 +203,7 @@ def _no_second_kick() -> Any:
     return patch.object(Kicks, "_kick_again", lambda self, record, now, awaited: None)
 
 
-def _removed_goes_on() -> Any:
+def _removed_continues() -> Any:
     right = Ring.set_servers
 
     def wrong(self: Ring, servers: Any, removed: Any = ()) -> list[Effect]:
@@ -276,7 +276,7 @@ def _documents_not_read_again() -> Any:
     return patch.object(Documents, "read", wrong)
 
 
-def _overtaken_not_noticed() -> Any:
+def _superseded_not_noticed() -> Any:
     return patch.object(Moves, "_in_force", lambda self, led: True)
 
 
@@ -355,31 +355,31 @@ DEFECTS: dict[str, Callable[[], Any]] = {
     "new users are answered while the ring is out of sync": _gate_ignored,
     "the merge of users ignores the stamp": _stamp_ignored,
     "records are not passed on": _users_never_forwarded,
-    "records are passed on without end": _users_forwarded_for_ever,
-    "memory is trusted before it is compared": _hint_answered,
+    "records are passed on without end": _users_forwarded_without_end,
+    "memory is trusted before it is compared": _unverified_answered,
     "a move does not wait for its kicks": _no_kick_wait,
     "a move's user is free without the kick delay": _no_delay_only,
     "a merge that changes the host does not kick": _no_kick_on_merge,
-    "a move ends without its round": _settled_without_round,
-    "moves whose origin is gone are left alone": _abandoned_left,
-    "an overtaken move says it is done": _overtaken_not_noticed,
-    "a near-expiry promise holds no user": _near_holds_nobody,
+    "a move ends without its round": _moves_end_without_round,
+    "moves whose origin has crashed are left alone": _abandoned_moves_stay,
+    "a superseded move reports success": _superseded_not_noticed,
+    "a near-expiry promise holds no user": _near_expiry_holds_no_user,
     "a near-expiry promise ends at once": _hold_too_short,
     "no director claims in an incomplete ring": _no_claims,
-    "a claim replaces what the store holds": _claim_not_binding,
+    "a claim replaces the record in the store": _claim_not_binding,
     "a lost round of a move is not repeated": _lost_rounds_not_repeated,
     "a lost round of a kick is not repeated, and never ends": _lost_kick_rounds_not_repeated,
     "no user is kicked a second time": _no_second_kick,
-    "a removed director continues": _removed_goes_on,
-    "a director leaves without a word": _leaves_at_once,
+    "a removed director continues": _removed_continues,
+    "a director leaves the ring without a message": _leaves_at_once,
     "an exchange loses a record": _summary_loses_one,
-    "the store keeps what was written last": _store_last_writer_wins,
+    "the store keeps the last write": _store_last_writer_wins,
     "a lapsed lease is not read before writing": _lapsed_lease_not_read,
     "a director suspended beyond its lease answers at once": _lapsed_lease_answers,
     "a bucket is swapped without merging": _swapped_without_merge,
-    "documents are not read again after the store's return": _documents_not_read_again,
+    "documents are not read again when the store is reachable again": _documents_not_read_again,
     "sessions are not reviewed after a start": _sessions_not_reviewed,
-    "logins of a user are not woken": _waiting_not_woken,
+    "waiting logins of a user are not answered": _waiting_not_woken,
     "stamps of hosts do not grow": _host_stamp_not_raised,
     "users of a retagged host are answered": _retagged_answered,
     "logins wait without end": _logins_never_refused,

@@ -31,8 +31,8 @@ BUSIEST = 6000
 """The most events in one second of a ring of seven directors."""
 ALONE = (
     "crash",
-    "freeze",
-    "cut",
+    "suspend",
+    "partition",
     "stop",
     "member",
     "one_way",
@@ -63,14 +63,14 @@ def built(plan: Plan) -> World:
         node.skew = skew
     pairs = [(one, other) for one in world.members for other in world.members]
     world.slow = dict(zip(pairs, plan.slow, strict=False))
-    apart(world, plan)
+    remove_added(world, plan)
     if plan.on_the_way:
         chance = world.chance(*[next(iter(world.nodes.values()))] * 2)
         world.on_the_way = lambda: chance.choice([0.0, chance.uniform(0, plan.on_the_way)])
     return world
 
 
-def apart(world: World, plan: Plan) -> None:
+def remove_added(world: World, plan: Plan) -> None:
     """Remove the directors that will be added from the configurations of all others."""
     added = [world.node(name).member for name in plan.added]
     configured = [member for member in world.members if member not in added]
@@ -112,7 +112,7 @@ class Player:
     def _node(self, name: str) -> Node | None:
         """Return a director if it can be asked."""
         node = self.world.node(name)
-        return node if node.up and not node.frozen else None
+        return node if node.up and not node.suspended else None
 
     def _later(self, seconds: float, call: Callable[[], None]) -> None:
         """Schedule the end of a fault, unless all faults are healed before."""
@@ -283,7 +283,7 @@ class Player:
 
     @staticmethod
     def _is_asked(command: Command) -> bool:
-        return command.at.up and not command.at.frozen and command.at.incarnation == command.life
+        return command.at.up and not command.at.suspended and command.at.incarnation == command.life
 
     def kick(self, name: str, how: str, user: str, address: str) -> None:
         node = self._node(name)
@@ -336,37 +336,39 @@ class Player:
         if not node.up:
             return
         self.watch.counts["crashes"] += 1
-        self._before_death(node)
+        self._before_end(node)
         node.crash(silently=silently)
-        cold = cold and not node.store.shared and not self._nobody_else(node) and not self.plan.added
+        cold = cold and not node.store.shared and not self._is_last(node) and not self.plan.added
 
         def restart() -> None:
             if not node.up:
-                self._start(node, cold=cold and not self._nobody_else(node) and self.watch.in_sync())
+                self._start(node, cold=cold and not self._is_last(node) and self.watch.in_sync())
 
         self._later(lasts, restart)
 
-    def _nobody_else(self, node: Node) -> bool:
+    def _is_last(self, node: Node) -> bool:
         return not any(other.up for other in self.world.nodes.values() if other is not node)
 
-    def _before_death(self, node: Node) -> None:
-        """Excuse what only this director knew: it may be lost with the director."""
-        now, alone = self.world.now, self._nobody_else(node)
+    def _before_end(self, node: Node) -> None:
+        """Excuse the loss of records that only this director has: they may be lost with it."""
+        now, alone = self.world.now, self._is_last(node)
         unstored = now - FLUSH_WITHIN - TAIL
         if alone and not node.store.up:
-            self.watch.all_died = True
-            self.watch.forget("nobody remembers")
+            self.watch.all_memory_lost = True
+            self.watch.forget("no director remembers")
         elif alone or self.plan.family == "everything":
-            since = min(unstored, self.watch.store_back - FLUSH_WITHIN - 2)
-            self.watch.forget("died unstored", unstored if now > self.watch.store_back + 3 else since)
+            since = min(unstored, self.watch.store_reachable_at - FLUSH_WITHIN - 2)
+            self.watch.forget(
+                "lost before it was stored", unstored if now > self.watch.store_reachable_at + 3 else since
+            )
 
     def _start(self, node: Node, *, cold: bool = False) -> None:
         if cold:
             self.watch.counts["cold starts"] += 1
             node.store.clear()
-        if not node.store.up and self._nobody_else(node):
-            self.watch.all_died = True
-            self.watch.forget("nobody remembers")
+        if not node.store.up and self._is_last(node):
+            self.watch.all_memory_lost = True
+            self.watch.forget("no director remembers")
         node.start()
 
     def stop(self, name: str, lasts: float) -> None:
@@ -376,31 +378,31 @@ class Player:
             return
         self.watch.counts["stops"] += 1
         life = node.incarnation
-        if self._nobody_else(node) and not node.store.up:
-            self._before_death(node)
+        if self._is_last(node) and not node.store.up:
+            self._before_end(node)
         node.stop()
 
         def check() -> None:
-            assert not node.up or node.incarnation != life or node.frozen, f"{name} does not stop"
+            assert not node.up or node.incarnation != life or node.suspended, f"{name} does not stop"
 
         self.world.after(3.0, check)
         self._later(lasts + 3.0, lambda: None if node.up else self._start(node))
 
-    def freeze(self, name: str, lasts: float) -> None:
+    def suspend(self, name: str, lasts: float) -> None:
         node = self._node(name)
         if node is None:
             return
-        self.watch.counts["freezes"] += 1
+        self.watch.counts["suspensions"] += 1
         life = node.incarnation
-        node.freeze()
-        self._later(lasts, lambda: node.thaw() if node.frozen and node.incarnation == life else None)
+        node.suspend()
+        self._later(lasts, lambda: node.resume() if node.suspended and node.incarnation == life else None)
 
-    def cut(self, names: Sequence[str], lasts: float, races: Sequence[Sequence[Any]]) -> None:
+    def partition(self, names: Sequence[str], lasts: float, races: Sequence[Sequence[Any]]) -> None:
         if self.world.groups or len(self.plan.names) < 2:
             return
-        self.watch.counts["cuts"] += 1
-        self.world.cut(*names)
-        self.watch.cut_until = self.world.now + lasts
+        self.watch.counts["partitions"] += 1
+        self.world.partition_off(*names)
+        self.watch.partitioned_until = self.world.now + lasts
         self._later(lasts, lambda: setattr(self.world, "groups", {}))
         for wait, *race in races:
             self.world.after(wait, partial(self.race, *race))
@@ -421,7 +423,7 @@ class Player:
             return
         self.watch.counts["store outages"] += 1
         store.up = False
-        self.watch.store_back = max(self.watch.store_back, self.world.now + lasts)
+        self.watch.store_reachable_at = max(self.watch.store_reachable_at, self.world.now + lasts)
         self._later(lasts, lambda: setattr(store, "up", True))
 
     def failover(self, seconds: float) -> None:
@@ -432,7 +434,7 @@ class Player:
             return
         self.watch.counts["failovers"] += 1
         store.restore(old[-1])
-        self.watch.store_back = max(self.watch.store_back, self.world.now)
+        self.watch.store_reachable_at = max(self.watch.store_reachable_at, self.world.now)
         self.until = max(self.until, self.world.now + 3.0)
 
     def late_change(self, name: str, address: str, what: dict[str, Any], wait: float) -> None:
@@ -448,7 +450,7 @@ class Player:
         Another director starts, moves users or changes a host, and stops; then the first director continues.
         """
         node, other = self.world.node(first), self.world.node(second)
-        if not node.up or node.frozen or not node.store.shared or not node.store.up:
+        if not node.up or node.suspended or not node.store.shared or not node.store.up:
             return
         self.watch.counts["lapses"] += 1
         for name in self.plan.names:
@@ -457,11 +459,11 @@ class Player:
 
         def begin() -> None:
             if not other.up and node.up and not self.world.ups()[1:]:
-                node.freeze()
+                node.suspend()
                 self._later(LEASE_TTL + 1, lambda: None if other.up else self._start(other))
 
         def act() -> None:
-            if self._node(second) is None or not node.frozen:
+            if self._node(second) is None or not node.suspended:
                 return
             for user, tag in users:
                 self.move(second, user, tag, address, {}, [second], [])
@@ -469,22 +471,28 @@ class Player:
                 self.host(second, *change)
 
         def leave() -> None:
-            if self._node(second) is not None and node.frozen:
+            if self._node(second) is not None and node.suspended:
                 other.stop()
 
-        def go_on() -> None:
+        def continue_first() -> None:
             for user, tag in users:
-                if node.frozen:
+                if node.suspended:
                     self._ask(user, tag, first)
-            if node.frozen:
-                node.thaw()
+            if node.suspended:
+                node.resume()
 
         def restart() -> None:
             for name in self.plan.names:
                 if not self.world.node(name).up:
                     self._start(self.world.node(name))
 
-        for seconds, step in ((4.0, begin), (11.0, act), (21.0, leave), (25.0, go_on), (28.0, restart)):
+        for seconds, step in (
+            (4.0, begin),
+            (11.0, act),
+            (21.0, leave),
+            (25.0, continue_first),
+            (28.0, restart),
+        ):
             self._later(seconds, step)
 
     def _snapshot(self) -> None:
@@ -504,23 +512,23 @@ class Player:
             node.stepped = step
         self.watch.clocks_stepped()
 
-        def set_right() -> None:
+        def correct() -> None:
             if not self.healed:
                 for node in nodes:
                     node.stepped = 0.0
                 self.watch.clocks_stepped()
 
-        self.world.after(lasts, set_right)
+        self.world.after(lasts, correct)
 
     def replace(self, name: str) -> None:
         """Replace a director in place."""
         node = self._node(name)
         if node is not None:
             self.watch.counts["replacements"] += 1
-            self._before_death(node)
+            self._before_end(node)
             node.replace()
 
-    def lie(self, kind: str, seed: int, everybody: bool) -> None:
+    def lie(self, kind: str, seed: int, all_neighbours: bool) -> None:
         """Have the liar send a lie to one of its neighbours, or to all."""
         node = self._node(self.plan.liar)
         links = [] if node is None else node.core.ring.live_links()
@@ -528,19 +536,19 @@ class Player:
             return
         chance = random.Random(seed)
         liar = Liar(self.world, node, self.plan.users, chance)
-        told = LIES[kind](liar)
+        messages = LIES[kind](liar)
         self.watch.named |= liar.named
-        self.watch.counts["lies"] += len(told)
-        for link in links if everybody else [chance.choice(links)]:
-            if told:
-                node.run([Send(link.link, told)])
+        self.watch.counts["lies"] += len(messages)
+        for link in links if all_neighbours else [chance.choice(links)]:
+            if messages:
+                node.run([Send(link.link, messages)])
 
     def heal(self) -> None:
         """End all faults, and start all directors."""
         world = self.world
         self.healed = True
         world.groups, world.blocked = {}, set()
-        self.watch.cut_until = min(self.watch.cut_until, world.now)
+        self.watch.partitioned_until = min(self.watch.partitioned_until, world.now)
         if self.plan.liar:  # start an honest program instead of the liar
             world.node(self.plan.liar).crash()
             world.node(self.plan.liar).swallows_until = 0.0
@@ -550,8 +558,8 @@ class Player:
         for node in world.nodes.values():
             node.kick_channel = Node(world, node.member, node.store).kick_channel
             node.store.up = True
-            if node.frozen:
-                node.thaw()
+            if node.suspended:
+                node.resume()
         for node in world.nodes.values():
             if not node.up:
                 self._start(node)

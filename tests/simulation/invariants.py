@@ -3,12 +3,12 @@
 1. A user with a live session on a host is not sent to another host. If sessions are on two hosts all the same
 (if the rules allow it, which is excused by name and counted), the kick ends them within KICK_BOUND.
 2. Every login is answered or refused within LATEST_REPLY, every command within its own limit.
-3. An operator who was told "moved to X" finds the user on X, until the next command about the user.
+3. After a move to X was confirmed, the user is on X until the next command about the user.
 4. At rest no operation is in progress, all directors and their stores hold the same, and each attribute of a
 host has the value of the last confirmed change.
 5. A store never goes back: no write drops a user whose assignment holds, or replaces a decision by an earlier
-one. No answer to a login contradicts what a shared store has held for a while. Once all directors agree, the
-store holds their hosts.
+decision. No answer to a login contradicts a record that a shared store has held for a while. Once all
+directors agree, the store holds their hosts.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ KICK_BOUND = KICK_TIMEOUT + AGAIN_AFTER + 1.0
 ring. Longer links add their delay. Time in which the director of a session is down, suspended,
 partitioned off or removed does not count."""
 REMEMBERED = EXPIRE * 2 / 3 - 4
-"""Seconds after the last sign of a user in which all directors must know the user: `seen` is announced
+"""Seconds after the last sign of a user in which all directors must have the assignment: `seen` is announced
 once in a third of the expiry, and clocks are off by up to 0.9 s."""
 NOT_REACHED = 45.0
 """Seconds after a director was unreachable in which a move may not have waited for its sessions
@@ -89,7 +89,7 @@ class Command:
     what: Mapping[str, Any] = field(default_factory=dict)
     ended: float | None = None
     lost: bool = False
-    """Whether its director died before it could answer."""
+    """Whether its director ended before it could answer."""
     stored: bool = False
     """Whether a store has received the change of a host. If not, the change is lost with the last director
     that knows it."""
@@ -100,8 +100,8 @@ class Command:
 
 
 @dataclass
-class Told:
-    """The answer to a caller that a user is on this host now."""
+class ConfirmedMove:
+    """The answer to an operator that a user is on this host now."""
 
     host: str
     at: float
@@ -118,9 +118,9 @@ class Watch:
         self.host_changes: list[Command] = []
         self._unstored: list[Command] = []
         """Confirmed changes of hosts that are being written."""
-        self.hand_at: dict[tuple[str, str], float] = {}
+        self.command_at: dict[tuple[str, str], float] = {}
         """The time when an operator's command last concerned a user."""
-        self.all_at = -1e9
+        self.command_for_all_at = -1e9
         """The time when a command last concerned all users, including the newest."""
         self.named: set[tuple[str, str]] = set()
         """Users that a lie has named. Nothing is promised for them."""
@@ -132,11 +132,11 @@ class Watch:
         """The time since when honest members are not in one ring because one of them lies."""
         self.growing = False
         """Whether an operator is adding directors, one after the other. Until then the others refuse them."""
-        self.told: dict[tuple[str, str], Told] = {}
-        self.trouble_at: dict[Node, float] = {}
+        self.confirmed_moves: dict[tuple[str, str], ConfirmedMove] = {}
+        self.out_of_reach_at: dict[Node, float] = {}
         """The time when a director was last out of reach of the others."""
-        self.store_back = self.cut_until = 0.0
-        self.all_died = False
+        self.store_reachable_at = self.partitioned_until = 0.0
+        self.all_memory_lost = False
         """Whether there was a moment without a director that remembered, and with a store that could not
         answer."""
         self.stepped_at = -1e9
@@ -163,7 +163,7 @@ class Watch:
             node.store.on_bucket, node.store.on_document = self.bucket_written, self.document_written
         world.on_reply = self.answered
         world.on_drop = self.dropped
-        world.after(PROBE_EVERY, self._look)
+        world.after(PROBE_EVERY, self._probe)
 
     # ---- circumstances
 
@@ -188,15 +188,19 @@ class Watch:
         nodes = self.listed()
         ring = tuple(node.member for node in nodes)
         return all(
-            n.core.barrier.ring == ring and n.core.assigner.gate is Gate.OPEN and not n.frozen for n in nodes
+            n.core.barrier.ring == ring and n.core.assigner.gate is Gate.OPEN and not n.suspended
+            for n in nodes
         )
 
     def out_of_reach(self, node: Node) -> bool:
-        if not node.up or node.frozen or node.core.ring.removed or node.core.assigner.gate is Gate.CLOSED:
+        if not node.up or node.suspended or node.core.ring.removed or node.core.assigner.gate is Gate.CLOSED:
             return True
-        if self.world.now < self.cut_until + 8 or node.core.standing in (Standing.WAIT, Standing.ISOLATED):
+        if self.world.now < self.partitioned_until + 8 or node.core.standing in (
+            Standing.WAIT,
+            Standing.ISOLATED,
+        ):
             return True
-        others = [other for other in self.listed() if other is not node and not other.frozen]
+        others = [other for other in self.listed() if other is not node and not other.suspended]
         return sum(node.member not in other.core.barrier.ring for other in others) * 2 > len(others)
 
     def protected(self, node: Node) -> bool:
@@ -207,17 +211,21 @@ class Watch:
         if self.plan.family != "everything":
             return True
         nodes = self.world.nodes.values()
-        whole = all(n.up and not n.frozen and n.core.barrier.ring == tuple(self.world.members) for n in nodes)
-        if whole and not self.world.groups:
+        complete = all(
+            n.up and not n.suspended and n.core.barrier.ring == tuple(self.world.members) for n in nodes
+        )
+        if complete and not self.world.groups:
             return True
-        return node.store.shared and node.store.up and self.world.now > self.store_back + 2 * LEASE_TTL
+        return (
+            node.store.shared and node.store.up and self.world.now > self.store_reachable_at + 2 * LEASE_TTL
+        )
 
     def forget(self, why: str, before: float = 0.0, by: Node | None = None) -> None:
         """Promise nothing more for sessions since `before`: the directors that knew of them are gone."""
         for node, session in self._sessions():
             if session.since >= before and by in (None, node):
                 session.excused = session.excused or why
-        self.told.clear()
+        self.confirmed_moves.clear()
 
     def _sessions(self) -> Iterator[tuple[Node, Session]]:
         return ((node, session) for node in self.world.nodes.values() for session in node.sessions)
@@ -241,7 +249,7 @@ class Watch:
                 raise Violation("two hosts", text)
             session.excused = why
             self.excused[why] += 1
-        self._check_told(user, node, reply.host)
+        self._check_confirmed_move(user, node, reply.host)
         self._check_behind(node, reply)
 
     def _excuse(self, node: Node, host: Address, machine: Node, session: Session) -> str:
@@ -251,9 +259,9 @@ class Watch:
         removal the director had not heard of.
         """
         now, user = self.world.now, (session.user, session.tag)
-        trouble_at = now if self.out_of_reach(machine) else self.trouble_at.get(machine, 0.0)
+        out_of_reach_at = now if self.out_of_reach(machine) else self.out_of_reach_at.get(machine, 0.0)
         rows = node.core.hosts.rows.get(Address(session.host)), machine.core.hosts.rows.get(host)
-        by_hand = max(self.hand_at.get(user, 0.0), self.all_at) > session.since - 1
+        by_hand = max(self.command_at.get(user, 0.0), self.command_for_all_at) > session.since - 1
         if user in self.named:
             return "named by a liar"
         if session.excused:
@@ -261,8 +269,8 @@ class Watch:
         if session.kick_failed:
             return "kick failed"
         if session.late:
-            return "on his way at the first kick, the second one slow"
-        if trouble_at > now - KICK_BOUND:
+            return "in flight at the first kick, and the second kick was slow"
+        if out_of_reach_at > now - KICK_BOUND:
             return "director out of reach"
         if any(r is None or not r.present or r.present_at >= UNIX + session.since - 2 for r in rows):
             return "host removed"
@@ -272,7 +280,7 @@ class Watch:
             return "clocks have stepped"
         if self._unremembered(session) or node.users.get(key_of(session)) is None:
             return NOT_REMEMBERED
-        if by_hand and trouble_at > now - NOT_REACHED:
+        if by_hand and out_of_reach_at > now - NOT_REACHED:
             return "move did not reach it"
         if by_hand and self.forgotten(user, now):
             return "forgotten"
@@ -280,12 +288,12 @@ class Watch:
             self.world.impatient.get(HASH.key(session.user.encode(), session.tag.encode()), 0.0)
             > session.since - IMPATIENT
         ):
-            return "claimed after five seconds, beside one whom the ring let through"
+            return "claimed after five seconds, while the ring answered another login"
         moved = by_hand or self.retag_at > session.since - 1
         if moved and self.plan.flush_program and session.since > now - KICK_DELAY:
-            return "on his way while a flush program found nobody"
+            return "in flight while the flush program ran"
         if not self.protected(node):
-            return "store away and ring not whole"
+            return "store unreachable and ring incomplete"
         return ""
 
     def dropped(self, node: Node, user: User) -> None:
@@ -317,19 +325,23 @@ class Watch:
         """Whether a `forget` is in progress: it kicks, but makes no user wait."""
         return any(c.kind == "forget" and (c.ended is None or now < c.ended + 1) for c in self.commands)
 
-    def _check_told(self, user: tuple[str, str], node: Node, host: str) -> None:
-        told = self.told.get(user)
-        if told is None or user in self.named:
+    def _check_confirmed_move(self, user: tuple[str, str], node: Node, host: str) -> None:
+        confirmed = self.confirmed_moves.get(user)
+        if confirmed is None or user in self.named:
             return
-        row = node.core.hosts.rows.get(Address(told.host))
-        if row is None or not row.present or row.present_at >= UNIX + told.at - 2:
-            del self.told[user]
+        row = node.core.hosts.rows.get(Address(confirmed.host))
+        if row is None or not row.present or row.present_at >= UNIX + confirmed.at - 2:
+            del self.confirmed_moves[user]
         elif (
-            self.world.now > told.at + REMEMBERED or self.out_of_reach(node) or self.stepped_at > told.at - 1
+            self.world.now > confirmed.at + REMEMBERED
+            or self.out_of_reach(node)
+            or self.stepped_at > confirmed.at - 1
         ):
             return
-        elif host != told.host and self.protected(node):
-            raise Violation("told otherwise", f"{user[0]} was moved to {told.host}, and is sent to {host}")
+        elif host != confirmed.host and self.protected(node):
+            raise Violation(
+                "confirmed otherwise", f"{user[0]} was moved to {confirmed.host}, and is sent to {host}"
+            )
 
     # ---- stores
 
@@ -374,7 +386,7 @@ class Watch:
         if not (store.shared and store.up and self._stamps_grow) or self.plan.max_users:
             return
         stored, mine = store.user(key), node.users.get(key)
-        if stored is None or stored.flags & MOVING or now < self.store_back + BEHIND:
+        if stored is None or stored.flags & MOVING or now < self.store_reachable_at + BEHIND:
             return
         if mine is not None and mine.decided >= stored.decided:
             return
@@ -391,14 +403,16 @@ class Watch:
     def _check_stored(self) -> None:
         """Check that the hosts are in the store once all directors agree."""
         nodes = self.listed()
-        settled = max(self._hosts_changed_at, self.store_back, self.stepped_at, self.differed_at) + STORED
+        stored_by = (
+            max(self._hosts_changed_at, self.store_reachable_at, self.stepped_at, self.differed_at) + STORED
+        )
         rows = nodes[0].core.hosts.rows if nodes else {}
         if not (rows and self.in_sync() and all(n.store.up and n.core.hosts.rows == rows for n in nodes)):
             self._agreed_since = None
             return
         if self._agreed != rows or self._agreed_since is None:
             self._agreed, self._agreed_since = rows.copy(), self.world.now
-        if self.world.now < max(settled, self._agreed_since + STORED):
+        if self.world.now < max(stored_by, self._agreed_since + STORED):
             return
         for node in nodes:
             if node.store.rows != node.core.hosts.rows:
@@ -415,10 +429,10 @@ class Watch:
             if "tag" in command.what["sets"]:
                 self.retag_at = self.world.now
         if command.kind in ("flush", "forget"):
-            self.all_at = self.world.now
+            self.command_for_all_at = self.world.now
         for user in users:
-            self.hand_at[user] = self.world.now
-            self.told.pop(user, None)
+            self.command_at[user] = self.world.now
+            self.confirmed_moves.pop(user, None)
 
     def _end(self, command: Command) -> None:
         command.ended = self.world.now
@@ -430,18 +444,18 @@ class Watch:
         if (
             user in self.named
             or users.superseded
-            or self.hand_at[user] > command.begun
+            or self.command_at[user] > command.begun
             or self._others_about(command)
         ):
             return
-        if not self.protected(command.at) or self.all_died or self.stepped_at > command.begun - 1:
+        if not self.protected(command.at) or self.all_memory_lost or self.stepped_at > command.begun - 1:
             return
         self.counts["moves confirmed"] += 1
         host = command.what["host"]
         where = self.world.host_of(command.at, *user)
         if where != host:
-            raise Violation("told otherwise", f"{user[0]} was moved to {host}, and is on {where}")
-        self.told[user] = Told(host, self.world.now, command.at)
+            raise Violation("confirmed otherwise", f"{user[0]} was moved to {host}, and is on {where}")
+        self.confirmed_moves[user] = ConfirmedMove(host, self.world.now, command.at)
 
     def _others_about(self, command: Command) -> bool:
         """Whether another command that may concern the same user ran at the same time."""
@@ -456,9 +470,9 @@ class Watch:
 
     # ---- all the time
 
-    def _look(self) -> None:
+    def _probe(self) -> None:
         self.check()
-        self.world.after(PROBE_EVERY, self._look)
+        self.world.after(PROBE_EVERY, self._probe)
 
     def check(self) -> None:
         now = self.world.now
@@ -466,7 +480,7 @@ class Watch:
             self.differed_at = now
         for node in self.world.nodes.values():
             if self.out_of_reach(node):
-                self.trouble_at[node] = now
+                self.out_of_reach_at[node] = now
         if self.plan.liar:
             self._check_honest()
         self._check_replies()
@@ -477,7 +491,9 @@ class Watch:
                 command.lost, command.ended = True, now
             elif not command.outcome.pending:
                 self._end(command)
-            elif not command.at.frozen and now > max(command.begun, command.at.thawed_at) + command.within:
+            elif (
+                not command.at.suspended and now > max(command.begun, command.at.resumed_at) + command.within
+            ):
                 raise Violation("command hangs", f"{command.kind} {command.what} since {command.begun:.1f}")
         self._note_stored()
         self._check_sessions()
@@ -487,10 +503,10 @@ class Watch:
 
     def _note_stored(self) -> None:
         """Note which changes of hosts have been written. A director that ends writes nothing more."""
-        lives = [c for c in self._unstored if c.at.up and c.at.incarnation == c.life]
-        for command in lives:
+        running = [c for c in self._unstored if c.at.up and c.at.incarnation == c.life]
+        for command in running:
             command.stored = command.at.persistence.core.documents.hosts.stored
-        self._unstored = [command for command in lives if not command.stored]
+        self._unstored = [command for command in running if not command.stored]
 
     def _check_replies(self) -> None:
         waiting = []
@@ -499,13 +515,13 @@ class Watch:
             if not reply.pending or reply not in node.replies.values():
                 continue
             waiting.append(reply)
-            waited = self.world.now - max(reply.asked, node.thawed_at)
+            waited = self.world.now - max(reply.asked, node.resumed_at)
             named = (reply.user, reply.tag) in self.named
             late = self.plan.liar and not named
             since = max(reply.asked, self.hostless_at, self.swallowed_at)
             if late and self.world.now > since + LIAR_DELAYS:
                 raise Violation("liar delays", f"{reply.user} at {reply.at} waits for {waited:.1f} s")
-            if not node.frozen and waited > LATEST_REPLY:
+            if not node.suspended and waited > LATEST_REPLY:
                 raise Violation("login hangs", f"{reply.user} at {reply.at} waits for {waited:.1f} s")
         self.replies = waiting
 
@@ -523,7 +539,7 @@ class Watch:
         bound = KICK_BOUND + 2 * self._lap
         for user, since in self._two_since.items():
             counts_from = max(
-                [since, self.stepped_at, *(self.trouble_at.get(node, 0.0) for node in machines[user])]
+                [since, self.stepped_at, *(self.out_of_reach_at.get(node, 0.0) for node in machines[user])]
             )
             if now > counts_from + bound and user not in self.named:
                 text = f"{user} on {sorted(hosts[user])} for {now - since:.1f} s"
@@ -555,7 +571,9 @@ class Watch:
                 if record is None or not record.flags & MOVING or key in node.core.moves.moving.by_key:
                     continue
                 if node.core.next_deadline() != 0.0:  # else the work is left for the next turn
-                    raise Violation("nobody ends it", f"{user} is being moved, says {node.member}, by nobody")
+                    raise Violation(
+                        "move without end", f"{user} is being moved on {node.member}, and no director ends it"
+                    )
 
     def _check_size(self) -> None:
         """Check the size of tables.
@@ -563,7 +581,7 @@ class Watch:
         Each side of a partition holds as many users as the limit. Operators and listed sessions add users
         beyond it. Some users that a side has dropped early may return from the other side, or from a store.
         """
-        most = 2 * self.plan.max_users * self.plan.directors + len(self.hand_at)
+        most = 2 * self.plan.max_users * self.plan.directors + len(self.command_at)
         most += len(self.world.listed_users)
         for node in self.world.ups() if self.plan.max_users else ():
             if len(node.users) > most:
@@ -587,9 +605,9 @@ class Watch:
                 continue
             if core.assigner.gate is not Gate.OPEN or core.barrier.ring != tuple(world.members):
                 problems.append(f"{node.member}: gate {core.assigner.gate.name}, ring {core.barrier.ring}")
-            left = {name: number for name, number in under_way(node).items() if number}
-            if left:
-                problems.append(f"{node.member}: {left} under way")
+            unfinished = {name: number for name, number in in_progress(node).items() if number}
+            if unfinished:
+                problems.append(f"{node.member}: {unfinished} in progress")
         problems += self._lost_changes()
         if problems:
             raise Violation("at rest", "; ".join(problems[:4]))
@@ -597,7 +615,7 @@ class Watch:
     def _lost_changes(self) -> list[str]:
         """Return the attributes of hosts whose value is not that of the last confirmed change, or of a
         later unconfirmed one."""
-        if self.all_died or all(node.core.ring.removed for node in self.world.nodes.values()):
+        if self.all_memory_lost or all(node.core.ring.removed for node in self.world.nodes.values()):
             return []
         lost = []
         rows = self.world.ups()[0].core.hosts.rows
@@ -639,14 +657,14 @@ def key_of(one: Session | Reply) -> UserKey:
     return HASH.key(one.user.encode(), one.tag.encode())
 
 
-def under_way(node: Node) -> dict[str, int]:
+def in_progress(node: Node) -> dict[str, int]:
     """Return the numbers that must be 0 at rest."""
     core = node.core
     return {
         "logins": len(core.pending),
         "kicks": len(core.kicks),
         "moves": len(core.moves),
-        "moves in hand": core.moves.led,
+        "moves led": core.moves.led,
         "flushes": len(core.jobs),
         "near": len(core.near),
         "held": core.assigner.users_held,

@@ -1,8 +1,8 @@
 """Lies of a member that has the secret. They keep to the protocol: `core/checks.py` accepts every message.
 
 Each function of LIES draws messages. A lie may name users, and the invariants promise nothing for these
-users. News of hosts would move users that are not named, as an operator's change does; so lies about hosts
-state the truth, with times far ahead.
+users. Changed hosts would move users that are not named, as an operator's change does; so lies about hosts
+keep their values, with stamps far ahead.
 """
 
 from __future__ import annotations

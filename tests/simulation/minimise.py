@@ -1,4 +1,4 @@
-"""Shortens a schedule that fails: parts are left out as long as it still fails in the same way (ddmin)."""
+"""Shortens a schedule that fails: leaves out parts while it still fails in the same way (ddmin)."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ class Session:
     host: Address
     since: float
     heard: float = 0.0
-    """The time when its director was last told that it exists."""
+    """The time when its director last heard of it."""
     arrived: bool = True
     """Whether the login process is connected with the backend. Before that no kick finds the session."""
     remembered: bool = True

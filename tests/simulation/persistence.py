@@ -68,7 +68,7 @@ class Persistence:
     def begin(self, memory: Sequence[Event] | None) -> None:
         """Begin before the director starts.
 
-        `memory`: what a predecessor has left; None: there is no predecessor.
+        `memory`: the records of a predecessor; None: there is no predecessor.
         """
         if memory is None:
             self._at_once = True
@@ -82,7 +82,7 @@ class Persistence:
         self.feed(Run())
 
     def stop(self) -> None:
-        """Write what is left. The director ends after it."""
+        """Write all unstored records. The director ends after it."""
         self.stopping = True
         self.feed(Abort())
         self.feed(Stop())
@@ -91,8 +91,8 @@ class Persistence:
         if self.core.awaits_changes:
             self.feed(BucketsChanged())
 
-    def thaw(self) -> None:
-        """Read the answers that the store has given meanwhile, and do what is due."""
+    def resume(self) -> None:
+        """Handle the answers that the store has given meanwhile, and all overdue work."""
         answers, self._answers = self._answers, []
         self._timer = None
         for answer in answers:
@@ -102,7 +102,7 @@ class Persistence:
     # ---- driving the core
 
     @property
-    def _lives(self) -> bool:
+    def _runs(self) -> bool:
         return self._node.up and self._node.incarnation == self._life
 
     def feed(self, event: StoreEvent) -> None:
@@ -111,7 +111,7 @@ class Persistence:
             return
         self._busy = True
         try:
-            while self._events and self._lives:
+            while self._events and self._runs:
                 now = Now(self._world.now, self._node.unix)
                 for effect in self.core.handle(self._events.popleft(), now):
                     self._carry_out(effect)
@@ -140,7 +140,7 @@ class Persistence:
             case Stopped():
                 self._node.crash()
             case _:
-                pass  # the simulation has no snapshot, and no test uses what is not stored
+                pass  # the simulation has no snapshot, and no test reads unstored records
 
     def _ask(self, number: int, call: Call) -> None:
         if self._at_once:
@@ -148,10 +148,10 @@ class Persistence:
             return
 
         def arrive() -> None:
-            if not self._lives:
+            if not self._runs:
                 return
             answer = self._answer(number, call)
-            if self._node.frozen:
+            if self._node.suspended:
                 self._answers.append(answer)
             else:
                 self.feed(answer)
@@ -169,7 +169,7 @@ class Persistence:
 
     def _arm(self) -> None:
         deadline = self.core.next_deadline()
-        if deadline is None or not self._lives:
+        if deadline is None or not self._runs:
             return
         at = max(deadline, self._world.now + 0.0001)
         if self._timer is not None and self._world.now < self._timer <= at:
@@ -177,7 +177,7 @@ class Persistence:
         self._timer = at
 
         def fire() -> None:
-            if self._lives and not self._node.frozen and self._timer == at:
+            if self._runs and not self._node.suspended and self._timer == at:
                 self._timer = None
                 self.feed(TimeReached())
 

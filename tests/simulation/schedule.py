@@ -23,9 +23,9 @@ FAMILIES = (
     "crashes",
     "near",
     "kicks",
-    "freezes",
+    "suspensions",
     "tags",
-    "cuts",
+    "partitions",
     "members",
     "failovers",
     "stores",
@@ -35,7 +35,7 @@ FAMILIES = (
 )
 """calm: logins and host changes. races: the same on slow links, many at the same moment. moves: operators
 move, flush, forget, pin, kick. near: assignments about to expire. kicks: moves over slow and silent
-kick channels. crashes, freezes (directors suspended), cuts (partitions), members (added, removed,
+kick channels. crashes, suspensions (directors suspended), partitions (partitions), members (added, removed,
 stopped, reachable one way), failovers (of a store that loses its last second), stores (shared; the last
 director is suspended beyond its lease while another one starts, moves users and stops; hosts change
 just before a failover), clocks (of some or all directors step, with starts, stops and replacements
@@ -51,9 +51,9 @@ HOSTS = 5
 TAG = "gold"
 FEW = 10
 """`users.max` if it is less than the number of users."""
-FAULTS = ("crash", "freeze", "cut", "stop", "member", "one_way", "store", "failover", "skew")
+FAULTS = ("crash", "suspend", "partition", "stop", "member", "one_way", "store", "failover", "skew")
 
-GROWS = ("members", "cuts", "crashes", "freezes", "liar")
+GROWS = ("members", "partitions", "crashes", "suspensions", "liar")
 """Families in whose runs directors may be added at run time."""
 
 USUAL = {"login": 50, "logout": 6, "host": 9, "hang_up": 1, "race": 3}
@@ -66,11 +66,11 @@ MIX: Mapping[str, Mapping[str, int]] = {
     "kicks": USUAL | {name: 3 * often for name, often in BY_HAND.items()} | {"channel": 10},
     "tags": USUAL | BY_HAND | {"retag": 10},
     "crashes": USUAL | BY_HAND | {"crash": 10, "near": 2},
-    "freezes": USUAL | BY_HAND | {"freeze": 10, "near": 2},
-    "cuts": USUAL | BY_HAND | {"cut": 10, "near": 2},
+    "suspensions": USUAL | BY_HAND | {"suspend": 10, "near": 2},
+    "partitions": USUAL | BY_HAND | {"partition": 10, "near": 2},
     "members": USUAL | BY_HAND | {"stop": 6, "member": 6, "one_way": 3},
     "failovers": USUAL | BY_HAND | {"store": 5, "failover": 8, "crash": 3},
-    "stores": USUAL | BY_HAND | {"lapse": 8, "late_change": 8, "store": 3, "cut": 3, "crash": 2},
+    "stores": USUAL | BY_HAND | {"lapse": 8, "late_change": 8, "store": 3, "partition": 3, "crash": 2},
     "liar": USUAL | {"move": 2, "flush": 1, "lie": 60},
     "clocks": USUAL | BY_HAND | {"clocks": 6, "crash": 4, "stop": 4, "replace": 4},
     "everything": USUAL
@@ -120,7 +120,7 @@ class Plan(msgspec.Struct, kw_only=True, frozen=True):
     """Directors that are in no other director's configuration. An operator adds them before the first
     action."""
     found: str = ""
-    """The violation that was once found in this run."""
+    """The violation that this run once had."""
 
     @property
     def names(self) -> list[str]:
@@ -155,11 +155,11 @@ def drawn(seed: int) -> Plan:
     chance = random.Random(seed)
     family = FAMILIES[seed % len(FAMILIES)]
     directors = chance.choice([1, 2, 2, 3, 3, 3, 3, 4, 4, 5, 5, 6, 7])
-    if family in ("cuts", "members", "stores"):
+    if family in ("partitions", "members", "stores"):
         directors = max(2, directors)
     if family == "liar":
         directors = max(3, directors)
-    shared = family in ("cuts", "failovers", "stores") or chance.random() < 0.5
+    shared = family in ("partitions", "failovers", "stores") or chance.random() < 0.5
     names = [f"d{number + 1}" for number in range(directors)]
     slow = family == "races" or chance.random() < 0.2
     uneven = slow and chance.random() < 0.5
@@ -326,17 +326,17 @@ class _Draw:
         silently, cold = self.chance.random() < 0.2, self.chance.random() < 0.15
         return [self._director(), self._lasts(), silently, cold]
 
-    def _freeze(self) -> list[Any]:
+    def _suspend(self) -> list[Any]:
         return [self._director(), self._lasts()]
 
     def _stop(self) -> list[Any]:
         return [self._director(), self._lasts()]
 
-    def _cut(self) -> list[Any]:
+    def _partition(self) -> list[Any]:
         many = self.chance.randrange(1, max(2, len(self.names)))
         waits = [round(self.chance.uniform(4, 6.5), 3) for _ in range(3)]
         races = [[wait, *self._race()] for wait in waits]
-        """These come about when the silence is noticed."""
+        """Host changes and logins at about the time when the silence is noticed."""
         return [self.chance.sample(self.names, many), self._lasts(), races]
 
     def _member(self) -> list[Any]:

@@ -23,7 +23,7 @@ from director.types import Address, HostId, Stamp, UserKey
 from tests.simulation.parts import Outcome, Reply
 from tests.simulation.world import HASH, Node, World
 
-TOLD = {
+REPORTED = {
     "kick_failed",
     "move_timed_out",
     "process_stalled",
@@ -38,7 +38,7 @@ COUNTED = ("Users", "Hosts", "Token", "MoveRound", "NearRound", "KickRound", "Me
 
 
 class Stage(World):
-    """A world that records what an onlooker would see."""
+    """A world that records the answers, log events and results of a ring."""
 
     def __init__(self, directors: int, hosts: int, store: str, seed: int) -> None:
         super().__init__(directors, hosts, store, seed)
@@ -47,9 +47,9 @@ class Stage(World):
 
     def log(self, node: Node, event: str, fields: Any) -> None:
         super().log(node, event, fields)
-        if event in TOLD:
-            told = " ".join(f"{key}={self.short(value)}" for key, value in fields.items() if key != "hash")
-            self.note(f"{self.name(node)} logs {event} {told}".rstrip())
+        if event in REPORTED:
+            shown = " ".join(f"{key}={self.short(value)}" for key, value in fields.items() if key != "hash")
+            self.note(f"{self.name(node)} logs {event} {shown}".rstrip())
 
     def replied(self, node: Node, reply: Reply) -> None:
         super().replied(node, reply)
@@ -71,7 +71,7 @@ class Stage(World):
 
     def host_name(self, host: HostId) -> str:
         if host == 0:
-            return "nobody"
+            return "no host"
         names = [a for i in range(1, 20) if host_id(a := Address(f"127.0.1.{i}")) == host]
         return self.short(names[0]) if names else "an unknown host"
 
@@ -88,20 +88,20 @@ class Script:
         for pattern, call in COMMANDS:
             match = re.fullmatch(pattern, command)
             if match is not None:
-                said = call(self, **match.groupdict()) or []
-                said += self._ends()
+                lines = call(self, **match.groupdict()) or []
+                lines += self._ends()
                 events, self.world.seen_events = self.world.seen_events, []
-                return merged_repeats(events) + said
+                return merged_repeats(events) + lines
         raise ValueError(f"no such command: {command!r}")
 
     def _ends(self) -> list[str]:
         """Return the operations that have ended since the last command."""
-        said = []
+        lines = []
         for name, outcome in list(self.world.operations.items()):
             if not outcome.pending:
                 del self.world.operations[name]
-                said.append(f"{name}: {self._result(outcome)}")
-        return said
+                lines.append(f"{name}: {self._result(outcome)}")
+        return lines
 
     def _result(self, outcome: Outcome) -> str:
         if outcome.failed is not None:
@@ -121,18 +121,21 @@ class Script:
         self._numbers += 1
         self.world.operations[f"#{self._numbers} {what}"] = outcome
 
-    # ---- the ring and what happens to it
+    # ---- the ring, its faults and its stores
 
     def ring(self, directors: str, options: str) -> None:
-        said: dict[str, str] = dict(word.split("=") for word in options.split())
+        given: dict[str, str] = dict(word.split("=") for word in options.split())
         world = Stage(
-            int(directors), int(said.pop("hosts", "4")), said.pop("store", "own"), int(said.pop("seed", "1"))
+            int(directors),
+            int(given.pop("hosts", "4")),
+            given.pop("store", "own"),
+            int(given.pop("seed", "1")),
         )
         world.proxying = True
-        program = said.pop("program", "no") == "yes"
-        start = said.pop("start", "all")
+        program = given.pop("program", "no") == "yes"
+        start = given.pop("start", "all")
         world.settings_of_core = Settings(
-            flush_program=program, **{key: int(value) for key, value in said.items()}
+            flush_program=program, **{key: int(value) for key, value in given.items()}
         )
         self.world = world
         if start == "all":
@@ -149,14 +152,14 @@ class Script:
             "stop": node.stop,
             "crash": node.crash,
             "vanish": lambda: node.crash(silently=True),
-            "freeze": node.freeze,
-            "thaw": node.thaw,
+            "suspend": node.suspend,
+            "resume": node.resume,
         }
         calls[what]()
         self.world.run(0.05)
 
-    def cut(self, names: str) -> None:
-        self.world.cut(*names.split())
+    def partition_off(self, names: str) -> None:
+        self.world.partition_off(*names.split())
 
     def heal(self) -> None:
         self.world.heal()
@@ -186,12 +189,12 @@ class Script:
             node.store.up = what == "up"
 
     def kicks_take(self, name: str, seconds: str) -> None:
-        takes = None if seconds == "for ever" else duration(seconds)
+        takes = duration(seconds)
         self.world.node(name).kick_channel = lambda: takes
 
     def program_takes(self, seconds: str, fails: str | None) -> None:
         for node in self.world.nodes.values():
-            node.flush_program = None if seconds == "for ever" else (duration(seconds), fails is None)
+            node.flush_program = (duration(seconds), fails is None)
 
     # ---- users
 
@@ -270,7 +273,7 @@ class Script:
         (reply,) = [r for r in self.world.node(name).replies.values() if (r.user, r.at) == (user, member)]
         self.world.hang_up(reply)
 
-    # ---- a neighbour that says what it likes
+    # ---- messages made up by a neighbour
 
     def tell(self, name: str, user: str, host: str, decided: str, seen: str, flags: str) -> None:
         """Send a record from the left neighbour. `decided` and `seen` are seconds from now."""
@@ -278,39 +281,39 @@ class Script:
         unix = int(node.unix)
         bits = sum(bit for bit, word in FLAGS if word.replace(" ", "-") in flags)
         key = HASH.key(user.encode())
-        at = HostId(0) if host == "nobody" else host_id(address(host))
+        at = HostId(0) if host == "none" else host_id(address(host))
         record = User(key, at, Stamp(unix + int(decided)), unix + int(seen), bits)
-        self._say(node, Users(pack([record])))
+        self._send_from_left(node, Users(pack([record])))
 
     def tell_host(self, name: str, host: str, weight: str, at: str) -> None:
         node = self.world.node(name)
         stamp = int(node.unix) + int(at)
         row = HostRow(address(host), "", True, 0, "", 0, int(weight), stamp, True, 0)
-        self._say(node, Hosts([row]))
+        self._send_from_left(node, Hosts([row]))
 
     def tell_token(self, name: str, origin: str) -> None:
         """Send a token of the second lap that names `origin` as its origin."""
         node, begun = self.world.node(name), self.world.node(origin).member
         digest = node.core._agreement.digest
         passed = [member for member in self.world.members if member != node.member]
-        self._say(node, Token(begun, 1, 1, digest, passed))
+        self._send_from_left(node, Token(begun, 1, 1, digest, passed))
 
     def tell_leaving(self, name: str, who: str) -> None:
         leaver = self.world.node(who)
-        self._say(self.world.node(name), Leaving(leaver.member, leaver.core.ring.presence.number))
+        self._send_from_left(self.world.node(name), Leaving(leaver.member, leaver.core.ring.presence.number))
 
     def tell_round(self, name: str, origin: str, user: str) -> None:
         node, begun = self.world.node(name), self.world.node(origin).member
         moves = SUBJECT.pack(HASH.key(user.encode()), int(node.unix))
-        self._say(node, MoveRound(begun, 1, moves, [begun], [], 0))
+        self._send_from_left(node, MoveRound(begun, 1, moves, [begun], [], 0))
 
-    def _say(self, node: Node, message: RingMessage) -> None:
+    def _send_from_left(self, node: Node, message: RingMessage) -> None:
         left = node.core.ring.left
-        assert left is not None, "nobody is to the left"
+        assert left is not None, "the director has no left neighbour"
         node.handle(Received(left.link, [message]))
         self.world.run(0.05)
 
-    # ---- looking
+    # ---- state
 
     def show_users(self, users: str) -> list[str]:
         found = {user: alike(self._records(user)) for user in words(users)}
@@ -347,7 +350,7 @@ class Script:
         return [f"{user}: {alike(found)}"]
 
     def show_sessions(self, users: str) -> list[str]:
-        said = []
+        lines = []
         for user in words(users):
             at = [
                 f"{self.world.name(node)} to {self.world.short(session.host)}"
@@ -355,8 +358,8 @@ class Script:
                 for session in node.sessions
                 if session.user == user
             ]
-            said.append(f"{user}: {', '.join(at) or 'none'}")
-        return said
+            lines.append(f"{user}: {', '.join(at) or 'none'}")
+        return lines
 
     def show_ring(self) -> list[str]:
         found = {}
@@ -369,15 +372,15 @@ class Script:
         return alike_lines(found)
 
     def show_hosts(self) -> list[str]:
-        said = []
+        lines = []
         rows = sorted({a for node in self.world.ups() for a in node.core.hosts.rows})
         for one in rows:
             found = {}
             for node in self.world.ups():
                 row = node.core.hosts.rows.get(one)
                 found[self.world.name(node)] = "unknown" if row is None else state_of(row)
-            said.append(f"{self.world.short(one)}: {alike(found)}")
-        return said
+            lines.append(f"{self.world.short(one)}: {alike(found)}")
+        return lines
 
     def show_counters(self) -> list[str]:
         """Show the counters, and the operations in progress."""
@@ -405,18 +408,18 @@ class Script:
         return alike_lines(found)
 
     def show_kicks(self) -> list[str]:
-        said = [
+        lines = [
             f"{self.world.name(node)}: {len(node.kicks)}" for node in self.world.nodes.values() if node.kicks
         ]
-        return said or ["none"]
+        return lines or ["none"]
 
     def show_programs(self) -> list[str]:
-        said = [
+        lines = [
             f"{self.world.name(node)}: {len(node.flushes)}"
             for node in self.world.nodes.values()
             if node.flushes
         ]
-        return said or ["none"]
+        return lines or ["none"]
 
     def show_messages(self) -> list[str]:
         """Show what each director has received since the last `show messages`."""
@@ -484,8 +487,8 @@ AT = r" at (?P<name>d\d)"
 COMMANDS: list[tuple[str, Callable[..., list[str] | None]]] = [
     (r"ring (?P<directors>\d+)(?P<options>( \w+=\S+)*)", Script.ring),
     (r"run (?P<seconds>\S+)", Script.run),
-    (r"(?P<what>start|stop|crash|vanish|freeze|thaw) (?P<name>d\d+)", Script.on_node),
-    (r"cut (?P<names>d\d( d\d)*)", Script.cut),
+    (r"(?P<what>start|stop|crash|vanish|suspend|resume) (?P<name>d\d+)", Script.on_node),
+    (r"partition off (?P<names>d\d( d\d)*)", Script.partition_off),
     (r"heal", Script.heal),
     (r"block (?P<name>d\d)", Script.block),
     (r"lose (?P<what>tokens|rounds) for (?P<seconds>\S+)", Script.lose),
@@ -493,8 +496,8 @@ COMMANDS: list[tuple[str, Callable[..., list[str] | None]]] = [
     (r"clock (?P<name>d\d) (?P<seconds>[+-]\d+)", Script.clock),
     (r"clocks (?P<seconds>\+\d+)", Script.day),
     (r"store (?P<what>up|down)", Script.store),
-    (r"kicks of (?P<name>d\d) take (?P<seconds>for ever|\S+)", Script.kicks_take),
-    (r"flush program takes (?P<seconds>for ever|\S+)(?P<fails> and fails)?", Script.program_takes),
+    (r"kicks of (?P<name>d\d) take (?P<seconds>\S+)", Script.kicks_take),
+    (r"flush program takes (?P<seconds>\S+)(?P<fails> and fails)?", Script.program_takes),
     (
         r"login (?P<users>[a-z]\S*( [a-z]\S*)*) at (?P<names>d\d( d\d)*)( tag=(?P<tag>\w+))?",
         Script.login,
@@ -510,7 +513,7 @@ COMMANDS: list[tuple[str, Callable[..., list[str] | None]]] = [
     (r"director (?P<what>add|remove) (?P<target>d\d)" + AT, Script.director),
     (r"hang up (?P<user>\w+)" + AT, Script.hang_up),
     (
-        r"tell (?P<name>d\d) (?P<user>\w+) (?P<host>b\d|nobody) decided=(?P<decided>[+-]\d+)"
+        r"tell (?P<name>d\d) (?P<user>\w+) (?P<host>b\d|none) decided=(?P<decided>[+-]\d+)"
         r" seen=(?P<seen>[+-]\d+)(?P<flags>.*)",
         Script.tell,
     ),
@@ -544,7 +547,7 @@ def recorded(text: str) -> str:
         lines.append(line)
         if line and not line.startswith("#"):
             try:
-                lines += [f"    {said}" for said in script.play(line)]
+                lines += [f"    {shown}" for shown in script.play(line)]
             except ValueError as exc:
                 raise ValueError(f"line {number}: {exc}") from exc
     return "\n".join(lines) + "\n"

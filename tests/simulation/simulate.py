@@ -1,9 +1,8 @@
 """Random runs of whole rings: `python -m tests.simulation.simulate --seeds N`.
 
 A seed decides everything: how many directors, which store, which faults, when. After every step the
-invariants are checked (`invariants.py`); at the end everything is healed and all directors, and the store,
-must agree.
-What fails is made as short as is cheap and written to a file, which `--replay FILE` runs again.
+invariants are checked (`invariants.py`); at the end all faults end, and all directors and the store must
+agree. A run that fails is shortened and written to a file, which `--replay FILE` runs again.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ import msgspec
 
 from director.stored.pace import FLUSH_WITHIN
 from tests.simulation.faults import Player, built
-from tests.simulation.invariants import Violation, Watch, under_way
+from tests.simulation.invariants import Violation, Watch, in_progress
 from tests.simulation.minimise import minimised
 from tests.simulation.schedule import FAMILIES, Plan, drawn
 from tests.simulation.slices import small_slices
@@ -61,22 +60,22 @@ class Run:
 
     def _rest(self) -> None:
         self.player.heal()
-        calm, said = 0.0, -1
+        calm, events = 0.0, -1
         for second in range(REST):
             self.world.run(1.0)
             self.watch.check()
             if second % 5 == 2:
                 self.player.restore()
-            before, said = said, self.watch.counts["logins"] + self.watch.counts["host"]
-            idle = second >= CALM and said == before and self.watch.in_sync() and self._idle()
+            before, events = events, self.watch.counts["logins"] + self.watch.counts["host"]
+            idle = second >= CALM and events == before and self.watch.in_sync() and self._idle()
             calm = calm + 1 if idle else 0.0
             if calm > 2 * FLUSH_WITHIN:
-                break  # the last claims have been told and written too
+                break  # the last claims have been announced and written too
         self.watch.check_rest()
 
     def _idle(self) -> bool:
         nodes = self.world.nodes.values()
-        busy = any(any(under_way(node).values()) or node.core.ring.removed for node in nodes)
+        busy = any(any(in_progress(node).values()) or node.core.ring.removed for node in nodes)
         # A refresh may just have removed ONE_LOGIN from a record, which is to be written too.
         return not busy and not any(node.users.dirty_count for node in self.world.ups())
 
@@ -111,7 +110,7 @@ def outcome(plan: Plan) -> Result:
 
 
 def failure(plan: Plan) -> str | None:
-    """Run a plan. Returns what went wrong, with the trace of the run; None: nothing."""
+    """Run a plan. Returns the violation with the trace of the run; None: all invariants held."""
     result = outcome(plan)
     return f"seed {plan.seed} ({plan.family}): {result.violation}\n{result.trace}" if result.kind else None
 
@@ -180,11 +179,11 @@ def main() -> int:
 
 
 def simulate(options: argparse.Namespace) -> int:
-    """Run what the command line asks for, and return the exit code."""
+    """Run the seeds or the schedule of the command line, and return the exit code."""
     if options.replay is not None or (options.seed is not None and "--seeds" not in sys.argv):
         plan = drawn(options.seed) if options.replay is None else Plan.read(options.replay)
         run = outcome(plan)
-        print(plan, run.trace or "nothing went wrong", run.violation, table([run]), sep="\n")
+        print(plan, run.trace or "all invariants held", run.violation, table([run]), sep="\n")
         return bool(run.violation)
     first = options.seed or 0
     begun = time.perf_counter()

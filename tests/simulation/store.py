@@ -68,7 +68,7 @@ class Store:
         """Called with the old and the new content of a bucket of users."""
         self.on_document: Callable[[str, bytes, bytes], None] = lambda name, before, after: None
 
-    # ---- what tests see
+    # ---- content, for tests
 
     @property
     def users(self) -> dict[UserKey, User]:
@@ -95,7 +95,7 @@ class Store:
             if blob != SPLIT:
                 yield from unpack(blob)
 
-    # ---- what happens to it
+    # ---- faults
 
     def copy(self) -> Content:
         """Return the present content, for a failover that loses all later writes."""

@@ -12,7 +12,7 @@ from tests.simulation.world import Node, World
 
 
 def grown(directors: int, added: Sequence[str], store: str = "own") -> World:
-    """A ring in sync: of these directors some were added to the ring of the others while that was running."""
+    """Return a ring in sync to which operators have added some of the directors at run time."""
     world = World(directors, store=store)
     added_members = [world.node(name).member for name in added]
     configured = [member for member in world.members if member not in added_members]
@@ -35,7 +35,7 @@ def names(world: World, members: Sequence[str] | None = None) -> list[str]:
 
 
 def partitions(all_names: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    """One side of each division of these in two."""
+    """Yield one side of each possible partition into two sides."""
     first, *others = all_names
     for many in range(len(others)):
         for side in combinations(others, many):
@@ -43,7 +43,7 @@ def partitions(all_names: Sequence[str]) -> Iterator[tuple[str, ...]]:
 
 
 def answered(world: World, at: Sequence[str]) -> set[str]:
-    """Which of these directors answer new users."""
+    """Return the directors that answer new users."""
     replies = {name: world.login(f"new{world.next_number()}", name) for name in at}
     world.run(0.5)
     return {name for name, reply in replies.items() if reply.host is not None}
@@ -55,7 +55,7 @@ GROWN = [
     (5, ("d3",)),
     (5, ("d1", "d4")),
 ]
-"""How many directors, and which of them were added."""
+"""Numbers of directors, and the directors that were added."""
 
 
 @pytest.mark.shows("rule 47")
@@ -63,29 +63,29 @@ GROWN = [
     ("directors", "added", "side"),
     [(number, added, side) for number, added in GROWN for side in partitions(names(World(number)))],
 )
-def test_after_a_partition_one_side_assigns_new_users_though_directors_were_added_at_run_time(
+def test_one_side_of_a_partition_assigns_new_users_though_directors_were_added_at_run_time(
     directors: int, added: tuple[str, ...], side: tuple[str, ...]
 ) -> None:
     world = grown(directors, added)
     world.run(1)
     other = [name for name in names(world) if name not in side]
-    world.cut(*side)
+    world.partition_off(*side)
     for _ in range(6):
         world.run(2)
-        if not in_one_ring(world):  # the cut is noticed everywhere
+        if not in_one_ring(world):  # all directors have noticed the partition
             assert not (answered(world, side) and answered(world, other))
     assert sorted(bool(answered(world, part)) for part in (side, other)) == [False, True]
 
 
 def in_one_ring(world: World) -> bool:
-    """Whether a director still takes all for linked."""
+    """Whether a director still takes all members for linked."""
     return any(node.core.barrier.ring == tuple(world.members) for node in world.nodes.values())
 
 
 @pytest.mark.shows("rule 47")
 @pytest.mark.parametrize("store", ["own", "shared"])
 @pytest.mark.parametrize(("directors", "added"), [(4, "d1"), (4, "d3"), (5, "d2"), (7, "d4")])
-def test_directors_that_are_no_neighbours_of_an_added_director_meet_it_by_a_short_link(
+def test_directors_without_a_link_to_an_added_director_open_one_for_a_moment(
     directors: int, added: str, store: str
 ) -> None:
     world = grown(directors, [added], store)
@@ -107,7 +107,7 @@ def neighbours(node: Node) -> tuple[object, object]:
     return left.peer if left else None, right.peer if right else None
 
 
-def test_that_an_added_director_was_met_outlives_a_restart() -> None:
+def test_a_restarted_director_remembers_that_it_met_an_added_director() -> None:
     world = grown(4, ["d4"])
     world.run(1)
     world.node("d2").crash()
@@ -118,7 +118,7 @@ def test_that_an_added_director_was_met_outlives_a_restart() -> None:
     assert world.node("d4").member in world.node("d2").core.ring.counted
 
 
-def test_that_an_added_director_was_met_is_read_from_a_store_that_was_away_at_the_start() -> None:
+def test_a_store_unreachable_at_the_start_is_read_later_for_the_added_directors_that_were_met() -> None:
     world = grown(4, ["d4"])
     world.run(1)
     d2, d4 = world.node("d2"), world.node("d4")
@@ -128,14 +128,14 @@ def test_that_an_added_director_was_met_is_read_from_a_store_that_was_away_at_th
     world.run(2)
     d2.start()
     world.run(3)
-    assert d4.member in d2.core.ring.servers  # it has been told of it
+    assert d4.member in d2.core.ring.servers  # another director has passed the row on
     assert d4.member not in d2.core.ring.counted
     d2.store.up = True
     world.run(2)
     assert d4.member in d2.core.ring.counted
 
 
-def test_an_added_director_that_was_not_met_yet_is_not_missing() -> None:
+def test_an_added_director_counts_as_missing_only_after_it_was_met() -> None:
     world = World(3)
     for name in ("d1", "d2"):
         world.servers[world.node(name).member] = world.members[:2]
@@ -147,10 +147,8 @@ def test_an_added_director_that_was_not_met_yet_is_not_missing() -> None:
     assert answered(world, ["d1", "d2"]) == {"d1", "d2"}
 
 
-def test_after_isolation_wait_directors_that_a_member_really_ran_hold_up_no_new_user_and_can_be_removed() -> (
-    None
-):
-    """A member that has more than one address can have made-up directors prove the secret: these count."""
+def test_directors_run_by_a_liar_delay_new_users_for_isolation_wait_only_and_can_be_removed() -> None:
+    """A member with several addresses can run directors that prove the secret, so these directors count."""
     run_by_a_liar = ["d4", "d5", "d6", "d7"]
     world = grown(7, run_by_a_liar)
     world.run(1)

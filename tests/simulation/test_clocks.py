@@ -1,4 +1,4 @@
-"""Clocks that step, in rings of real cores: what is compared over time are numbers, not the time of day."""
+"""Clocks that step, in rings of real cores: incarnations and stamps decide, not the time of day."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def set_clocks(world: World, skew: float) -> None:
 
 
 def check_serves(world: World) -> None:
-    """New users and host changes are served everywhere."""
+    """Check that all directors answer new users and make host changes."""
     world.run_until_in_sync(10)
     assert [node.core.ring.departed for node in world.nodes.values()] == [set()] * len(world.nodes)
     changed = world.change("d1", "127.0.1.1", **WEIGHT)
@@ -35,7 +35,7 @@ def check_serves(world: World) -> None:
 @pytest.mark.parametrize("directors", [2, 3, 5])
 @pytest.mark.parametrize("store", ["own", "shared"])
 @pytest.mark.parametrize("name", ["d1", "d2"])
-def test_a_director_that_restarts_after_all_clocks_were_set_back_is_in_the_ring_again(
+def test_a_director_restarted_after_all_clocks_were_set_back_joins_the_ring_again(
     name: str, store: str, directors: int
 ) -> None:
     world = World(directors, store=store)
@@ -55,7 +55,7 @@ def test_a_director_that_restarts_after_all_clocks_were_set_back_is_in_the_ring_
     "end", [datetime(2038, 1, 19, 3, 14, 8, tzinfo=UTC), datetime(2106, 2, 7, 6, 28, 15, tzinfo=UTC)]
 )
 def test_a_ring_runs_through_2038_and_2106_and_answers(end: datetime, store: str) -> None:
-    """The last second of 31 bits, and of 32."""
+    """The last seconds of 31-bit and 32-bit times."""
     world = World(3, store=store)
     set_clocks(world, end.timestamp() - UNIX - 110)
     world.start().run_until_in_sync(5)

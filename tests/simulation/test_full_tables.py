@@ -31,7 +31,7 @@ def shed(node: Node) -> int:
 
 
 @pytest.mark.shows("rule 48")
-def test_a_ring_remembers_as_many_users_as_its_limit_and_answers_all_with_one_host_each() -> None:
+def test_a_ring_remembers_users_up_to_its_limit_and_answers_each_user_with_one_host() -> None:
     world = ring()
     users = names(30)
     hosts: dict[str, set[str | None]] = {}
@@ -46,7 +46,7 @@ def test_a_ring_remembers_as_many_users_as_its_limit_and_answers_all_with_one_ho
 
 
 @pytest.mark.shows("rule 48")
-def test_what_all_directors_admit_in_one_moment_is_kept_by_all_of_them() -> None:
+def test_users_admitted_by_all_directors_at_the_same_moment_are_kept_by_all() -> None:
     world = ring()
     for number in (1, 2, 3):
         world.logins(names(20, first=100 * number), f"d{number}")
@@ -55,7 +55,7 @@ def test_what_all_directors_admit_in_one_moment_is_kept_by_all_of_them() -> None
     assert world.differences() == []
 
 
-def test_the_lowest_limit_of_the_ring_is_every_directors_and_a_higher_one_comes_back_with_a_reload() -> None:
+def test_all_directors_use_the_lowest_limit_of_the_ring_members() -> None:
     world = ring(limit=100)
     world.node("d2").core.set_limits(Settings(max_users=LIMIT))
     world.run(3)
@@ -68,7 +68,7 @@ def test_the_lowest_limit_of_the_ring_is_every_directors_and_a_higher_one_comes_
     assert [node.core.assigner.limit for node in world.ups()] == [100] * 2
 
 
-def test_users_of_one_login_make_room_for_new_ones_everywhere() -> None:
+def test_users_with_one_login_are_dropped_everywhere_for_new_users() -> None:
     world = ring()
     world.logins(names(LIMIT), "d1")
     world.run(1)
@@ -85,12 +85,12 @@ def test_users_of_one_login_make_room_for_new_ones_everywhere() -> None:
 
 
 @pytest.mark.shows("rule 49")
-def test_a_user_that_one_director_has_dropped_is_known_there_again_after_a_host_change() -> None:
+def test_a_host_change_restores_a_user_on_the_director_that_dropped_the_user() -> None:
     world = ring()
     users = names(LIMIT)
     world.logins(users, "d1")
     world.run(EARLIEST_DROP + 1)
-    # in the middle between two walks: d2 drops all it may, the others nothing
+    # in the middle between two walks: d2 drops all users it may drop, the others drop none
     dropped = users_of_one_login(world.node("d2"), users)
     assert shed(world.node("d2")) == len(dropped) > 0
     before = {user: world.host_at(user, "d1") for user in users}
@@ -104,7 +104,7 @@ def test_a_user_that_one_director_has_dropped_is_known_there_again_after_a_host_
 
 
 @pytest.mark.shows("rule 49")
-def test_a_director_that_joins_does_not_bring_back_who_may_be_dropped_and_gets_all_others() -> None:
+def test_a_joining_director_gets_all_users_but_those_that_may_be_dropped() -> None:
     world = ring()
     world.logins(names(LIMIT), "d1")
     world.move("d1", "user9", "127.0.1.1")

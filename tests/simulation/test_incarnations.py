@@ -1,5 +1,5 @@
-"""The number of a director is not stored: it starts with a low one where its clock was set back, and every
-higher one that some director remembers is told to it as soon as a chain of links leads there."""
+"""Incarnations are not stored: a director whose clock was set back starts with a low one, and hears of every
+higher one that a director remembers as soon as a chain of links leads there."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ DAY = 86_400.0
 
 
 def numbers_of(world: World, name: str) -> list[int]:
-    """What the others remember of a director: the numbers of its last words."""
+    """Return the incarnations of a director that the others remember."""
     member = world.node(name).member
     others = [node for node in world.ups() if node.member != member]
     words = [node.core.ring.presence._words.get(member) for node in others]
@@ -21,11 +21,11 @@ def numbers_of(world: World, name: str) -> list[int]:
 @pytest.mark.shows("rule 44")
 @pytest.mark.parametrize("partitioned", ["d1", "d2", "d3"])
 @pytest.mark.parametrize("store", ["own", "shared"])
-def test_a_number_that_only_a_partitioned_neighbour_remembers_is_exceeded_when_the_ring_is_whole_again(
+def test_an_incarnation_remembered_only_beyond_a_partition_is_exceeded_when_the_ring_is_complete(
     partitioned: str, store: str
 ) -> None:
-    """All clocks were a day ahead when the director stopped. They are set right, all others but one are
-    started anew, and that one is partitioned off."""
+    """All clocks are a day ahead when the director stops. Then the clocks are corrected, another director is
+    partitioned off, and the rest restart."""
     world = World(4, store=store)
     for node in world.nodes.values():
         node.stepped = DAY
@@ -33,7 +33,7 @@ def test_a_number_that_only_a_partitioned_neighbour_remembers_is_exceeded_when_t
     world.node("d4").stop()
     world.run(3)
     assert not world.node("d4").up
-    world.cut(partitioned)
+    world.partition_off(partitioned)
     for node in world.nodes.values():
         node.stepped = 0.0
     restarted = [name for name in ("d1", "d2", "d3") if name != partitioned]
@@ -47,7 +47,7 @@ def test_a_number_that_only_a_partitioned_neighbour_remembers_is_exceeded_when_t
     assert remembered.leaves
     assert stopped.core.ring.presence.number < remembered.number
     together = {world.node(name).member for name in (*restarted, "d4")}
-    assert set(stopped.core.barrier.ring) == together  # nobody there misses a higher number
+    assert set(stopped.core.barrier.ring) == together  # no director there remembers a higher number
     world.heal().run(15)
     assert {node.core.barrier.ring for node in world.nodes.values()} == {tuple(world.members)}
     assert stopped.core.ring.presence.number > remembered.number
@@ -56,7 +56,7 @@ def test_a_number_that_only_a_partitioned_neighbour_remembers_is_exceeded_when_t
 
 
 @pytest.mark.shows("rule 44")
-def test_a_director_that_started_alone_with_a_low_number_is_in_the_ring_again_once_it_is_reached() -> None:
+def test_a_director_that_started_alone_with_a_low_incarnation_joins_once_it_is_reachable() -> None:
     """All others are unreachable when it starts, and all remember its departure with a higher number."""
     world = World(3)
     for node in world.nodes.values():
@@ -66,7 +66,7 @@ def test_a_director_that_started_alone_with_a_low_number_is_in_the_ring_again_on
     world.run(3)
     for node in world.nodes.values():
         node.stepped = 0.0
-    world.cut("d2")
+    world.partition_off("d2")
     world.node("d2").start()
     world.run(10)
     alone = world.node("d2")

@@ -1,4 +1,4 @@
-"""Rings as large as nobody has them."""
+"""Rings far larger than any in use."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from tests.simulation.world import World
 
 RINGS = [50, 200]
 STEP = 0.05
-"""Seconds between two looks: they take long in a ring of 200."""
+"""Seconds between two checks of a condition, which take long in a ring of 200."""
 
 
 def ring_of(directors: int) -> World:
-    """All start in one moment."""
+    """Return a ring in sync whose directors started at the same time."""
     world = World(directors, store="shared")
     world.proxying = True
     return until(world.start(), world.in_sync, 5.0)
 
 
 def until(world: World, true: Callable[[], bool], within: float) -> World:
-    """Go on until something holds. Fails where it does not in time."""
+    """Run until a condition holds. Fails if it does not hold in time."""
     end = world.now + within
     while not true():
         assert world.now < end, f"not within {within} s"
@@ -30,9 +30,9 @@ def until(world: World, true: Callable[[], bool], within: float) -> World:
     return world
 
 
-@pytest.mark.timeout(120)  # whatever the machine: virtual time is what counts
+@pytest.mark.timeout(120)  # for slow machines; the test measures virtual time
 @pytest.mark.parametrize("directors", RINGS)
-def test_a_large_ring_forms_and_what_one_does_all_know(directors: int) -> None:
+def test_a_large_ring_forms_and_passes_every_change_to_all_directors(directors: int) -> None:
     world = ring_of(directors)
     middle, last = f"d{directors // 2}", f"d{directors}"
 

@@ -1,4 +1,4 @@
-"""A member that has the secret and does not tell the truth."""
+"""A member that has the secret and lies."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.simulation.world import Node, World
 
 
 def say(world: World, liar: Node, to: str, *messages: RingMessage) -> None:
-    """Have one member send messages to a neighbour of its own, whatever its core thinks."""
+    """Send messages from a member to one of its neighbours, past its core."""
     member = world.node(to).member
     link = next(n.link for n in liar.core.ring.live_links() if n.peer == member)
     liar.run([Send(link, list(messages))])
@@ -29,7 +29,7 @@ def hosts_given(world: World, names: list[str], users: list[str]) -> list[set[st
 
 
 @pytest.mark.shows("rule 43")
-def test_a_departure_that_another_member_made_up_splits_no_ring() -> None:
+def test_a_departure_made_up_by_another_member_does_not_split_the_ring() -> None:
     world = World(3).start().run_until_in_sync(10)
     d1, d2, liar = world.nodes.values()
     for number in range(20):
@@ -67,7 +67,7 @@ def test_three_thousand_directors_made_up_by_one_member_do_not_delay_new_users(s
 
 
 def laps(world: World, liar: Node, to: str, serial: int) -> list[RingMessage]:
-    """A token of the liar's own and its second lap: both name all that the receiver expects to its right."""
+    """Return a token of the liar and its second lap: both name all members that the receiver expects."""
     node = world.node(to)
     behind = [member for member in node.core.ring.rightwards if member != liar.member]
     first = Token(liar.member, serial, 1, node.core._agreement.digest, [liar.member])
@@ -102,7 +102,7 @@ def test_new_users_do_not_wait_for_directors_made_up_by_a_member_whose_token_nam
 
 
 def count_dials(world: World) -> list[tuple[float, MemberId, MemberId]]:
-    """The dials from now on: when, by which director, of which."""
+    """Return a list that records each later dial: the time, the dialler, the dialled member."""
     dials: list[tuple[float, MemberId, MemberId]] = []
     dial = world.dial
 
@@ -114,9 +114,7 @@ def count_dials(world: World) -> list[tuple[float, MemberId, MemberId]]:
     return dials
 
 
-def test_rows_that_a_member_says_but_does_not_hold_itself_hold_up_new_users_for_some_seconds_at_most() -> (
-    None
-):
+def test_rows_that_a_member_sends_but_does_not_hold_delay_new_users_for_three_seconds_at_most() -> None:
     world = World(3).start().run_until_in_sync(10)
     liar = world.node("d3")
     row = MemberRow(MemberId("127.1.1.1:9090"), True, int(liar.unix))
@@ -131,8 +129,8 @@ def test_rows_that_a_member_says_but_does_not_hold_itself_hold_up_new_users_for_
 
 
 @pytest.mark.parametrize("store", ["own", "shared"])
-def test_a_member_that_swallows_tokens_moves_nobody_and_is_removed_like_any_other(store: str) -> None:
-    """New users wait until it is removed, or are claimed after some seconds where all share a store."""
+def test_a_member_that_swallows_tokens_moves_no_user_and_can_be_removed(store: str) -> None:
+    """New users wait until it is removed. With a shared store they are claimed after some seconds."""
     world = World(3, store=store).start().run_until_in_sync(10)
     d1, d2, liar = world.nodes.values()
     known = world.login("known", "d1")
@@ -159,7 +157,7 @@ def test_a_member_that_swallows_tokens_moves_nobody_and_is_removed_like_any_othe
     assert change.done is not None
 
 
-def test_a_forged_second_lap_releases_nobody_and_changes_no_ring() -> None:
+def test_a_forged_second_lap_answers_no_waiting_user_and_changes_no_ring() -> None:
     world = World(3).start().run_until_in_sync(10)
     d1, d2, liar = world.nodes.values()
     world.lose_tokens(3)
@@ -188,8 +186,8 @@ def test_a_forged_second_lap_releases_nobody_and_changes_no_ring() -> None:
 
 
 @pytest.mark.shows("rule 8")
-def test_a_token_that_is_sent_back_to_the_left_does_not_count() -> None:
-    """Whoever stands to the right could answer a first lap itself, as if it had been everywhere."""
+def test_a_token_sent_back_by_the_right_neighbour_is_ignored() -> None:
+    """Otherwise the right neighbour could end a first lap that has not passed all members."""
     world = World(3).start().run_until_in_sync(10)
     d1, d2, _ = world.nodes.values()
     world.lose_tokens(0.5)
@@ -208,7 +206,7 @@ def test_a_token_that_is_sent_back_to_the_left_does_not_count() -> None:
     assert d1.core.synced
 
 
-def test_operators_are_told_that_the_list_of_directors_is_full() -> None:
+def test_adding_a_director_to_a_full_list_is_refused_with_the_reason() -> None:
     world = World(3).start().run_until_in_sync(10)
     liar = world.node("d3")
     rows = [MemberRow(MemberId(f"127.1.1.{number}:9090"), True, 1) for number in range(1, 255)]
@@ -224,8 +222,8 @@ def test_operators_are_told_that_the_list_of_directors_is_full() -> None:
     assert known.done is not None
 
 
-def test_a_full_list_of_directors_that_differs_holds_up_no_new_user() -> None:
-    """One director has met directors that were made up: it keeps other rows than the others do."""
+def test_full_lists_of_directors_that_differ_do_not_delay_new_users() -> None:
+    """A director that has met made-up directors keeps other rows than the others do."""
     world = World(3).start().run_until_in_sync(10)
     rows = [MemberRow(MemberId(f"127.1.1.{number}:9090"), True, 1) for number in range(1, 255)]
     more = [MemberRow(MemberId(f"127.1.2.{number}:9090"), True, 1) for number in range(1, 255)]

@@ -1,4 +1,4 @@
-"""Who belongs to the ring and who is linked with whom: joins, leaves, removals, one-way links."""
+"""Ring members and their links: joins, leaves, removals, one-way links."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def ring_of(directors: int, store: str = "own") -> World:
 
 
 def slowest_new_login(world: World, at: list[str], seconds: float) -> float:
-    """Log new users in all the time; the longest anybody waited."""
+    """Log new users in all the time. Returns the longest wait in seconds."""
     replies = []
     end = world.now + seconds
     while world.now < end:
@@ -34,7 +34,7 @@ def slowest_new_login(world: World, at: list[str], seconds: float) -> float:
 @pytest.mark.parametrize(
     ("directors", "leaver"), [(3, "d1"), (3, "d2"), (3, "d3"), (5, "d4"), (2, "d1"), (2, "d2")]
 )
-def test_a_clean_stop_makes_nobody_wait(directors: int, leaver: str, store: str) -> None:
+def test_no_login_waits_for_a_clean_stop(directors: int, leaver: str, store: str) -> None:
     world = ring_of(directors, store)
     others = [f"d{i + 1}" for i in range(directors) if f"d{i + 1}" != leaver]
     world.after(0.05, world.node(leaver).stop)
@@ -44,7 +44,7 @@ def test_a_clean_stop_makes_nobody_wait(directors: int, leaver: str, store: str)
 
 
 @pytest.mark.parametrize("store", ["own", "shared"])
-def test_the_second_clean_stop_of_a_director_makes_nobody_wait_either(store: str) -> None:
+def test_no_login_waits_for_a_repeated_clean_stop(store: str) -> None:
     world = ring_of(3, store)
     for _ in range(3):
         world.after(0.05, world.node("d1").stop)
@@ -54,7 +54,7 @@ def test_the_second_clean_stop_of_a_director_makes_nobody_wait_either(store: str
 
 
 @pytest.mark.parametrize("directors", [2, 3, 5])
-def test_a_director_that_has_stopped_cleanly_is_a_member_again_after_its_start(directors: int) -> None:
+def test_a_cleanly_stopped_director_joins_the_ring_again_after_its_start(directors: int) -> None:
     world = ring_of(directors)
     world.node("d2").stop()
     world.run(5)
@@ -63,7 +63,7 @@ def test_a_director_that_has_stopped_cleanly_is_a_member_again_after_its_start(d
     world.run_until_in_sync(2.0)
 
 
-def test_all_but_one_stop_cleanly_and_the_last_answers_everybody_at_once() -> None:
+def test_the_last_director_after_clean_stops_of_the_others_answers_all_users_at_once() -> None:
     world = ring_of(3)
     world.node("d1").stop()
     world.run(1)
@@ -75,9 +75,9 @@ def test_all_but_one_stop_cleanly_and_the_last_answers_everybody_at_once() -> No
 
 @pytest.mark.shows("I-38")
 @pytest.mark.parametrize("killed", ["d1", "d2", "d3"])
-def test_a_hung_director_is_noticed_in_time_and_then_nobody_waits_long(killed: str) -> None:
+def test_new_users_wait_for_half_a_second_at_most_after_a_hung_director_is_noticed(killed: str) -> None:
     world = ring_of(3, "shared")
-    world.node(killed).freeze()
+    world.node(killed).suspend()
     begun = world.now
     others = [f"d{i}" for i in (1, 2, 3) if f"d{i}" != killed]
 
@@ -98,16 +98,16 @@ def test_a_hung_director_is_noticed_in_time_and_then_nobody_waits_long(killed: s
     assert world.now - noticed_at <= 0.5
 
 
-def test_a_director_that_was_late_itself_takes_nobody_for_silent() -> None:
+def test_a_director_that_was_late_itself_does_not_take_its_neighbours_for_silent() -> None:
     world = ring_of(3)
-    world.node("d1").freeze()
+    world.node("d1").suspend()
     world.run(0.9)
-    world.node("d1").thaw()
+    world.node("d1").resume()
     world.run(1)
     assert "silent" not in world.trace()
 
 
-def test_a_director_removed_at_run_time_is_told_and_refuses_everybody() -> None:
+def test_a_director_removed_at_run_time_learns_it_and_refuses_all_logins() -> None:
     world = ring_of(3)
     world.login("alice", "d3")
     world.run(0.1)
@@ -124,7 +124,7 @@ def test_a_director_removed_at_run_time_is_told_and_refuses_everybody() -> None:
 
 
 @pytest.mark.parametrize("store", ["own", "shared"])
-def test_a_director_removed_while_it_was_down_is_told_when_it_starts(store: str) -> None:
+def test_a_director_removed_while_it_was_down_learns_it_when_it_starts(store: str) -> None:
     world = ring_of(3, store)
     world.node("d3").crash()
     world.run(2)
@@ -141,7 +141,7 @@ def test_a_director_removed_while_it_was_down_is_told_when_it_starts(store: str)
 
 @pytest.mark.shows("I-41")
 @pytest.mark.parametrize("store", ["own", "shared"])
-def test_a_removal_survives_the_restart_of_all_and_an_addition_takes_it_back(store: str) -> None:
+def test_a_removal_survives_a_restart_of_all_directors_until_the_director_is_added_again(store: str) -> None:
     world = ring_of(3, store)
     world.change_member("d1", "d3", remove=True)
     world.run(2)
@@ -159,7 +159,7 @@ def test_a_removal_survives_the_restart_of_all_and_an_addition_takes_it_back(sto
     assert world.login("alice", "d3").host is not None
 
 
-def test_removed_and_added_again_at_once_it_is_back() -> None:
+def test_a_director_removed_and_added_again_at_once_is_in_the_ring() -> None:
     world = ring_of(3)
     world.change_member("d1", "d3", remove=True)
     world.change_member("d1", "d3")
@@ -176,7 +176,7 @@ def test_a_director_may_remove_itself() -> None:
     assert world.login("alice", "d1").host is not None
 
 
-def test_what_operators_ask_of_a_removed_director_is_refused_at_once() -> None:
+def test_commands_to_a_removed_director_are_refused_at_once() -> None:
     world = ring_of(2)
     world.change_member("d1", "d2", remove=True)
     world.run(1)
@@ -185,7 +185,7 @@ def test_what_operators_ask_of_a_removed_director_is_refused_at_once() -> None:
     assert ["removed from the ring" in str(outcome.failed) for outcome in outcomes] == [True, True]
 
 
-def test_removing_a_director_that_is_not_listed_is_refused_and_adding_a_known_one_is_done() -> None:
+def test_removing_an_unlisted_director_is_refused_and_adding_a_listed_one_succeeds() -> None:
     world = ring_of(2)
     world.change_member("d1", "d2", remove=True)
     world.run(1)
@@ -207,7 +207,7 @@ def test_an_added_director_joins_without_a_restart_of_the_others() -> None:
     world.run_until_in_sync(3)
 
 
-def test_the_configurations_directors_may_get_other_addresses_while_it_runs() -> None:
+def test_configured_directors_may_get_other_addresses_at_run_time() -> None:
     world = World(3)
     for member in world.members:
         world.servers[member] = world.members[:2]
@@ -223,9 +223,7 @@ def test_the_configurations_directors_may_get_other_addresses_while_it_runs() ->
 
 @pytest.mark.parametrize("directors", [2, 3, 4])
 @pytest.mark.parametrize("store", ["own", "shared"])
-def test_a_director_that_nobody_to_its_left_can_dial_is_in_the_ring_all_the_same(
-    directors: int, store: str
-) -> None:
+def test_a_director_that_its_left_neighbours_cannot_dial_joins_the_ring(directors: int, store: str) -> None:
     world = World(directors, store=store)
     target = world.node("d2").member
     world.blocked = {(member, target) for member in world.members if member != target}
@@ -238,7 +236,7 @@ def test_a_director_that_nobody_to_its_left_can_dial_is_in_the_ring_all_the_same
 
 
 @pytest.mark.shows("rule 35")
-def test_a_director_away_for_a_day_brings_nothing_back() -> None:
+def test_a_director_that_was_down_for_a_day_brings_back_no_removed_record() -> None:
     world = ring_of(3)
     world.change("d1", "127.0.1.4", weight=20)
     world.login("alice", "d1")
@@ -263,20 +261,20 @@ def test_a_director_away_for_a_day_brings_nothing_back() -> None:
     assert world.login("alice", "d3").host == world.login("alice", "d2").host == "127.0.1.1"
 
 
-def test_a_thawed_director_does_not_wait_for_a_neighbour_that_hangs_itself() -> None:
+def test_a_resumed_director_does_not_wait_for_a_suspended_neighbour() -> None:
     world = ring_of(3)
     known = world.login("alice", "d1")
     world.run(0.1)
-    world.node("d1").freeze()
+    world.node("d1").suspend()
     world.run(2)
-    world.node("d3").freeze()
-    world.node("d1").thaw()
+    world.node("d3").suspend()
+    world.node("d1").resume()
     reply = world.login("alice", "d1")
     world.run(1.2)
     assert reply.host == known.host
 
 
-def test_links_take_every_way_of_the_table_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_links_take_every_transition_of_the_table_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: set[tuple[LinkState, LinkState]] = set()
 
     def watched(neighbour: Neighbour, name: str, value: object) -> None:
@@ -300,7 +298,7 @@ def test_links_take_every_way_of_the_table_and_no_other(monkeypatch: pytest.Monk
     assert seen == {(state, to) for state, ways in TRANSITIONS.items() for to in ways}
 
 
-def test_a_director_whose_clock_jumps_is_named_and_let_go_until_it_is_set() -> None:
+def test_a_director_whose_clock_jumps_is_named_and_left_out_until_its_clock_is_correct() -> None:
     world = ring_of(3, "shared")
     world.node("d2").skew = 3600.0
     world.run(3)
@@ -317,7 +315,7 @@ def test_a_director_whose_clock_jumps_is_named_and_let_go_until_it_is_set() -> N
     assert world.in_sync()
 
 
-def test_a_director_removed_stopped_and_added_while_it_was_down_is_called_back() -> None:
+def test_a_director_removed_stopped_and_added_while_it_was_down_joins_after_its_start() -> None:
     world = ring_of(3)
     world.change_member("d1", "d3", remove=True)
     world.run(1)

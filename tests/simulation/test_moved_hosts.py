@@ -1,5 +1,5 @@
-"""Backends with other addresses, in whole rings: several directors notice it at once, late, or while they are
-away, and users log in all the time."""
+"""Backend hosts that get other addresses, in whole rings: directors notice it at once, late or in a
+partition, and users log in all the time."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def ring(seed: int, store: str = "shared") -> World:
 
 
 def moves(world: World, at: str, *wanted: tuple[str, Address, Address]) -> None:
-    """The director notices it: as `core.backendnames` would have it made."""
+    """Have a director notice the new addresses, as `core.backendnames` does."""
     hosts = world.node(at).core.hosts
     there = [move for move in wanted if [row.address for row in hosts.named(move[0])] == [move[1]]]
     if there:
@@ -43,7 +43,7 @@ def hosts_of(world: World) -> dict[str, str | None]:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_directors_that_notice_it_in_the_same_moment_come_to_the_same(seed: int) -> None:
+def test_directors_that_notice_a_moved_host_at_the_same_time_agree(seed: int) -> None:
     world = ring(seed)
     before = hosts_of(world)
     delays = [world.random.choice([0.0, 0.001, 0.02, 0.3]) for _ in range(3)]
@@ -59,7 +59,7 @@ def test_directors_that_notice_it_in_the_same_moment_come_to_the_same(seed: int)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_two_backends_change_places_while_one_director_is_away(seed: int) -> None:
+def test_a_director_that_was_down_agrees_after_two_backends_swapped_addresses(seed: int) -> None:
     world = ring(seed)
     before = hosts_of(world)
     world.node("d3").crash()
@@ -78,10 +78,10 @@ def test_two_backends_change_places_while_one_director_is_away(seed: int) -> Non
 
 
 @pytest.mark.parametrize("store", ["own", "shared"])
-def test_a_director_that_was_cut_off_meanwhile_comes_to_the_same(store: str) -> None:
+def test_a_partitioned_off_director_agrees_on_a_moved_host_after_the_partition(store: str) -> None:
     world = ring(3, store)
     before = hosts_of(world)
-    world.cut("d3")
+    world.partition_off("d3")
     world.run(8)
     moves(world, "d1", ("backend1", A, NEW))
     moves(world, "d3", ("backend1", A, NEW))

@@ -26,7 +26,7 @@ def ring_of(directors: int, store: str = "own", **settings: object) -> World:
 
 
 def logged_in(world: World, user: str = "alice", *at: str) -> str:
-    """Log a user in; gives his host, and another one."""
+    """Log a user in on these directors. Returns the host of all answers."""
     hosts = {world.login(user, name).host for name in at or ("d1",)}
     world.run(0.1)
     (host,) = hosts
@@ -39,7 +39,7 @@ def other_than(*hosts: str) -> str:
 
 
 def at_rest(world: World) -> None:
-    """Counters that must return to zero do, and all agree."""
+    """Check that all directors agree, and that all counters of work in progress are 0."""
     for node in world.ups():
         core = node.core
         assert (len(core.kicks), len(core.moves), core.moves.led, len(core.jobs)) == (0, 0, 0, 0)
@@ -54,7 +54,7 @@ def at_rest(world: World) -> None:
 
 @pytest.mark.shows("rule 24")
 @pytest.mark.parametrize("directors", [1, 2, 3, 5])
-def test_a_moved_user_has_no_session_left_on_the_old_host_before_the_new_one_is_used(directors: int) -> None:
+def test_a_moved_user_has_no_session_on_the_old_host_before_the_new_host_is_used(directors: int) -> None:
     world = ring_of(directors)
     names = [f"d{i + 1}" for i in range(directors)]
     old = logged_in(world, "alice", *names)
@@ -73,7 +73,7 @@ def test_a_moved_user_has_no_session_left_on_the_old_host_before_the_new_one_is_
     at_rest(world)
 
 
-def test_of_two_moves_to_one_host_the_later_is_ended_by_others_when_both_directors_die() -> None:
+def test_the_later_of_two_moves_to_one_host_is_ended_by_the_others_when_both_directors_crash() -> None:
     world = ring_of(3)
     world.node("d1").skew = 1.0
     old = logged_in(world, "alice", "d1", "d2", "d3")
@@ -93,7 +93,7 @@ def test_of_two_moves_to_one_host_the_later_is_ended_by_others_when_both_directo
     assert world.login("alice", "d3").host == new
 
 
-def test_a_move_to_where_the_user_is_refreshes_him_and_kicks_nobody() -> None:
+def test_a_move_to_the_present_host_refreshes_the_user_and_ends_no_session() -> None:
     world = ring_of(3)
     host = logged_in(world)
     outcome = world.move("d2", "alice", host)
@@ -105,7 +105,7 @@ def test_a_move_to_where_the_user_is_refreshes_him_and_kicks_nobody() -> None:
     at_rest(world)
 
 
-def test_a_user_nobody_knows_is_moved_at_once_and_nobody_is_kicked() -> None:
+def test_an_unassigned_user_is_moved_at_once_without_a_kick() -> None:
     world = ring_of(3)
     outcome = world.move("d1", "bob", HOSTS[2])
     world.run(0.5)
@@ -129,7 +129,9 @@ def test_a_user_who_is_being_moved_is_not_moved_again_by_an_operator() -> None:
 
 @pytest.mark.shows("I-21", "K10")
 @pytest.mark.parametrize("directors", [2, 3, 5])
-def test_two_directors_that_move_the_same_users_at_once_agree_and_tell_the_truth(directors: int) -> None:
+def test_two_directors_that_move_the_same_users_at_once_agree_and_report_correct_results(
+    directors: int,
+) -> None:
     world = ring_of(directors)
     users = [f"user{i}" for i in range(40)]
     for user in users:
@@ -142,8 +144,8 @@ def test_two_directors_that_move_the_same_users_at_once_agree_and_tell_the_truth
         (where,) = world.where(user)
         for outcome, wanted in ((first[user], HOSTS[0]), (second[user], HOSTS[1])):
             assert outcome.users is not None, outcome
-            told = outcome.users.moved + outcome.users.unchanged
-            assert told == (where == wanted), (user, where, outcome)
+            confirmed = outcome.users.moved + outcome.users.unchanged
+            assert confirmed == (where == wanted), (user, where, outcome)
             assert outcome.users.superseded == (where != wanted)
         assert set(world.sessions(user)) <= {where}
     at_rest(world)
@@ -151,7 +153,7 @@ def test_two_directors_that_move_the_same_users_at_once_agree_and_tell_the_truth
 
 @pytest.mark.parametrize("moment", [0.0, 0.001, 0.004, 0.01, 0.05, 0.5, 1.9, 2.2])
 @pytest.mark.parametrize("store", ["own", "shared"])
-def test_a_move_whose_origin_dies_is_ended_by_the_others(moment: float, store: str) -> None:
+def test_a_move_whose_origin_crashes_is_ended_by_the_others(moment: float, store: str) -> None:
     world = ring_of(3, store)
     old = logged_in(world, "alice", "d1", "d2", "d3")
     world.move("d1", "alice", other_than(old))
@@ -165,7 +167,7 @@ def test_a_move_whose_origin_dies_is_ended_by_the_others(moment: float, store: s
     at_rest(world)
 
 
-def test_a_move_in_progress_is_ended_after_the_restart_of_all() -> None:
+def test_a_move_in_progress_is_ended_after_a_restart_of_all_directors() -> None:
     world = ring_of(3, "shared")
     old = logged_in(world, "alice", "d1", "d2")
     new = other_than(old)
@@ -181,7 +183,7 @@ def test_a_move_in_progress_is_ended_after_the_restart_of_all() -> None:
     at_rest(world)
 
 
-def test_a_kick_that_is_never_answered_is_counted_and_holds_up_the_user_only_so_long() -> None:
+def test_an_unanswered_kick_is_counted_and_delays_the_user_until_its_time_out_only() -> None:
     world = ring_of(3)
     old = logged_in(world)
     world.node("d2").kick_channel = lambda: None
@@ -196,23 +198,23 @@ def test_a_kick_that_is_never_answered_is_counted_and_holds_up_the_user_only_so_
     at_rest(world)
 
 
-def test_a_frozen_director_is_named_as_not_reached_and_ends_its_sessions_when_it_is_back() -> None:
+def test_a_suspended_director_is_named_as_not_reached_and_ends_its_sessions_when_it_resumes() -> None:
     world = ring_of(3, "shared")
     old = logged_in(world, "alice", "d1", "d3")
-    world.node("d3").freeze()
+    world.node("d3").suspend()
     world.run(7)
     outcome = world.move("d1", "alice", other_than(old))
     world.run(12)
     assert outcome.users is not None
     assert outcome.users.not_reached == [world.node("d3").member]
-    world.node("d3").thaw()
+    world.node("d3").resume()
     world.run(4)
     assert world.sessions("alice") == []
     at_rest(world)
 
 
 @pytest.mark.shows("rule 29")
-def test_sessions_proxied_by_a_machine_whose_director_was_dead_end_when_it_is_back() -> None:
+def test_sessions_on_the_machine_of_a_crashed_director_end_when_it_runs_again() -> None:
     world = ring_of(3, "shared")
     old = logged_in(world, "alice", "d1", "d3")
     world.node("d3").crash()
@@ -226,7 +228,7 @@ def test_sessions_proxied_by_a_machine_whose_director_was_dead_end_when_it_is_ba
     at_rest(world)
 
 
-def test_a_started_director_adopts_sessions_of_users_nobody_knows() -> None:
+def test_a_started_director_adopts_sessions_of_unassigned_users() -> None:
     world = ring_of(1, "own")
     host = logged_in(world)
     node = world.node("d1")
@@ -240,7 +242,7 @@ def test_a_started_director_adopts_sessions_of_users_nobody_knows() -> None:
     assert world.where("alice") == {moved}
 
 
-def test_a_flush_moves_the_users_of_one_host_only_and_never_more_than_so_many_at_a_time() -> None:
+def test_a_flush_moves_the_users_of_one_host_only_and_never_more_than_the_limit_at_a_time() -> None:
     world = ring_of(3, max_parallel_moves=10)
     users = [f"user{i}" for i in range(100)]
     for user in users:
@@ -263,7 +265,7 @@ def test_a_flush_moves_the_users_of_one_host_only_and_never_more_than_so_many_at
     at_rest(world)
 
 
-def test_a_second_flush_before_the_first_has_ended_leaves_nobody_hanging() -> None:
+def test_a_second_flush_before_the_first_has_ended_leaves_no_login_waiting() -> None:
     world = ring_of(3)
     users = [f"user{i}" for i in range(60)]
     for user in users:
@@ -284,7 +286,7 @@ def test_a_second_flush_before_the_first_has_ended_leaves_nobody_hanging() -> No
     at_rest(world)
 
 
-def test_a_flush_where_no_host_is_left_kicks_and_forgets_everywhere() -> None:
+def test_a_flush_without_a_usable_host_kicks_and_forgets_users_everywhere() -> None:
     world = ring_of(3)
     users = [f"user{i}" for i in range(20)]
     for user in users:
@@ -321,14 +323,14 @@ def test_forgotten_users_are_forgotten_everywhere_and_their_sessions_end() -> No
     outcome = world.forget("d1", HOSTS[1])
     world.run(1)
     assert outcome.users is not None
-    gone = [user for user in users if world.where(user) == {None}]
-    assert outcome.users.moved == len(gone) > 3
+    forgotten = [user for user in users if world.where(user) == {None}]
+    assert outcome.users.moved == len(forgotten) > 3
     assert {host for user in users for host in world.sessions(user)} == set(HOSTS) - {HOSTS[1]}
     world.run(1)
     at_rest(world)
 
 
-def test_a_forgotten_user_is_not_brought_back_by_a_director_that_was_away() -> None:
+def test_a_forgotten_user_is_not_brought_back_by_a_director_that_was_down() -> None:
     world = ring_of(3)
     host = logged_in(world)
     world.node("d3").crash()
@@ -344,7 +346,7 @@ def test_a_forgotten_user_is_not_brought_back_by_a_director_that_was_away() -> N
     "what",
     [ByName(b"alice"), ByField("user_session", b"alice"), OnHost("all"), HashOnHosts(0, [])],
 )
-def test_a_kick_ends_sessions_on_all_directors_and_moves_nobody(what: object) -> None:
+def test_a_kick_ends_sessions_on_all_directors_and_moves_no_user(what: object) -> None:
     world = ring_of(3)
     host = logged_in(world, "alice", "d1", "d2", "d3")
     if isinstance(what, OnHost):
@@ -374,7 +376,7 @@ def test_kicks_beyond_the_limit_wait_in_order_or_are_refused() -> None:
     at_rest(world)
 
 
-def test_a_pinned_user_stays_where_he_is_beyond_expiry_and_flushes_until_unpinned() -> None:
+def test_a_pinned_user_stays_on_the_host_through_expiry_and_flushes_until_unpinned() -> None:
     world = ring_of(3, "shared")
     old = logged_in(world)
     new = other_than(old)
@@ -398,12 +400,12 @@ def test_a_pinned_user_stays_where_he_is_beyond_expiry_and_flushes_until_unpinne
 
 
 @pytest.mark.shows("rule 36")
-def test_when_a_host_gets_another_tag_its_users_are_moved_like_a_flush() -> None:
+def test_the_users_of_a_host_that_gets_another_tag_are_moved_as_in_a_flush() -> None:
     world = ring_of(3)
     users = [f"user{i}" for i in range(40)]
     for user in users:
         world.login(user, "d1")
-    world.run(0.1)  # in the very second in which they logged in
+    world.run(0.1)  # in the same second as the logins
     concerned = [user for user in users if world.where(user) == {HOSTS[0]}]
     change = world.change("d2", HOSTS[0], tag="gold", retag=True)
     world.run(0.2)
@@ -442,7 +444,7 @@ def test_a_user_who_logged_in_in_the_second_of_a_tag_change_is_moved_too(ahead: 
     at_rest(world)
 
 
-def test_a_tag_is_not_changed_by_adding_the_host_with_another_one() -> None:
+def test_adding_a_host_with_another_tag_does_not_change_its_tag() -> None:
     world = ring_of(3)
     outcome = world.change("d1", HOSTS[0], add=True, tag="gold")
     world.run(0.2)
@@ -451,7 +453,7 @@ def test_a_tag_is_not_changed_by_adding_the_host_with_another_one() -> None:
 
 @pytest.mark.shows("K12")
 @pytest.mark.parametrize(("ok", "after"), [(True, 0.6), (False, 2.6)])
-def test_the_flush_program_runs_once_at_the_origin_and_spares_the_delay_where_it_did_its_work(
+def test_the_flush_program_runs_once_at_the_origin_and_its_success_replaces_the_kick_delay(
     ok: bool, after: float
 ) -> None:
     world = ring_of(3, flush_program=True)
@@ -469,7 +471,7 @@ def test_the_flush_program_runs_once_at_the_origin_and_spares_the_delay_where_it
     at_rest(world)
 
 
-def test_a_flush_program_that_hangs_is_given_up_after_30_seconds_and_the_user_is_free() -> None:
+def test_a_hanging_flush_program_is_abandoned_after_30_seconds_and_the_user_can_log_in() -> None:
     world = ring_of(3, flush_program=True)
     old = logged_in(world)
     for node in world.nodes.values():
@@ -483,7 +485,7 @@ def test_a_flush_program_that_hangs_is_given_up_after_30_seconds_and_the_user_is
     at_rest(world)
 
 
-def test_a_removed_host_has_no_sessions_left() -> None:
+def test_all_sessions_of_a_removed_host_end() -> None:
     world = ring_of(3)
     host = logged_in(world, "alice", "d1", "d2", "d3")
     world.change("d1", host, remove=True)
@@ -492,7 +494,7 @@ def test_a_removed_host_has_no_sessions_left() -> None:
     at_rest(world)
 
 
-def test_a_session_on_its_way_to_a_host_that_is_removed_is_ended_too() -> None:
+def test_a_session_in_flight_to_a_removed_host_ends() -> None:
     world = ring_of(3)
     world.on_the_way = lambda: 0.5
     host = logged_in(world, "alice", "d1", "d2", "d3")
@@ -503,7 +505,7 @@ def test_a_session_on_its_way_to_a_host_that_is_removed_is_ended_too() -> None:
     assert host not in world.sessions("alice")
 
 
-def test_sessions_to_a_host_removed_while_their_director_was_down_end_when_it_is_back() -> None:
+def test_sessions_to_a_host_removed_while_their_director_was_down_end_when_it_runs_again() -> None:
     world = ring_of(3)
     host = logged_in(world, "alice", "d1", "d2", "d3")
     world.node("d1").crash()
@@ -514,24 +516,22 @@ def test_sessions_to_a_host_removed_while_their_director_was_down_end_when_it_is
     assert world.sessions("alice") == []
 
 
-def test_sessions_to_a_host_removed_and_added_again_while_their_director_was_frozen_end_when_it_is_back() -> (
-    None
-):
+def test_sessions_to_a_host_removed_and_added_again_end_when_their_suspended_director_resumes() -> None:
     world = ring_of(3)
     host = logged_in(world, "alice", "d1", "d2", "d3")
-    world.node("d1").freeze()
+    world.node("d1").suspend()
     world.run(8)
     world.change("d2", host, remove=True)
     world.run(0.5)
     world.change("d2", host, add=True, weight=8)
     world.run(6)
-    assert world.sessions("alice") == [host], "that of d1"
-    world.node("d1").thaw()
+    assert world.sessions("alice") == [host], "the session of d1"
+    world.node("d1").resume()
     world.run(2)
     assert world.sessions("alice") == []
 
 
-def test_a_user_whose_host_is_removed_while_he_is_moved_there_is_free() -> None:
+def test_a_user_can_log_in_when_the_target_of_the_move_is_removed() -> None:
     world = ring_of(3)
     old = logged_in(world)
     new = other_than(old)
@@ -546,7 +546,7 @@ def test_a_user_whose_host_is_removed_while_he_is_moved_there_is_free() -> None:
     at_rest(world)
 
 
-def test_a_user_whose_target_gets_another_tag_while_he_is_moved_there_does_not_end_on_it() -> None:
+def test_a_user_is_not_moved_to_a_target_that_gets_another_tag_meanwhile() -> None:
     world = ring_of(3)
     old = logged_in(world)
     new = other_than(old)
@@ -560,7 +560,7 @@ def test_a_user_whose_target_gets_another_tag_while_he_is_moved_there_does_not_e
     at_rest(world)
 
 
-def test_the_winner_of_two_moves_waits_for_the_kicks_of_both() -> None:
+def test_the_winning_move_of_two_waits_for_the_kicks_of_both() -> None:
     world = ring_of(2)
     old = logged_in(world, "alice", "d2")
     first, second = other_than(old), other_than(old, other_than(old))
@@ -570,7 +570,7 @@ def test_the_winner_of_two_moves_waits_for_the_kicks_of_both() -> None:
     world.run(0.3)
     reply = world.login("alice", "d1")
     world.run(2.5)
-    assert reply.pending, "the kick of what has won takes 3 s at d2"
+    assert reply.pending, "the kick of the winning move takes 3 s at d2"
     world.run(6)
     assert won.users is not None
     assert lost.users is not None
@@ -580,7 +580,7 @@ def test_the_winner_of_two_moves_waits_for_the_kicks_of_both() -> None:
 
 
 @pytest.mark.shows("I-32")
-def test_an_interrupted_flush_ends_with_those_it_had_begun() -> None:
+def test_an_interrupted_flush_ends_with_the_moves_it_had_begun() -> None:
     world = ring_of(3, max_parallel_moves=5)
     users = [f"user{i}" for i in range(60)]
     for user in users:
@@ -597,10 +597,10 @@ def test_an_interrupted_flush_ends_with_those_it_had_begun() -> None:
 
 
 @pytest.mark.parametrize("silent", ["d1", "d2"])
-def test_a_kick_that_is_never_answered_holds_a_move_up_for_four_seconds_and_no_longer(silent: str) -> None:
+def test_an_unanswered_kick_delays_a_move_for_four_seconds_at_most(silent: str) -> None:
     world = ring_of(3)
     old = logged_in(world, "alice", silent)
-    world.run(31)  # nobody is on his way any more: no second kick comes to wake anybody
+    world.run(31)  # no session is in flight any more, so no second kick ends the wait
     world.node(silent).kick_channel = lambda: None
     outcome = world.move("d1", "alice", other_than(old))
     world.run(4 + KICK_DELAY + 0.5)
@@ -609,7 +609,7 @@ def test_a_kick_that_is_never_answered_holds_a_move_up_for_four_seconds_and_no_l
     at_rest(world)
 
 
-def test_whole_rings_take_every_way_of_the_table_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_moves_take_every_transition_of_the_table_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: set[tuple[Stage, Stage]] = set()
     enter, end = Moves._enter, Moves._end
 
@@ -639,7 +639,7 @@ def test_whole_rings_take_every_way_of_the_table_and_no_other(monkeypatch: pytes
     assert seen == table
 
 
-def test_a_user_whose_first_login_crosses_his_move_has_no_session_left_when_the_new_host_is_used() -> None:
+def test_a_first_login_that_crosses_a_move_has_no_session_left_when_the_new_host_is_used() -> None:
     world = ring_of(3)
     world.on_the_way = lambda: 0.5
     placed = world.node("d1").core.assigner.place(HASH.hash(b"alice"), b"")
@@ -655,7 +655,7 @@ def test_a_user_whose_first_login_crosses_his_move_has_no_session_left_when_the_
     at_rest(world)
 
 
-def test_sessions_to_a_host_that_got_another_tag_while_their_director_was_down_end_when_it_is_back() -> None:
+def test_sessions_to_a_retagged_host_end_when_their_director_runs_again() -> None:
     world = ring_of(3, "shared")
     old = logged_in(world, "alice", "d1", "d3")
     world.node("d3").crash()

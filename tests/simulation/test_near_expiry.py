@@ -1,5 +1,5 @@
-"""Users about to expire whose fresh choice would differ: all directors give one answer (docs/ring.md, rules
-21-23)."""
+"""Assignments near expiry, when the hash would select another host: all directors give one answer
+(docs/ring.md, rules 21-23)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MARGIN = margin(EXPIRE)
 
 
 def near_expiry(directors: int, store: str = "own", before: float = 1.0) -> tuple[World, str]:
-    """A ring in which alice expires in `before` seconds, and would be placed on another host by then."""
+    """A ring in which alice's assignment expires in `before` seconds; the hash selects another host."""
     world = World(directors, store=store).start().run_until_in_sync(1.5).run(0.1)
     host = world.login("alice", "d1").host
     assert host is not None
@@ -53,7 +53,9 @@ def test_all_directors_give_one_answer_before_and_after_the_expiry(directors: in
 
 @pytest.mark.parametrize("skews", [(0.9, -0.9, 0.0), (-0.9, 0.9, 0.5)])
 @pytest.mark.parametrize("delay", [0.0, 0.0003, 0.001, 0.003, 0.01])
-def test_with_clocks_that_differ_too(skews: tuple[float, ...], delay: float) -> None:
+def test_directors_with_different_clocks_give_one_answer_near_the_expiry(
+    skews: tuple[float, ...], delay: float
+) -> None:
     world = World(3)
     for node, skew in zip(world.nodes.values(), skews, strict=True):
         node.skew = skew
@@ -74,7 +76,7 @@ def test_with_clocks_that_differ_too(skews: tuple[float, ...], delay: float) -> 
 
 
 @pytest.mark.shows("I-27")
-def test_a_later_sign_of_life_somewhere_keeps_the_user_where_he_is() -> None:
+def test_a_later_refresh_on_another_director_keeps_the_user_on_the_host() -> None:
     world, host = near_expiry(3, before=14.0)
     world.seen("alice", "d3")
     world.run(13.5)
@@ -85,7 +87,7 @@ def test_a_later_sign_of_life_somewhere_keeps_the_user_where_he_is() -> None:
 
 
 @pytest.mark.parametrize("first", ["d1", "d3"])
-def test_a_sign_of_life_too_soon_after_the_last_to_be_passed_on_keeps_the_user_where_he_is(
+def test_a_refresh_too_early_to_be_passed_on_keeps_the_user_on_the_host(
     first: str,
 ) -> None:
     world, host = near_expiry(3, before=EXPIRE - 7)
@@ -106,13 +108,13 @@ def test_a_sign_of_life_too_soon_after_the_last_to_be_passed_on_keeps_the_user_w
 
 
 @pytest.mark.shows("rule 21")
-def test_far_from_expiry_nobody_is_asked() -> None:
+def test_the_ring_is_not_asked_far_from_expiry() -> None:
     world, host = near_expiry(3, before=MARGIN + 2)
     reply = world.login("alice", "d2")
     assert reply.host == host
 
 
-def test_a_round_whose_origin_dies_holds_nobody_for_ever() -> None:
+def test_logins_held_by_a_round_continue_after_its_origin_crashed() -> None:
     world, _ = near_expiry(3, before=0.5)
     world.login("alice", "d1")
     world.run(0.001)
@@ -137,22 +139,22 @@ def test_a_lost_round_is_repeated() -> None:
 
 
 @pytest.mark.shows("rule 10")
-def test_while_the_directors_agree_on_a_host_change_such_a_user_waits_too() -> None:
+def test_a_user_near_expiry_waits_while_a_host_change_is_in_progress() -> None:
     world, _ = near_expiry(3, before=2.0)
-    world.node("d3").freeze()
+    world.node("d3").suspend()
     world.change("d1", HOSTS[3], weight=7)
     world.run(0.2)
     reply = world.login("alice", "d2")
     world.run(0.3)
     assert reply.pending
-    world.node("d3").thaw()
+    world.node("d3").resume()
     world.run(1)
     assert reply.host is not None
 
 
-def test_in_a_cut_ring_such_a_user_is_settled_in_the_store() -> None:
+def test_a_user_near_expiry_is_claimed_through_the_store_in_a_partition() -> None:
     world, _ = near_expiry(3, "shared", before=9.0)
-    world.cut("d3")
+    world.partition_off("d3")
     world.run(8.5)
     replies = [world.login("alice", name) for name in ("d1", "d2", "d3")]
     world.run(1)

@@ -1,4 +1,4 @@
-"""A fixed number of random runs, and every schedule that has ever found a defect. One that fails is printed
+"""A fixed number of random runs, and every schedule that has ever found a defect. A run that fails is printed
 with its trace; `python -m tests.simulation.simulate --seed N` repeats it."""
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from tests.simulation.simulate import Run, failure, outcome
 
 SEEDS = int(os.environ.get("SIMULATION_SEEDS", 2 * len(FAMILIES)))
 FAILED = sorted((Path(__file__).parent / "failed").glob("*.json"))
-"""Schedules that have found a defect, each made short; `found` in the file says what it was."""
+"""Shortened schedules that have found a defect; `found` in the file is the violation."""
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
-def test_whatever_happens_nobody_is_on_two_hosts_nobody_waits_for_ever_and_at_rest_all_agree(
+def test_all_invariants_hold_in_a_random_run(
     seed: int,
 ) -> None:
     assert failure(drawn(seed)) is None
 
 
 @pytest.mark.parametrize("path", FAILED, ids=lambda path: path.stem)
-def test_what_went_wrong_once_goes_right(path: Path) -> None:
+def test_all_invariants_hold_in_a_schedule_that_once_failed(path: Path) -> None:
     assert failure(Plan.read(path)) is None
 
 
-def test_a_seed_replays_exactly_also_from_a_file(tmp_path: Path) -> None:
+def test_a_seed_and_its_file_replay_exactly(tmp_path: Path) -> None:
     drawn(4).write(tmp_path / "plan.json")
     traces = []
     for plan in (drawn(4), Plan.read(tmp_path / "plan.json")):
@@ -44,8 +44,8 @@ def test_a_seed_replays_exactly_also_from_a_file(tmp_path: Path) -> None:
 ABOUT = {
     "moves": ["move", "flush", "moves confirmed"],
     "crashes": ["crashes"],
-    "freezes": ["freezes"],
-    "cuts": ["cuts"],
+    "suspensions": ["suspensions"],
+    "partitions": ["partitions"],
     "members": ["member"],
     "failovers": ["failovers"],
     "stores": ["lapses", "failovers"],
@@ -57,14 +57,14 @@ ABOUT = {
 
 
 @pytest.mark.parametrize("seed", range(len(FAMILIES)))
-def test_each_family_is_full_of_what_it_is_about(seed: int) -> None:
+def test_the_runs_of_each_family_have_its_faults(seed: int) -> None:
     result = outcome(drawn(seed))
     assert result.family == FAMILIES[seed]
     assert result.counts["answers"] > 10
     assert [name for name in ABOUT.get(result.family, []) if not result.counts[name]] == []
 
 
-def test_a_schedule_is_made_as_short_as_what_goes_wrong_in_it() -> None:
+def test_a_schedule_is_shortened_to_the_actions_that_make_it_fail() -> None:
     def fails(plan: Plan) -> bool:
         whats = [action.what for action in plan.actions]
         return "move" in whats and "flush" in whats
@@ -81,10 +81,10 @@ def test_a_schedule_is_made_as_short_as_what_goes_wrong_in_it() -> None:
         "the merge of users ignores the stamp",
         "no user is kicked a second time",
         "an exchange loses a record",
-        "the store keeps what was written last",
+        "the store keeps the last write",
     ],
 )
-def test_a_defect_put_in_on_purpose_is_found_soon(defect: str) -> None:
+def test_a_deliberate_defect_is_found_within_two_runs_of_each_family(defect: str) -> None:
     command = [sys.executable, "-m", "tests.simulation.defects", "--seeds", str(2 * len(FAMILIES)), defect]
     ended = subprocess.run(
         command, capture_output=True, text=True, cwd=Path(__file__).parents[2], check=False

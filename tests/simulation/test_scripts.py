@@ -1,5 +1,5 @@
 """Plays the recorded scripts. `RECORD_SCRIPTS=1 pytest tests/simulation/test_scripts.py` records them anew:
-then read the difference, for it is the review."""
+review the difference."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RECORD = bool(os.environ.get("RECORD_SCRIPTS"))
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
-def test_a_script_goes_as_it_was_recorded(script: Path) -> None:
+def test_a_script_has_its_recorded_outcome(script: Path) -> None:
     before = script.read_text()
     now = recorded(before)
     if RECORD:
@@ -26,23 +26,23 @@ def test_a_script_goes_as_it_was_recorded(script: Path) -> None:
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
-def test_a_script_says_first_what_went_wrong_once_and_what_must_hold(script: Path) -> None:
+def test_a_script_begins_with_the_symptom_and_the_expected_behaviour(script: Path) -> None:
     first, second = script.read_text().splitlines()[:2]
     assert first.startswith("# ")
     assert second.startswith("# ")
 
 
-def test_a_script_is_played_the_same_way_each_time() -> None:
+def test_a_script_has_the_same_outcome_each_time() -> None:
     text = "ring 3\nlogin alice bob at d1 d2\nmove alice to b4 at d3\nrun 3s\nshow users alice bob\n"
     assert recorded(text) == recorded(recorded(text))
 
 
-def test_what_is_no_command_is_named_with_its_line() -> None:
+def test_an_unknown_command_is_reported_with_its_line() -> None:
     with pytest.raises(ValueError, match=r"line 2: no such command: 'dance'"):
         recorded("# a comment\ndance\n")
 
 
-def test_no_two_scripts_are_about_one_regression() -> None:
+def test_each_regression_has_one_script_at_most() -> None:
     numbers = [re.match(r"R-\d+", script.stem) for script in SCRIPTS]
     names = [number[0] for number in numbers if number]
     assert len(names) == len(set(names)) > 30

@@ -1,4 +1,4 @@
-"""Random runs in which the share of each turn of the loop is a few users."""
+"""Random runs in which each turn of the loop handles a few users only."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ from tests.simulation.slices import small_slices
 
 @pytest.mark.shows("rule 5")
 @pytest.mark.parametrize("seed", range(len(FAMILIES)))
-def test_what_does_not_fit_into_one_turn_of_the_loop_is_done_in_the_next_and_in_order(seed: int) -> None:
+def test_all_invariants_hold_when_a_turn_of_the_loop_handles_a_few_users_only(seed: int) -> None:
     with small_slices():
         assert failure(drawn(seed)) is None

@@ -112,14 +112,14 @@ HASH = UserHash()
 class Table(UserTable):
     """A table that reports users who are dropped early."""
 
-    told: Callable[[User], None]
+    report: Callable[[User], None]
 
     def shed(self, number: int, unix: int) -> int:
         before = list(unpack(self.bucket(number)))
         dropped = super().shed(number, unix)
         for user in before:
             if self.get(user.key) is None and not has_long_expired(user, unix, EXPIRE):
-                self.told(user)
+                self.report(user)
         return dropped
 
 
@@ -128,8 +128,8 @@ class Node:
 
     def __init__(self, world: World, member: MemberId, store: Store) -> None:
         self.world, self.member, self.store = world, member, store
-        self.up = self.frozen = False
-        self.frozen_at = self.thawed_at = 0.0
+        self.up = self.suspended = False
+        self.suspended_at = self.resumed_at = 0.0
         self.skew = 0.0
         """Seconds by which the clock is always off."""
         self.stepped = 0.0
@@ -172,12 +172,12 @@ class Node:
         return within_records(UNIX + self.world.now + self.skew + self.stepped)
 
     def start(self, memory: Sequence[Event] = ()) -> None:
-        """Start the director. `memory`: what a predecessor has left, which it replaces in place."""
+        """Start the director. `memory`: the records of the predecessor that it replaces in place."""
         world = self.world
         self.incarnation = world.next_number()
         self.written = max(self.written, self.last_unix)
-        self.up, self.frozen, self.inbox, self.timer = True, False, [], None
-        self.thawed_at = world.now
+        self.up, self.suspended, self.inbox, self.timer = True, False, [], None
+        self.resumed_at = world.now
         fields: dict[str, Any] = {
             "member": self.member,
             "incarnation": next_incarnation(self.unix, self.last_number),
@@ -189,7 +189,7 @@ class Node:
             "max_clock_skew": 2.0,
         }
         self.users = Table(EXPIRE, EARLIEST_DROP)
-        self.users.told = lambda user: world.on_drop(self, user)
+        self.users.report = lambda user: world.on_drop(self, user)
         self.core = Director(
             Identity(**(fields | self.identity)),
             world.servers.get(self.member, world.members),
@@ -209,13 +209,13 @@ class Node:
         self.persistence.run()
 
     def crash(self, *, silently: bool = False) -> None:
-        """End without warning. `silently`: the whole machine is gone, and TCP tells no peer."""
+        """End without warning. `silently`: the whole machine fails, and its peers get no word from TCP."""
         self.world.log(self, "crashed", {})
-        self.up = self.frozen = False
+        self.up = self.suspended = False
         self._events.clear()
         for wire in list(self.links.values()):
             if silently:
-                wire.cut = True
+                wire.silent = True
             else:
                 wire.close(self)
         self.links, self.replies, self.outcomes = {}, {}, {}
@@ -248,7 +248,7 @@ class Node:
         self.handle(Stopping())
 
     def handle(self, event: Event) -> None:
-        if self.frozen:
+        if self.suspended:
             self.inbox.append(event)
             return
         if self.persistence.stopping:
@@ -260,7 +260,7 @@ class Node:
             return  # an effect of the present event has caused this event, which has to wait
         self._busy = True
         try:
-            while self._events and not self.frozen:
+            while self._events and not self.suspended:
                 self._handle(self._events.popleft())
         finally:
             self._busy = False
@@ -276,10 +276,10 @@ class Node:
         self.run(self.core.handle(event, now))
         deadline = self.core.next_deadline()
         self.busy_turns = self.busy_turns + 1 if deadline == 0.0 else 0
-        assert self.busy_turns < BUSY_TURNS, "busy loop: work is left over for ever"
+        assert self.busy_turns < BUSY_TURNS, "busy loop: work is left over without end"
         if isinstance(event, TimerFired):
             self.late_turns = self.late_turns + 1 if deadline and deadline <= now.mono else 0
-            assert self.late_turns < LATE_TURNS, "busy loop: a deadline that has come is not dealt with"
+            assert self.late_turns < LATE_TURNS, "busy loop: an overdue deadline is not handled"
         self.arm(deadline)
 
     def arm(self, deadline: float | None) -> None:
@@ -292,7 +292,7 @@ class Node:
         life = self.incarnation
 
         def fire() -> None:
-            if self.up and self.incarnation == life and not self.frozen and self.timer == at:
+            if self.up and self.incarnation == life and not self.suspended and self.timer == at:
                 self.timer = None
                 self.handle(TimerFired())
 
@@ -374,7 +374,7 @@ class Node:
             case Departed():
                 self.world.after(0.0, self.when_left)
             case _:
-                raise AssertionError(f"nobody carries out {effect}")
+                raise AssertionError(f"no part of the world carries out {effect}")
 
     def later(self, seconds: float, call: Callable[[], None]) -> None:
         """Call `call` later, unless this run of the director has ended by then."""
@@ -397,7 +397,7 @@ class Node:
     def replied(self, request: RequestId, *, host: str | None = None, refused: str | None = None) -> None:
         reply = self.replies.pop(request, None)
         if reply is None:
-            return  # the answer comes to a connection that is gone
+            return  # the connection of the login has closed
         reply.host, reply.refused, reply.answered = host, refused, self.world.now
         self.world.replied(self, reply)
         if host is not None and self.world.proxying:
@@ -415,37 +415,37 @@ class Node:
         def arrive() -> None:
             session.arrived = True
 
-        def lives() -> None:
+        def announce() -> None:
             if any(one is session for one in self.sessions):
                 if self.up:
                     self.handle(Seen((session.user.encode(),)))
-                    session.heard = session.heard if self.frozen else self.world.now
-                self.world.after(EXPIRE / 3, lives)
+                    session.heard = session.heard if self.suspended else self.world.now
+                self.world.after(EXPIRE / 3, announce)
 
         if takes:
             self.world.after(takes, arrive)
         if self.world.refreshing:
-            self.world.after(EXPIRE / 3, lives)
+            self.world.after(EXPIRE / 3, announce)
 
     def list_members(self, members: list[MemberId]) -> None:
         """Give the director the present addresses of the configuration's names."""
         self.handle(MembersListed(members, {}))
 
-    def freeze(self) -> None:
-        self.world.log(self, "frozen_now", {})
-        self.frozen, self.frozen_at = True, self.world.now
+    def suspend(self) -> None:
+        self.world.log(self, "suspended", {})
+        self.suspended, self.suspended_at = True, self.world.now
 
-    def thaw(self) -> None:
+    def resume(self) -> None:
         """Deliver all that waited in sockets and timers at once, after the director has noticed the jump
         of the clock."""
-        self.frozen, self.thawed_at = False, self.world.now
+        self.suspended, self.resumed_at = False, self.world.now
         inbox, self.inbox = self.inbox, []
         self.timer = None
-        self.handle(ProcessStalled(self.world.now - self.frozen_at))
+        self.handle(ProcessStalled(self.world.now - self.suspended_at))
         for event in inbox:
             self.handle(event)
         if self.up:
-            self.persistence.thaw()
+            self.persistence.resume()
 
 
 @dataclass
@@ -458,7 +458,7 @@ class Wire:
     dialled_link: LinkId
     accepted_link: LinkId
     open: bool = True
-    cut: bool = False
+    silent: bool = False
     busy: dict[int, float] = field(default_factory=dict)
 
     def ends(self, sender: Node) -> tuple[Node, LinkId]:
@@ -474,7 +474,7 @@ class Wire:
         self.busy[id(to)] = when
 
         def arrive() -> None:
-            if self.cut or not to.up or to.incarnation != life or link not in to.links:
+            if self.silent or not to.up or to.incarnation != life or link not in to.links:
                 return
             if closes:
                 del to.links[link]
@@ -483,7 +483,7 @@ class Wire:
         self.world.after(when - self.world.now, arrive)
 
     def send(self, sender: Node, messages: list[RingMessage]) -> None:
-        if self.open and not self.cut:
+        if self.open and not self.silent:
             messages = self.world.kept(messages)
             greets = any(isinstance(message, Hello | Proof) for message in messages)
             plain = ring_native.encode(messages)[4:] if greets else b""
@@ -530,7 +530,7 @@ class World:
         self._second = self._in_this_second = 0
         self._chances: dict[tuple[MemberId, MemberId], random.Random] = {}
         self.blocked: set[tuple[MemberId, MemberId]] = set()
-        """(dialler, dialled) whose connections are refused, though not in the other direction."""
+        """Pairs (dialler, dialled) whose connections time out in this direction only."""
         self.groups: dict[MemberId, int] = {}
         self.servers: dict[MemberId, list[MemberId]] = {}
         """`ring.servers` of members whose list differs from the others'."""
@@ -571,7 +571,7 @@ class World:
             self.on_reply(node, reply)
 
     def chance(self, one: Node, other: Node) -> random.Random:
-        """Return the random generator of a pair, so that what happens between others changes nothing here."""
+        """Return the random generator of a pair, so that it does not depend on other pairs."""
         pair = one.member, other.member
         if pair not in self._chances:
             self._chances[pair] = random.Random(f"{self.seed} {pair}")
@@ -633,7 +633,7 @@ class World:
             second = int(self.now)
             self._in_this_second = self._in_this_second + 1 if second == self._second else 0
             self._second = second
-            assert self._in_this_second < self.busiest, "a storm: messages go round for ever"
+            assert self._in_this_second < self.busiest, "a storm: messages pass round without end"
         call()
 
     def reachable(self, one: Node, other: Node) -> bool:
@@ -675,14 +675,14 @@ class World:
         self.slow[self.node(sender).member, self.node(receiver).member] = seconds
         return self
 
-    def cut(self, *names: str) -> World:
-        """Partition these directors off: connections become silent, new ones time out."""
+    def partition_off(self, *names: str) -> World:
+        """Partition these directors off: connections become silent, new connections time out."""
         inside = {self.node(n).member for n in names}
         self.groups = {m: int(m in inside) for m in self.members}
         for node in self.nodes.values():
             for wire in node.links.values():
                 if not self.reachable(wire.dialler, wire.acceptor):
-                    wire.cut = True
+                    wire.silent = True
         return self
 
     def heal(self) -> World:
@@ -782,7 +782,7 @@ class World:
             if first.core.hosts.rows != other.core.hosts.rows:
                 found.append(f"hosts of {first.member} and {other.member}")
             for one, two in ((first, other), (other, first)):
-                for key, record in living(one).items():
+                for key, record in unexpired_users(one).items():
                     user = two.users.get(key)
                     if user is None or (user.host, user.decided, user.flags) != record:
                         found.append(f"user {key:x}: {record} at {one.member}, {user} at {two.member}")
@@ -793,7 +793,7 @@ class World:
         found = []
         for node in self.ups():
             users = node.store.users
-            for key, record in living(node).items():
+            for key, record in unexpired_users(node).items():
                 stored = users.get(key)
                 if stored is None or (stored.host, stored.decided, stored.flags) != record:
                     found.append(f"user {key:x} of {node.member}: {record} stored as {stored}")
@@ -805,7 +805,7 @@ class World:
         return "\n".join(self.lines)
 
 
-def living(node: Node) -> dict[UserKey, tuple[int, int, int]]:
+def unexpired_users(node: Node) -> dict[UserKey, tuple[int, int, int]]:
     """Return the users that a director can answer from memory for a while, except those that may be
     dropped early: (host, decided, flags) by key."""
     soon = int(node.unix) + EXPIRE // 3 + 5
