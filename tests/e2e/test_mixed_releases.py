@@ -67,7 +67,7 @@ def test_a_director_that_speaks_only_newer_versions_is_refused_with_a_reason_on_
         reason = f"ring version {newest} offered, {ring[0].member} supports {old}"
         until(partial(ring[0].logged, "ring_link_closed", reason), what=ring[0].log)
         until(partial(ring[2].logged, "ring_link_closed", "ring version "), what=ring[2].log)
-        other_reason = f"{ring[2].member} speaks {newest}"
+        other_reason = f"ring version {old} offered, {ring[2].member} supports {newest}"
         until(
             lambda: (
                 ring[2].logged("ring_link_closed", other_reason) or ring[2].logged("ring_link_closed", reason)
@@ -83,12 +83,11 @@ def test_a_director_that_speaks_only_newer_versions_is_refused_with_a_reason_on_
 @pytest.mark.shows("A-24")
 def test_a_director_of_ring_version_1_is_refused_and_both_ends_say_why(folder: Path) -> None:
     with Directors(folder, first=FIRST, each=[{}, {}, {"program": ("tests.e2e.ring_version_1",)}]) as ring:
-        reason = (
-            f"ring version 1 to 1 offered, {ring[0].member} supports {OLDEST_RING_VERSION} to {RING_VERSION}"
-        )
+        old = f"{OLDEST_RING_VERSION} to {RING_VERSION}"
+        reason = f"ring version 1 to 1 offered, {ring[0].member} supports {old}"
         until(partial(ring[0].logged, "ring_link_closed", reason), what=ring[0].log)
         assert "upgrade the director with the older one" in ring[0].logged("ring_link_closed", reason)[0]
-        other_reason = f"{ring[2].member} speaks 1 to 1: upgrade the director with the older one"
+        other_reason = f"ring version {old} offered, {ring[2].member} supports 1 to 1"
         until(
             lambda: (
                 ring[2].logged("ring_link_closed", reason) or ring[2].logged("ring_link_closed", other_reason)

@@ -489,7 +489,7 @@ def test_garbage_at_the_ring_port_is_refused_with_a_reason_and_disturbs_no_link(
     [
         ("127.0.2.13", {"version": 9, "oldest_version": 9}, "ring version 9 to 9 offered"),
         ("127.0.2.99", {}, "127.0.2.99 is not in ring.servers"),
-        ("127.0.2.13", {"member": "127.0.2.12:9090"}, "it must use the address it is listed with"),
+        ("127.0.2.13", {"member": "127.0.2.12:9090"}, "it must connect from its address in ring.servers"),
         ("127.0.2.13", {"username_hash": "%u"}, "users.username_hash differs"),
         ("127.0.2.13", {"unix": 0.0}, "synchronize both (NTP)"),
     ],

@@ -443,7 +443,7 @@ def test_if_there_is_no_room_for_the_handover_the_old_program_continues(folder: 
             before = client.ask(users)
             size, most = resource.RLIMIT_FSIZE, resource.RLIM_INFINITY
             resource.prlimit(director.pid, size, (100_000, most))  # the limit counts for a file in memory too
-            assert "no room" in replace(director)["problem"]
+            assert "no memory for the hand-over document" in replace(director)["problem"]
             assert client.ask(users) == before
             resource.prlimit(director.pid, size, (most, most))
             assert replace(director)["state"] == "done"

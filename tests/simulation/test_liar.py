@@ -218,7 +218,7 @@ def test_adding_a_director_to_a_full_list_is_refused_with_the_reason() -> None:
     known = world.operate("d1", MemberChange(0, MemberId("127.1.1.1:9090"), remove=True))
     world.run(1)
     assert last.done is not None
-    assert (more.failed or "").startswith("the list of directors holds 256 changes, and no more")
+    assert (more.failed or "").startswith("the list of directors has 256 run-time changes")
     assert known.done is not None
 
 

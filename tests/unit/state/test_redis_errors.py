@@ -45,7 +45,7 @@ def test_an_answer_that_an_operator_must_act_on_is_refused_with_its_code_and_adv
     failure = translated(answer, URL, "swap_buckets")
     assert isinstance(failure, StoreRefused)
     assert failure.code == code
-    assert "it said" not in failure.advice
+    assert "its answer" not in failure.advice
 
 
 @pytest.mark.parametrize("code", ["LOADING", "BUSY", "UNKILLABLE", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN"])
