@@ -115,7 +115,10 @@ def test_a_start_that_fails_after_taking_its_sockets_gets_them_again(setting: Se
     taken.listen()
     (director.folder / "secret.later").rename(director.folder / "secret")
     with taken:
-        until(lambda: any("another process uses this port" in message for message in setting.messages), what=director.log)
+        until(
+            lambda: any("another process uses this port" in message for message in setting.messages),
+            what=director.log,
+        )
         more = tries(setting)
         until(lambda: tries(setting) > more + 3, what=director.log)
         until(lambda: director.logged("cannot_start"))

@@ -324,7 +324,8 @@ def test_stamps_of_users_are_clipped_before_the_exchange_with_a_neighbour() -> N
     world.run(10.0).run_until_in_sync(10.0)
     assert d1.core.counters.stamps_clipped == {"memory": 5000}
     assert d2.core.counters.stamps_clipped == {}
-    assert not any("connecting again to compare all records" in line for line in world.lines)  # the link is young
+    # the link is young
+    assert not any("connecting again to compare all records" in line for line in world.lines)
     assert len(d2.users) == 5000
     assert world.differences() == []
 
