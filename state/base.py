@@ -92,14 +92,14 @@ class Lost(msgspec.Struct, frozen=True, gc=False):
 
 
 class Document(msgspec.Struct, frozen=True):
-    """A document as stored."""
+    """A document as the store has it, with its version."""
 
     version: bytes
     data: bytes
 
 
 class Lease(msgspec.Struct, frozen=True, kw_only=True):
-    """A member's lease."""
+    """The lease of a director, its member of the ring."""
 
     member: str
     ring_address: str

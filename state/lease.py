@@ -55,7 +55,7 @@ class OwnLocks:
 
     @contextmanager
     def hold(self, task: str) -> Iterator[HeldLock | None]:
-        """Give the lock; None: another task of this process holds it."""
+        """Hold the lock while the block runs; None: another task of this process holds it."""
         check_task(task)
         if task in self._tasks:
             yield None

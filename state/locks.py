@@ -131,7 +131,7 @@ class RedisLock:
             raise LockLost(self.store, self.task)
 
     def let_go(self) -> None:
-        """End the holding. If the server does not answer, the lock expires by itself."""
+        """Release the lock. If the server does not answer, the lock expires by itself."""
         self._over.set()
         self._renewer.join(ROUND)  # do not wait for a server that hangs: a late renewal finds no key
         if not self.lost:
@@ -179,7 +179,7 @@ async def take(lock: RedisLock, wait: float) -> bool:
 
 
 async def let_go(lock: RedisLock) -> None:
-    """End the holding, even if the calling task is cancelled meanwhile."""
+    """Release the lock, even if the calling task is cancelled meanwhile."""
     with anyio.CancelScope(shield=True):  # bounded by the client's own time-outs
         await to_thread.run_sync(lock.let_go, limiter=CapacityLimiter(1))
 

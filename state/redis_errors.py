@@ -95,7 +95,8 @@ def translated(
 
 
 def code_of(exc: RedisError) -> str:
-    """Return the code of an error reply, also of an error that a script wrapped; else any first word."""
+    """Return the code of an error reply, also of an error inside a script; else the first word of the
+    text."""
     if isinstance(exc, AuthenticationError) and exc.status_code not in ("NOAUTH", "SENTINELAUTH"):
         return "WRONGPASS"
     if _NOT_ALLOWED.search(str(exc)):

@@ -129,7 +129,7 @@ class Pool:
 
 
 class Link(ABC):
-    """Calls, each under one deadline, whose errors are exceptions of a store."""
+    """Sends commands to Redis. Each call has a deadline, and raises the exceptions of a store."""
 
     def __init__(self, address: RedisAddress, timeout: float, resolver: Resolver) -> None:
         """Keep the address.

@@ -49,7 +49,7 @@ class Resolver:
     async def addresses(self, name: str) -> Sequence[str]:
         """Return the present addresses of `name`.
 
-        An address is its own only address. Raises OSError if there is none.
+        If `name` is an address, that address is returned. Raises OSError if there is none.
         """
         if (address := _address(name)) is not None:
             return [address]

@@ -263,7 +263,7 @@ class Outcomes:
         self._json: dict[str, UsersChange] | None = {} if as_json else None
 
     def add(self, name: str, key: str, done: Done, verb: str = "moved") -> int:
-        """Print an outcome, or keep it for the document, and return the exit code."""
+        """Print an outcome, or keep it for the JSON document, and return the exit code."""
         change = done.change
         if not self.keep(key, change):
             interrupted = "interrupted, " if done.interrupted else ""
@@ -272,7 +272,7 @@ class Outcomes:
         return EX_INTERRUPTED if done.interrupted else 0
 
     def keep(self, key: str, change: UsersChange) -> bool:
-        """Keep an outcome for the document. Returns False without --json: print it instead."""
+        """Keep an outcome for the JSON document. Returns False without --json: print it instead."""
         if self._json is None:
             return False
         self._json[key] = change

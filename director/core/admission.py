@@ -47,7 +47,7 @@ Row = TypeVar("Row", HostRow, MemberRow)
 
 
 class Postponed(NamedTuple):
-    """A row or record that is merged as it came, at a monotonic time."""
+    """A row or record that is merged again with its original times, at a monotonic time."""
 
     due: float
     what: HostRow | MemberRow | bytes
@@ -123,8 +123,8 @@ class Admission:
         return clipped, self.count_users(ahead, source, now)
 
     def due(self, now: Now) -> list[HostRow | MemberRow | bytes]:
-        """Return the rows and records that the bound has passed, at most DUE: they are merged once more, as
-        they came.
+        """Return at most DUE rows and records whose original times are not too late any more: they are merged
+        again, with these times.
 
         A decision made since then still holds: it replaces what came.
         """

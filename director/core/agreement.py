@@ -123,7 +123,7 @@ class Agreement:
         return [LogEvent(Level.WARNING, "directors_left_out", fields)]
 
     def retimed(self, hosts: Sequence[HostRow], members: Sequence[MemberRow], now: Now) -> list[Effect]:
-        """Set rows that have other stamps and the same values."""
+        """Set rows of which only the stamps have changed, and pass them on."""
         self._hosts.put(hosts)
         self._members.put(members)
         effects = self.hosts_changed(hosts, None, now)

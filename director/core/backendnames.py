@@ -36,7 +36,7 @@ RETURNS_AFTER = 30
 
 
 class NameAddresses:
-    """The addresses of one name that count."""
+    """The present addresses of one name. An address that is missing in an answer still counts for a while."""
 
     def __init__(self, known: Iterable[Address] = ()) -> None:
         """Begin with the addresses that are known.

@@ -85,7 +85,9 @@ class Gatekeeper:
         in_sync = barrier.synced and standing is not Standing.WAIT
         trusted = self._trust.review(self._ring, now, alone=self.known_alone, in_sync=in_sync)
         if was_unverified and not self._trust.unverified:
-            effects.append(LogEvent(Level.INFO, "assignments_verified", {"users": len(self._assigner.users)}))
+            note = "compared with the ring or the store; logins are answered from them"
+            fields = {"users": len(self._assigner.users), "note": note}
+            effects.append(LogEvent(Level.INFO, "assignments_verified", fields))
         may_list = self._run.started and not self._trust.unverified and not self._assigner.unread
         if self._sessions_due and may_list:
             self._sessions_due = False

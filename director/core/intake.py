@@ -60,7 +60,7 @@ class Intake:
         """Records that came over links that were closed, and that were not merged yet."""
 
     def new_turn(self) -> None:
-        """Begin a turn of the loop with its full limits."""
+        """Begin a turn of the loop: its limits of work are unused."""
         self._room, self._room_for_displaced = MERGED, DISPLACED
 
     @property
@@ -87,7 +87,7 @@ class Intake:
         return None  # the intake never waits for a time
 
     def turn(self, now: Now) -> list[Effect]:
-        """Do this turn's share of what is left."""
+        """Merge this turn's share of the records that wait."""
         effects = self._displace(now)
         while self._left_behind and self._room > 0 and not self._displaced:
             effects += self.merge(self._left_behind.popleft(), RING, now)

@@ -14,7 +14,7 @@ class LogLimit:
         """For each source, when it was last logged, and how many were left out since."""
 
     def left_out(self, source: str, number: int, now: Now) -> int | None:
-        """Count something about a source.
+        """Count events about a source, and tell whether to log a line about them now.
 
         Args:
             source: what it is about.

@@ -95,7 +95,7 @@ class OwnClock:
 
     @property
     def walking(self) -> bool:
-        """Whether users are being brought within the bound.
+        """Whether the times of users are being brought within the bound.
 
         They are compared with neighbours only after that.
         """

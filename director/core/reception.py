@@ -140,7 +140,7 @@ class Reception:
         return effects
 
     def read_rest(self, link: LinkId, now: Now) -> list[Effect]:
-        """Handle what came over a closed link. It still counts, except tokens, which are repeated."""
+        """Handle the messages that came over a closed link. All count, except tokens, which are repeated."""
         neighbour = self._ring.links.get(link)
         effects: list[Effect] = []
         while neighbour is not None and neighbour.inbox:
@@ -152,7 +152,7 @@ class Reception:
         return effects
 
     def turn(self, now: Now) -> list[Effect]:
-        """Handle what was left of the neighbours' messages, beginning with the neighbour that has waited
+        """Handle the messages that earlier turns have left, beginning with the neighbour that has waited
         longest."""
         effects = self._intake.turn(now)
         for neighbour in sorted(self._ring.links.values(), key=lambda link: link.read_at):

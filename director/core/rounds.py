@@ -61,7 +61,7 @@ class Rounds:
         self._kick_rounds.kicked(now)
 
     def turn(self, now: Now) -> list[Effect]:
-        """Continue everything that the whole ring has to confirm, and the kicks that belong to it."""
+        """Continue moves, kicks and questions that the whole ring has to confirm."""
         overdue: list[Effect] = self._kicks.overdue(now)
         if overdue:
             self._wake(now)

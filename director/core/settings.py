@@ -6,7 +6,7 @@ import msgspec
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """Times are in seconds."""
+    """The settings of the core. Times are in seconds."""
 
     isolation_wait: float = 20.0
     kick_delay: float = 2.0

@@ -97,7 +97,7 @@ class Imap(Connection):
         self.command(f'LOGIN "{user}" "{password}"')
 
     def served_by(self) -> str:
-        """Name of the server; after a login through a proxy, that of the backend."""
+        """The name of the server; after a login through a proxy, the name of the backend host."""
         for reply in self.command("ID NIL"):
             if match := SERVED_BY.match(reply):
                 return match.group(1).decode()
@@ -119,7 +119,7 @@ def login_imap(address: str, port: int, user: str, password: str = "any", timeou
 
 
 def attempt(address: str, port: int, user: str, password: str = "any", timeout: float = TIMEOUT) -> Login:
-    """One IMAP login whose failure is a result, not an exception."""
+    """Try an IMAP login, and return its result, also if it fails."""
     began = time.monotonic()
     try:
         backend = login_imap(address, port, user, password, timeout)
@@ -138,7 +138,7 @@ def login_many(
     timeout: float = TIMEOUT,
     done: Callable[[Login], None] = lambda login: None,
 ) -> list[Login]:
-    """Log all users in over IMAP, in turn over the proxies.
+    """Log all users in over IMAP, each at the next proxy in turn.
 
     Args:
         rate: logins to start a second; None: as many as `parallel` allows.

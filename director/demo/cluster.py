@@ -169,7 +169,7 @@ class Cluster:
 
 @contextlib.contextmanager
 def ignoring_interrupts() -> Iterator[None]:
-    """A second Ctrl-C must not leave half of the processes behind."""
+    """Ignore Ctrl-C in the block, so that a second Ctrl-C leaves no process behind."""
     before = [(number, signal.signal(number, signal.SIG_IGN)) for number in INTERRUPTS]
     try:
         yield

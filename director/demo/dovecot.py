@@ -74,11 +74,11 @@ class Programs:
         return [find_program("chroot"), str(self.root), program, *arguments]
 
     def inside(self, path: Path) -> Path:
-        """`path` as Dovecot sees it."""
+        """`path` as a Dovecot in the root file system `root` sees it."""
         return path if self.root is None else Path("/") / path.relative_to(self.root)
 
     def user(self, name: str) -> Account:
-        """A user there, by name."""
+        """The user of this name where Dovecot runs."""
         if self.root is None:
             entry = pwd.getpwnam(name)
             return Account(name, entry.pw_uid, entry.pw_gid)
@@ -86,14 +86,14 @@ class Programs:
         return Account(name, int(fields[2]), int(fields[3]))
 
     def group(self, name: str) -> int:
-        """The number of a group there."""
+        """The number of the group of this name where Dovecot runs."""
         return (
             grp.getgrnam(name).gr_gid if self.root is None else int(_entry(self.root / "etc/group", name)[2])
         )
 
 
 class Dovecot:
-    """One running instance. Use as a context manager, or call start() and stop()."""
+    """An instance of Dovecot. Use it as a context manager, or call `start` and `stop`."""
 
     def __init__(
         self,
@@ -118,7 +118,7 @@ class Dovecot:
         self._master: subprocess.Popen[bytes] | None = None
 
     def settings(self) -> str:
-        """dovecot.conf, but for `extra`."""
+        """The text of dovecot.conf without `extra`."""
         raise NotImplementedError
 
     def write(self) -> None:
@@ -135,7 +135,8 @@ class Dovecot:
         self.config.write_text(self.settings() + self.extra)
 
     def start(self) -> None:
-        """Start it and return when all its ports are open. Raises DemoError with the reason from its log."""
+        """Start the instance, and return when all its ports are open. Raises DemoError with the reason from
+        its log."""
         for port in self.listening:
             if not is_free(self.address, port):
                 raise DemoError(f"{self.name} cannot start: {port_problem(self.address, port)}")
@@ -159,7 +160,7 @@ class Dovecot:
 
     @property
     def listening(self) -> list[int]:
-        """The TCP ports it opens."""
+        """The TCP ports that the instance opens."""
         return [self.ports.of(protocol) for protocol in (*self.protocols, "doveadm")]
 
     def stop(self) -> None:
@@ -174,14 +175,14 @@ class Dovecot:
         self._end(instance)
 
     def stop_master(self) -> None:
-        """Stop the master only; other processes may wait for their clients to leave."""
+        """Stop the master only: its other processes may continue until their clients disconnect."""
         if self._master is not None:
             self._master.terminate()
             self._master.wait(STOP_TIMEOUT)
             self._master = None
 
     def kill(self) -> None:
-        """kill -9 of the master and every process it started."""
+        """Kill the master and every process that it started (SIGKILL)."""
         if self._master is not None:
             self._end(self.processes())
 

@@ -38,7 +38,7 @@ def missing(*groups: str) -> list[str]:
 
 
 def install(*groups: str, report: Callable[[str], None]) -> None:
-    """Install what is missing of these groups. Services that come with a package are not started.
+    """Install the missing packages of these groups. The services that come with a package are not started.
 
     report: called with what is about to be done. apt's own progress goes to the standard output.
     Raises Missing where this user may not install, or apt fails.

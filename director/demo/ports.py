@@ -47,14 +47,14 @@ HIGH = Ports(imap=10143, pop3=10110, lmtp=10024, doveadm=34245, ring=19090, subm
 
 
 def addresses(first: str, count: int) -> list[str]:
-    """`count` IPv4 addresses in a row, beginning with `first`."""
+    """Return `count` consecutive IPv4 addresses from `first` on."""
     return [str(IPv4Address(first) + number) for number in range(count)]
 
 
 def free_ports(servers: Iterable[str], directors: Iterable[str]) -> Ports:
-    """The usual ports where this user may open them and all are free, otherwise the high ones.
+    """Return the usual ports if this user may open them and all are free; else the high ports.
 
-    Raises DemoError that names who is in the way where the high ones are taken too.
+    Raises DemoError, which names the process that uses a port, if the high ports are taken too.
     """
     servers, directors = list(servers), list(directors)
 

@@ -112,7 +112,7 @@ class ServeProcess:
         return self
 
     def wait_ready(self, within: float = READY_TIMEOUT) -> None:
-        """Return when it answers logins. Raises DemoError with the end of its log where it does not."""
+        """Wait until the director answers logins. Raises DemoError with the end of its log if it does not."""
         deadline = time.monotonic() + within
         while not self.ready():
             if not self.running:
@@ -128,7 +128,8 @@ class ServeProcess:
             return False
 
     def stop(self) -> int:
-        """End it as an init system does; what does not end in time is killed. Returns the exit code."""
+        """Stop the director as an init system does, and kill it if it does not end in time. Returns the exit
+        code."""
         if self.process is None:
             return 0
         self.process.terminate()
@@ -139,7 +140,7 @@ class ServeProcess:
             return self.process.wait()
 
     def kill(self) -> None:
-        """kill -9."""
+        """Kill the process (SIGKILL)."""
         if self.process is not None:
             self.process.kill()
             self.process.wait()
@@ -165,7 +166,8 @@ class ServeProcess:
         )
 
     def ask(self, *arguments: str) -> Any:
-        """The document a reading command prints with --json. Raises DemoError where the command fails."""
+        """Return the document that a reading command prints with --json. Raises DemoError if the command
+        fails."""
         result = self.command(*arguments, "--json")
         if result.returncode != 0:
             raise DemoError(
@@ -174,7 +176,8 @@ class ServeProcess:
         return json.loads(result.stdout)
 
     def request(self, method: str, path: str, body: Any = None) -> tuple[int, bytes]:
-        """Status and body of an answer of its API. Raises OSError or HTTPException while it is not served."""
+        """Return status and body of an answer of the API. Raises OSError or HTTPException while the API is
+        not served."""
         connection = _UnixConnection(self.api_path, ANSWER_TIMEOUT)
         headers = {} if body is None else {"Content-Type": "application/json"}
         try:
@@ -185,7 +188,7 @@ class ServeProcess:
             connection.close()
 
     def get(self, path: str) -> Any:
-        """A document of its API."""
+        """Return a document of the API."""
         status, body = self.request("GET", path)
         assert status == 200, body
         return json.loads(body)

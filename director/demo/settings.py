@@ -30,7 +30,7 @@ ANYBODY = (Rule(),)
 
 
 class Users(NamedTuple):
-    """Users and groups that processes run as."""
+    """The users and groups of the processes of Dovecot."""
 
     internal: str
     internal_group: str
@@ -42,7 +42,7 @@ class Users(NamedTuple):
 
 
 class Facts(NamedTuple):
-    """One instance. Paths are as Dovecot itself sees them."""
+    """The facts about one Dovecot instance that its configuration needs. Paths are as Dovecot sees them."""
 
     name: str
     address: str
@@ -80,7 +80,8 @@ OPTIONAL = {"managesieve-login": "sieve", "submission-login": "submission"}
 
 
 def services(facts: Facts, login: str, *, argument: str = "") -> str:
-    """The services that listen. login: a login service; argument: what its program is given."""
+    """Return the sections of the services that listen. login: a login service; argument: the argument of its
+    program."""
     text = ""
     for protocol in facts.protocols:
         if protocol == "lmtp":
@@ -97,7 +98,7 @@ def services(facts: Facts, login: str, *, argument: str = "") -> str:
 
 
 def unchrooted(facts: Facts, names: Sequence[str]) -> str:
-    """These services without their chroot, where the master may not give them one."""
+    """Return settings that start these services without a chroot, for a master that may not use one."""
     if facts.users.root:
         return ""
     used = [name for name in names if OPTIONAL.get(name, "imap") in facts.protocols]

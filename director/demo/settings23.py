@@ -104,14 +104,14 @@ WITHOUT_ROOT = (
 
 
 def proxy(facts: Facts, passdb: Sequence[Rule], *, director: bool) -> str:
-    """The whole file of a proxy, whose login processes ask the director where `director` says so."""
+    """Return dovecot.conf of a proxy. Its login processes ask the director if `director` is true."""
     text = _common(facts, " director/login" if director else "")
     text += "".join(_passdb(rule, facts) for rule in passdb) + PROXYING
     return text + WITH_DIRECTOR if director else text
 
 
 def backend(facts: Facts) -> str:
-    """The whole file of a backend that takes any password."""
+    """Return dovecot.conf of a backend host that accepts any password."""
     return _common(facts, "") + RELAY.format(*facts.relay) + _passdb(Rule(proxy=False), facts)
 
 

@@ -109,13 +109,13 @@ WITHOUT_ROOT = (
 
 
 def proxy(facts: Facts, passdb: Sequence[Rule], *, director: bool) -> str:
-    """The whole file of a proxy, whose login processes ask the director where `director` says so."""
+    """Return dovecot.conf of a proxy. Its login processes ask the director if `director` is true."""
     text = _common(facts) + "".join(_passdb(n, rule, facts) for n, rule in enumerate(passdb, 1)) + PROXYING
     return text + WITH_DIRECTOR.format(**facts._asdict()) if director else text
 
 
 def backend(facts: Facts) -> str:
-    """The whole file of a backend that takes any password."""
+    """Return dovecot.conf of a backend host that accepts any password."""
     text = _common(facts) + RELAY.format(*facts.relay) + _passdb(1, Rule(proxy=False), facts)
     return text + SCRIPTS if "sieve" in facts.protocols else text
 

@@ -23,7 +23,7 @@ NO_PASSWORD = re.compile(r"\bnopassword\b(?!\s*=\s*(?:no|n|0)\b)")
 
 
 def check(facts: Facts) -> Iterator[Finding]:
-    """All findings about the configuration; if it cannot be read, only that."""
+    """Return all findings about the configuration of Dovecot; if it cannot be read, only that finding."""
     conf = facts.conf
     if conf is None:
         why = "Dovecot's configuration was not checked"

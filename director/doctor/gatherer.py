@@ -67,7 +67,8 @@ def gather_facts(
     skew: dict[str, float],
     kicks: dict[str, float],
 ) -> Facts:
-    """Everything. dovecot: its configuration, or why there is none; here: whether it is this machine's.
+    """Gather all facts. dovecot: its configuration, or why there is none; here: whether it is that of this
+    machine.
 
     status, problem: what the director answered, or why it did not.
     """

@@ -60,7 +60,7 @@ class Listener(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def where(self) -> str:
-        """Its name in notes."""
+        """The name of the listener in notes."""
         return f"service director, {self.sort} {self.name or self.port}"
 
 
@@ -89,7 +89,7 @@ def listeners(root: Block, notes: Notes) -> list[Listener]:
 
 
 def first_ring(found: Sequence[Listener]) -> Listener | None:
-    """The listener that gives a director its own address and port."""
+    """Return the listener whose address and port are those of the director in the ring."""
     return next((listener for listener in found if listener.kind == "ring" and listener.on), None)
 
 

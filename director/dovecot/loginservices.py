@@ -41,20 +41,21 @@ class LoginService(msgspec.Struct, frozen=True, kw_only=True):
         return LOGIN_SERVICES[self.program][0] if self.program in LOGIN_SERVICES else ""
 
     def socket(self, base_dir: str) -> str:
-        """The absolute path of the socket that it asks; empty: the socket of auth."""
+        """Return the absolute path of the socket that the service asks; empty: the socket of auth."""
         if not self.at:
             return ""
         return paths.login_socket(self.command[self.at], base_dir, chrooted=self.chrooted)
 
     def names(self, sockets: Sequence[str], base_dir: str) -> bool:
-        """Whether it asks one of these sockets (absolute paths), even if its chroot hides the socket."""
+        """Whether the service asks one of these sockets (absolute paths), even if
+        its chroot hides the socket."""
         if not self.at:
             return False
         as_written = paths.login_socket(self.command[self.at], base_dir, chrooted=False)
         return self.socket(base_dir) in sockets or as_written in sockets
 
     def asking(self, socket: str) -> tuple[str, ...]:
-        """Its command, with another socket."""
+        """Return the command of the service, with another socket."""
         if self.at:
             return (*self.command[: self.at], socket, *self.command[self.at + 1 :])
         return (*self.command, socket)

@@ -12,7 +12,8 @@ Value = TypeVar("Value")
 
 
 class Notes:
-    """Both lists of notes, in the order in which they were made."""
+    """The notes of an import, in the order in which they were made: settings that were not carried over,
+    and other notes."""
 
     def __init__(self) -> None:
         self.not_carried_over: list[str] = []

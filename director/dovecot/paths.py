@@ -8,7 +8,7 @@ BASE_DIR = "/run/dovecot"
 
 
 def folder(path: str) -> str:
-    """A folder in its shortest form: `/run/dovecot` for `/var/run/dovecot/`."""
+    """Return a folder in its shortest form: `/run/dovecot` for `/var/run/dovecot/`."""
     path = posixpath.normpath(path) if path else BASE_DIR
     return path.replace("/var/run/", "/run/", 1) if path.startswith("/var/run/") else path
 

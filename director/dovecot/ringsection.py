@@ -65,7 +65,7 @@ def ring_section(root: Block, listeners: Sequence[Listener], resolve: Resolve, n
 
 
 def is_address(host: str) -> bool:
-    """Whether it is an IP address, not a name."""
+    """Whether the server is an IP address, not a name."""
     return _canonical(host) is not None
 
 

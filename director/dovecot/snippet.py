@@ -52,7 +52,7 @@ service anvil {
 
 
 def snippet(root: Block, listeners: Sequence[Listener], dovecot: str) -> tuple[str, list[str]]:
-    """The settings, and notes about them.
+    """Return the settings to add to the configuration of Dovecot, and notes about them.
 
     Args:
         dovecot: `2.3` or `2.4`.

@@ -54,7 +54,7 @@ class Place:
         self._sending_since = now
 
     def set_taken(self) -> None:
-        """Note that the client has taken all data."""
+        """Note that the client has taken all data that was sent to it."""
         self._sending_since = math.inf
 
     def waited_for_since(self, now: float) -> float:

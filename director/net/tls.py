@@ -39,7 +39,7 @@ class NoTls(PeerError):
 def looks_like_tls(data: bytes) -> bool:
     """Whether the first bytes of a connection are TLS: a handshake, or an alert instead of one.
 
-    As the start of a frame they would be a length far beyond every limit.
+    Such bytes cannot begin a plain frame: read as its length, they exceed every limit.
     """
     return len(data) >= 2 and data[0] in (_ALERT, _HANDSHAKE) and data[1] == _MAJOR
 

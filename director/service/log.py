@@ -26,6 +26,7 @@ REPEATED, REPEATED_EVERY = 200, 10.0
 """At most `REPEATED` lines of one event are written in `REPEATED_EVERY` seconds, except on level debug. Some
 events happen once for each user, message or connection, and could be very many."""
 NOTE = "the director continues; report this line with its traceback"
+PRINTED = "a library printed this instead of logging it; the director continues"
 NOT_READ = "stderr was not read fast enough, or could not be written"
 
 _SECRET_NAME = re.compile("(?:^|_)(?:pass|resp|password|token|secret)(?:$|_(?!file$))", re.IGNORECASE)
@@ -241,7 +242,7 @@ def everything_logged(log: Log, writer: LogWriter) -> Iterator[None]:
     threading.excepthook = lambda args: log.error(
         "library_logged", text="an exception ended a thread", error=_traceback(args.exc_value), note=NOTE
     )
-    printed = LineStream(lambda text: log.warning("text_printed", text=text))
+    printed = LineStream(lambda text: log.warning("text_printed", text=text, note=PRINTED))
     try:
         with redirect_stdout(printed), redirect_stderr(printed):
             yield

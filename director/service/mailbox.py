@@ -14,7 +14,7 @@ from director.types import RequestId
 
 
 class Reader(Protocol):
-    """The object that a mailbox wakes."""
+    """Handles the events of a mailbox, which wakes it when there are any."""
 
     def read(self) -> None:
         """Handle the waiting events."""

@@ -203,7 +203,7 @@ def counted(snapshot: MetricsSample) -> Counted:
 
 
 def carry_on(snapshot: MetricsSample, before: Counted) -> None:
-    """Add the counts of predecessors."""
+    """Add the counts of predecessors, so that no counter goes back."""
     for field, number in before.numbers.items():
         setattr(snapshot, field, getattr(snapshot, field) + number)
     for field, numbers in before.named.items():

@@ -30,7 +30,7 @@ Entry = TypeVar("Entry", User, bytes)
 
 
 class Tally(msgspec.Struct):
-    """Numbers of records by what a merge did with them."""
+    """How many records a merge has added, replaced or left."""
 
     new: int = 0
     changed: int = 0

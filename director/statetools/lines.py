@@ -115,7 +115,7 @@ def encode(line: Line) -> bytes:
 
 
 def decode(text: bytes) -> Line:
-    """The line that this text is.
+    """Return the line of an export that this text represents.
 
     Raises:
         ValueError: it is not a line of an export; the message says why.
@@ -193,7 +193,7 @@ def is_ahead(line: HostLine | MemberLine | UserLine, bound: Bound) -> bool:
 
 
 def key_of(text: str) -> UserKey:
-    """The key that this text is.
+    """Return the key that this text represents.
 
     Raises:
         ValueError: it is not 16 hex digits, or the first eight are all 0.

@@ -136,7 +136,7 @@ class BucketWriter:
     def collect_names(self) -> None:
         """Queue the buckets of names that have changed.
 
-        Those of other directors are left out: their usual writers have the names too.
+        Buckets that other directors usually write are left out: these directors have the names too.
         """
         numbers = self._names.take_dirty()
         self._noted("names", numbers)

@@ -79,7 +79,7 @@ class Claims:
         self._work.set()
 
     def run(self) -> Procedure[None]:
-        """Make claims as they come, without end."""
+        """Make claims as they come, until the procedure is ended."""
         while True:
             yield Wait(signals=(self._work,))
             self._work.clear()

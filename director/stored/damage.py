@@ -52,7 +52,7 @@ def tell_director(event: Event | None) -> Procedure[None]:
 
 
 def in_pauses(steps: Steps[Result]) -> Procedure[Result]:
-    """Do all steps, each in another turn of the loop. Returns their result."""
+    """Do all steps, one in each turn of the loop, and return their result."""
     while True:
         try:
             next(steps)
@@ -113,5 +113,5 @@ def own_copy(url: str, name: str) -> Procedure[list[Copy]]:
 
 
 def filled_from(copies: Sequence[Copy]) -> str:
-    """Return the text for the log."""
+    """Return the sources of the copies that filled the gaps, as a text for the log."""
     return ", ".join(copy.place for copy in copies) or "memory"

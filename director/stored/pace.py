@@ -102,7 +102,7 @@ class Age:
         self._changed = None
 
     def written(self, *, everything: bool) -> None:
-        """End a pass.
+        """End a pass: everything that had changed when it began is written.
 
         Args:
             everything: whether it has written everything that it had to write.

@@ -91,7 +91,7 @@ class PersistenceCore:
 
     @property
     def awaits_changes(self) -> bool:
-        """Whether `BucketsChanged` would bring news. After most events it would not."""
+        """Whether `BucketsChanged` has to be handed over, because users or the ring may have changed."""
         dirty = self._director.users.dirty_count > 0
         if dirty and not self.writer.has_noted_changes:
             return True

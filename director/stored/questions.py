@@ -18,7 +18,7 @@ class _Question(msgspec.Struct):
 
 
 class Questions:
-    """The open questions.
+    """The questions whether buckets are stored that are not answered yet.
 
     A bucket that was prepared for writing before a question was asked does not answer it.
     """

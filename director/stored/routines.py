@@ -39,7 +39,7 @@ class Routines:
         """Whether names are written with the next users."""
 
     def write_changes(self) -> Procedure[None]:
-        """Write changes as they come, without end."""
+        """Write changes as they come, until the procedure is ended."""
         steps, clock = self._steps, self._clock
         back_off = BackOff(self._uniform)
         names_at = clock.mono + NAMES_AFTER
@@ -84,7 +84,7 @@ class Routines:
         steps.urgent.clear()
 
     def keep_lease(self) -> Procedure[None]:
-        """Renew the lease, without end."""
+        """Renew the lease in time, until the procedure is ended."""
         steps, lease, connection = self._steps, self._steps.lease, self._connection
         while True:
             yield Wait(self._clock.mono + (lease.pause if connection.is_up else lease.ttl / RENEWALS))
@@ -105,7 +105,8 @@ class Routines:
                 steps.tell(Leases(holders, lease.until))
 
     def watch_partial(self) -> Procedure[None]:
-        """Read what other directors write while one outside the ring holds a lease, without end."""
+        """Read what other directors write while a director outside the ring holds a lease, until the
+        procedure is ended."""
         while True:
             yield Wait(self._clock.mono + WATCH_PARTIAL)
             if not (self._director.partial and self._connection.is_up):

@@ -83,7 +83,7 @@ class Runner:
         self._tasks.append(Task(procedure))
 
     def interrupt(self) -> None:
-        """End all procedures where they are."""
+        """End all procedures at once, wherever they are."""
         tasks, self._tasks, self._asked = self._tasks, [], {}
         for task in tasks:
             if task.call is not None:

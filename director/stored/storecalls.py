@@ -20,11 +20,11 @@ Result = TypeVar("Result")
 
 
 class Call(msgspec.Struct, frozen=True):
-    """An effect that is answered."""
+    """An effect that the driver answers, such as a read from the store."""
 
 
 class Copy(NamedTuple):
-    """A copy of a document."""
+    """A copy of a document, and where it comes from."""
 
     data: bytes
     place: str

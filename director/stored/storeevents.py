@@ -28,7 +28,7 @@ class Run(msgspec.Struct, frozen=True):
 
 
 class Abort(msgspec.Struct, frozen=True):
-    """End everything that is under way. No answer to it follows."""
+    """End all calls and procedures that are under way. They are not answered."""
 
 
 class Stop(msgspec.Struct, frozen=True):

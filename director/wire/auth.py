@@ -76,8 +76,8 @@ def refusal(id: bytes) -> bytes:
 
 
 def cancels(lines: bytes) -> bytes:
-    """Return the lines that tell auth which requests in the rewritten `lines` have ended although auth takes
-    them for local.
+    """Return a line for auth, as `cancel` does, for each request that has ended with the rewritten `lines`
+    although auth takes it for a local login.
 
     Auth keeps such a request until the service of the protocol asks for it, and for proxied users no service
     does.

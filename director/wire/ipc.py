@@ -24,7 +24,7 @@ _HEADER_START, _HEADER_END = b"username\t", b"\tdest-port"
 
 
 class Row(msgspec.Struct, frozen=True):
-    """A line of data; the answer continues."""
+    """A line with data of an answer. More lines of the answer follow."""
 
     line: bytes
 

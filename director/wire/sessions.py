@@ -31,15 +31,15 @@ def key_of(hash32: int, host: str) -> bytes:
 
 
 class Listing(ABC):
-    """Receives a listing."""
+    """Receives the sessions of a listing, one row at a time."""
 
     @abstractmethod
     def columns(self, names: list[bytes]) -> None:
-        """Receive the columns of the rows that follow."""
+        """Take the names of the columns of the rows that follow."""
 
     @abstractmethod
     def session(self, values: list[bytes]) -> None:
-        """Receive a row. It has as many values as there are columns."""
+        """Take the row of one session. It has as many values as there are columns."""
 
 
 class Census(Listing):

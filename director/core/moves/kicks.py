@@ -108,7 +108,7 @@ class Kicks:
         return len(self._running) + len(self._awaited) + len(self._later)
 
     def new_turn(self) -> None:
-        """Begin a turn of the loop with its full limits."""
+        """Begin a turn of the loop: its limits of work are unused."""
         self._to_begin, self._to_look_at = BEGUN, LOOKED_AT
 
     def start(self, what: KickWhat, now: Now, *, count_only: bool = False) -> KickRun:

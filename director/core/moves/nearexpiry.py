@@ -63,7 +63,7 @@ class NearExpiry:
         return len(self._asked) + len(self._holds)
 
     def ask(self, key: UserKey, tag: bytes, now: Now) -> None:
-        """Ask the ring about a user who waits to log in."""
+        """Ask the ring which director has seen a user last who waits to log in."""
         before = self._users.get(key)
         if before is not None and key not in self._asked and key not in self._holds:
             self._asked[key] = _AskedRound(tag, before, now.mono)

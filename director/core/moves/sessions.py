@@ -49,7 +49,7 @@ class SessionReview:
         return bool(self._due or self._hosts_of)
 
     def begin(self, sessions: Sequence[ProxiedSession], *, late: bool = False) -> None:
-        """Begin to look at sessions.
+        """Begin to compare sessions with the assignments.
 
         Args:
             sessions: of the login processes of this machine.
@@ -69,7 +69,7 @@ class SessionReview:
         return None  # the review never waits for a time
 
     def turn(self, now: Now) -> list[Effect]:
-        """Look at the next sessions."""
+        """Compare the next sessions with the assignments."""
         for session in self._due[self._at : self._at + SLICE]:
             self._look_at(session, now)
         self._at += SLICE

@@ -29,7 +29,7 @@ NO_LIMIT = 1 << 62
 
 
 class Gate(IntEnum):
-    """Which users are answered from memory."""
+    """The users whose logins are answered from memory now: none, assigned users, or all."""
 
     CLOSED = 0
     """None: what is in memory has to be compared first."""
@@ -40,7 +40,7 @@ class Gate(IntEnum):
 
 
 class Wait(Enum):
-    """Why a login waits."""
+    """The reason why a login waits."""
 
     UNVERIFIED = "memory has not been compared with the ring or the store yet"
     RING = "ring not synced"

@@ -388,7 +388,8 @@ class UserTable:
         return self._keep(number, list(self._kept(number, unix)))
 
     def confirm(self, first: int, last: int) -> int:
-        """Take ONE_LOGIN off the users in buckets `first` to `last - 1` that the hash would put elsewhere.
+        """Clear the flag ONE_LOGIN of the users in buckets `first` to `last - 1` whose host is not the host
+        that the hash selects.
 
         Their records are announced: directors that have dropped them early need them again.
 

@@ -52,7 +52,7 @@ class Bound(NamedTuple):
 
 @lru_cache(maxsize=2)
 def bound_at(unix: int, expire: int, max_clock_skew: float) -> Bound:
-    """Return the bound at a time.
+    """Return the latest times that records may have at a time; later times are clipped.
 
     Args:
         unix: the own clock, in whole Unix seconds, so that all records of a second share one bound.

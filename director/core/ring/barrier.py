@@ -142,7 +142,7 @@ class Barrier:
         return min((at for at in (self._due, self._probe_at) if at is not None), default=None)
 
     def due(self, now: Now, digest: bytes) -> Token | None:
-        """Return the token that is to be sent now; None: none.
+        """Return the token that is to be sent now; None: no token is due.
 
         The caller drops it if there is no right neighbour.
         """
@@ -156,7 +156,8 @@ class Barrier:
         return Token(self.me, self._serial, 1, digest, [self.me], self._own_limit)
 
     def pass_on(self, token: Token, now: Now, digest: bytes) -> Token | None:
-        """Take a token from the left neighbour. Returns the token for the right neighbour; None: none."""
+        """Take a token from the left neighbour. Returns the token for the right neighbour; None: it is
+        not passed on."""
         if token.digest != digest or self.holds_back(now, digest):
             return None
         members = tuple(MemberId(m) for m in token.passed)

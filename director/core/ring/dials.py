@@ -143,7 +143,7 @@ class Dials:
         return None
 
     def asked(self, now: Now) -> None:
-        """Note that the dials that are due now are being asked for."""
+        """Note that the dials due now are about to be returned."""
         self._asked = now.mono
 
     def rightwards(self, members: Sequence[MemberId], now: Now, *, has_right: bool) -> list[Dial]:

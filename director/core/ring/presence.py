@@ -41,7 +41,7 @@ def next_incarnation(unix: float, last: int = 0) -> int:
 
 
 class Word(NamedTuple):
-    """The last word about a director."""
+    """The latest announcement about a director: that it is present, or that it leaves."""
 
     number: int
     leaves: bool
@@ -83,12 +83,13 @@ class Presence:
         return departed - self._linked() if departed else departed
 
     def say(self, neighbour: Neighbour) -> list[Effect]:
-        """Send this director's own word to a neighbour."""
+        """Tell a neighbour that this director is present, or that it leaves."""
         kind = Leaving if self.leaving else Present
         return [Send(neighbour.link, [kind(self._me, self.number)])]
 
     def introduce(self, neighbour: Neighbour) -> list[Effect]:
-        """Send this director's own word to a new neighbour, and name the directors that are present.
+        """Tell a new neighbour that this director is present, or leaves, and which other directors are
+        present.
 
         Without a link, the neighbour could not hear that a director has returned.
         """
@@ -108,7 +109,7 @@ class Presence:
             self._words[member] = Word(word.number, False)
 
     def forget_others(self, members: Iterable[MemberId]) -> None:
-        """Forget the words about all directors other than these."""
+        """Forget what all directors except these have announced."""
         kept = self._words.keys() & set(members)
         self._words = {member: self._words[member] for member in kept}
 
@@ -123,7 +124,7 @@ class Presence:
         return self._tell(Present(self._me, self.number))
 
     def hear(self, message: Leaving | Present, source: Neighbour, now: Now) -> list[Effect]:
-        """Handle a word of a director, from the director itself or passed on by another."""
+        """Handle an announcement of a director, from the director itself or passed on by another."""
         member, number, leaves = MemberId(message.member), message.incarnation, isinstance(message, Leaving)
         if member == self._me:
             return self._hear_about_this_director(number, leaves, source, now)

@@ -59,8 +59,8 @@ class Trust:
         return effects
 
     def lapsed(self, now: Now) -> None:
-        """Note that the own lease has expired during a suspension: memory may lack what other directors
-        did."""
+        """Note that this director's lease has expired during a suspension: memory may lack what other
+        directors did."""
         self._lapsed_at = now.mono
 
     def caught_up(self) -> None:

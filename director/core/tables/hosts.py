@@ -351,7 +351,7 @@ class HostTable:
         return addresses
 
     def put(self, rows: Iterable[HostRow]) -> None:
-        """Set these rows. They were made here, and are later than the rows they replace."""
+        """Replace rows by these rows, which this director has made and which are later."""
         for row in rows:
             self._set(row)
 

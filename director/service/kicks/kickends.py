@@ -15,7 +15,7 @@ class KickEnds:
         self._ends: list[Kicked] = []
 
     def add(self, number: int, sessions: int, problem: str) -> None:
-        """Report the end of a kick.
+        """Report the end of a kick to the core, together with the other kicks of this turn of the loop.
 
         Args:
             sessions: number of sessions that the kick ended, or counted.

@@ -17,7 +17,7 @@ from director.service.log import Log
 
 
 class Younger(NamedTuple):
-    """A file that was written later than the clock says now, by so many seconds."""
+    """A file whose time is later than the clock, and by how many seconds."""
 
     path: Path
     seconds: int

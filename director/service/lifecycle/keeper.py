@@ -24,6 +24,8 @@ from director.service.lifecycle.handover import HandedListener, KeeperLink
 from director.service.lifecycle.sockets import Sockets
 from director.service.log import Log
 
+KEEPER_NOTE = "this process keeps the sockets to Dovecot open while no director runs"
+TAKEN_OVER_NOTE = "a keeper held them since the last director; sockets in `removed` are opened again"
 CONTROL_NAME = "director-keeper"
 CHECK_EVERY = 1.0
 """Seconds between two checks of the keeper."""
@@ -103,6 +105,7 @@ class KeeperClient:
             keeper=answer.process,
             listeners=",".join(entry.name for entry in usable),
             removed=",".join(entry.name for entry in answer.kept if entry not in usable) or None,
+            note=TAKEN_OVER_NOTE,
         )
         return [_listening(entry, owns_file=entry.owns_file) for entry in usable]
 
@@ -224,7 +227,9 @@ class KeeperClient:
                 )
             link = KeeperConnection(connection, path, keeper.identity_of(path))
             link.keep(kept)
-            self._log.info("keeper_found", keeper=answer.process, standalone=answer.standalone)
+            self._log.info(
+                "keeper_found", keeper=answer.process, standalone=answer.standalone, note=KEEPER_NOTE
+            )
             return link
         return None
 
@@ -244,7 +249,11 @@ class KeeperClient:
                 continue
             self.children.append(child)
             self._log.info(
-                "keeper_started", keeper=child, socket=path, listeners=",".join(o.name for o in kept)
+                "keeper_started",
+                keeper=child,
+                socket=path,
+                listeners=",".join(o.name for o in kept),
+                note=KEEPER_NOTE,
             )
             return link
         raise KeeperError("; ".join(problems))

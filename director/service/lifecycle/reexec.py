@@ -91,12 +91,13 @@ def replace(handover: Handover, memory: Memory, environ: Mapping[str, str]) -> N
 
 
 def defer_signals() -> None:
-    """Block these signals. They wait, also for a successor."""
+    """Block the signals that the director handles. Signals that arrive wait until `listen_to_signals`, which
+    a successor calls too."""
     signal.pthread_sigmask(signal.SIG_BLOCK, DEFERRED)
 
 
 def listen_to_signals() -> None:
-    """Unblock the signals that have waited."""
+    """Unblock the signals that `defer_signals` has blocked, and receive those that have waited."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, DEFERRED)
 
 

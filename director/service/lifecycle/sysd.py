@@ -28,7 +28,7 @@ class Notifier:
         """Seconds after which `watchdog` is due; None if the manager does not expect it."""
 
     def ready(self, status: str) -> bool:
-        """Report that everything is open and served, after a start or a reload."""
+        """Send READY: all listeners are open and served, after a start or a reload."""
         return self._send("READY=1", _status(status))
 
     def status(self, status: str) -> bool:
@@ -36,7 +36,7 @@ class Notifier:
         return self._send(_status(status))
 
     def watchdog(self) -> bool:
-        """Send a sign of life."""
+        """Send WATCHDOG, as a sign of life: without it the service manager restarts the director."""
         return self._send("WATCHDOG=1")
 
     def reloading(self, now: float) -> bool:

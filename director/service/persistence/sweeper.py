@@ -20,6 +20,7 @@ from director.stored.sweep import Swept, sweep_names, sweep_users
 from state.base import SPACES, Bucket, Space, StateStore, StoreError, Swap, Swapped
 
 TASK = "sweep"
+SWEPT_NOTE = "so many expired assignments, and names without one, were deleted from the store"
 WALK_SECONDS = 600.0
 """Seconds that a walk through all buckets takes."""
 ASK_SECONDS = 60.0
@@ -88,7 +89,7 @@ class Sweeper:
         deleted = {space: self.swept[space] - before[space] for space in SPACES}
         if any(deleted.values()):
             took = round(time.monotonic() - begun, 1)
-            self._log.info("store_swept", store=self._store.url, **deleted, seconds=took)
+            self._log.info("store_swept", store=self._store.url, **deleted, seconds=took, note=SWEPT_NOTE)
 
     async def _worth_a_look(self, space: Space) -> list[int]:
         """Return the buckets that may hold an expired record, by their versions and `_due`."""
