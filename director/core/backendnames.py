@@ -76,7 +76,7 @@ class NameAddresses:
 
 
 class NamePlan(NamedTuple):
-    """The plan for a file that has names."""
+    """The hosts of a file as its names are resolved now, and the moves of hosts to new addresses."""
 
     moves: list[HostMove]
     """Moves of backends that have another address than in the table."""

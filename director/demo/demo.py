@@ -34,7 +34,7 @@ SHOWN_DIFFERENCES = 20
 
 
 class Memory(NamedTuple):
-    """The hosts and assignments that one director reports."""
+    """The hosts and assignments that a director reports."""
 
     hosts: Mapping[str, str]
     """Weight, state and tag by address."""
