@@ -60,7 +60,7 @@ def up_to_date(page: str, names: dict[str, list[str]]) -> str:
 
 
 def pages() -> tuple[dict[Path, str], dict[str, list[str]]]:
-    """Each page as it is to be; what is left names rows that no page has."""
+    """Return each page with its columns rewritten, and the names of rows that no page has."""
     names = index()
     return {page: up_to_date(page.read_text(), names) for page in PAGES}, names
 

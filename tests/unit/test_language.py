@@ -46,7 +46,7 @@ PAGES = sorted(str(path.relative_to(ROOT)) for path in (*ROOT.glob("*.md"), *ROO
 LINK = re.compile(r"\]\(([^)#\s]*)(?:#([^)\s]+))?\)")
 CODE = re.compile(r"^```[\s\S]*?^```|(?<=\n)(?: {4,}\S.*\n)+|`(?:[^`\n]|\n(?!\n))*`", re.MULTILINE)
 HEADING = re.compile(r"^#+ (.*)", re.MULTILINE)
-PROGRAMS = ["director", "migrations", "state", "tests"]
+PROGRAMS = ["deploy", "director", "docs", "migrations", "state", "tests"]
 """Folders of Python code that follow the rules."""
 EXEMPT = {"data", "recordings", "transcripts"}
 """Folders of data, which other programs or earlier releases have written."""

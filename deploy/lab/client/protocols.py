@@ -44,7 +44,7 @@ class Connection:
     def __init__(self) -> None:
         self._stream: SocketStream | None = None
         self.waiting = "the connection"
-        """What the server must send next; it is reported if it does not arrive."""
+        """The answer that the server must send next; it is reported if it does not arrive."""
         self.proxy = self.backend = ""
         self.served = 0.0
         """Unix time at which the server accepted the login."""
