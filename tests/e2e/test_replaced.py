@@ -151,7 +151,7 @@ def test_a_bad_configuration_is_reported_and_the_old_program_continues(folder: P
 
 
 @pytest.mark.parametrize(
-    ("program", "said"),
+    ("program", "problem"),
     [
         ("def broken(:\n", "SyntaxError"),
         ("import no_such_module\n", "no_such_module"),
