@@ -210,7 +210,7 @@ class Admission:
             "peer": peer,
             kind: number,
             "ahead": None if latest is None else f"{latest - int(now.unix)} s",
-            "left_out": left_out or None,
+            "since_last_line": left_out or None,
             "note": "times more than an hour ahead of this clock were replaced by"
             " earlier times; all other values were kept; check the clocks (NTP)",
         }

@@ -101,7 +101,7 @@ def test_a_forged_row_is_counted_and_its_source_is_logged_once_a_minute() -> Non
     forge(world, "d3", "d1", forged(weight=4, weight_at=LATEST))
     logged = [line for line in world.lines if "d1 stamps_clipped" in line]
     assert len(logged) == 2
-    assert "'before': 2" in logged[1]
+    assert "'since_last_line': 2" in logged[1]
 
 
 @pytest.mark.shows("rule 45", "A-52")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import logging
 import re
@@ -10,6 +11,7 @@ import threading
 import traceback
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -26,6 +28,8 @@ from director.service.log import (
 )
 from director.service.logwriter import LogWriter
 from director.service.secret import Secret
+
+ROOT = Path(__file__).parents[3]
 
 
 class Lines(list[str]):
@@ -330,3 +334,18 @@ def test_the_report_of_dropped_lines_is_a_line_like_all_others(captured: Lines) 
         line = json.loads(writer.report(7))
     assert line["event"] == "log_lines_dropped"
     assert line["lines"] == 7
+
+
+def test_no_event_of_the_core_has_a_field_that_the_log_adds_itself() -> None:
+    """A field `left_out` in an event of the core closed the link to the neighbour that caused it."""
+    added = {"time", "level", "event", "left_out"}
+    keys = {
+        key.value
+        for path in (ROOT / "director/core").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Dict)
+        for key in node.keys
+        if isinstance(key, ast.Constant)
+    }
+    assert "since_last_line" in keys
+    assert added.isdisjoint(keys)
