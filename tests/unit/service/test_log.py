@@ -292,11 +292,12 @@ def test_what_is_printed_while_a_director_runs_is_logged_and_not_written_by_the_
         print("one\ntwo")
         print("three", file=sys.stderr)
         traceback.print_exception(KeyError("four"))
+    note = 'note="a library printed this instead of logging it; the director continues"'
     assert [line.partition("event=")[2] for line in captured] == [
-        "text_printed text=one\n",
-        "text_printed text=two\n",
-        "text_printed text=three\n",
-        "text_printed text=\"KeyError: 'four'\"\n",
+        f"text_printed text=one {note}\n",
+        f"text_printed text=two {note}\n",
+        f"text_printed text=three {note}\n",
+        f"text_printed text=\"KeyError: 'four'\" {note}\n",
     ]
 
 
