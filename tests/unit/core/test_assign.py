@@ -274,7 +274,7 @@ def test_a_forgotten_user_is_a_new_one_with_a_later_stamp(hot: HotPath) -> None:
     assert assigner.users.get(ALICE) == User(ALICE, ONE.id, Stamp(NOW + 10), NOW, 0)
 
 
-def test_even_a_pinned_user_who_was_forgotten_is_a_new_one(hot: HotPath) -> None:
+def test_even_a_pinned_user_who_was_forgotten_is_unassigned(hot: HotPath) -> None:
     assigner = director(hot)
     known(assigner, NO_HOST, flags=PINNED)
     assert assigner.assign(ALICE, b"") is ONE
@@ -284,7 +284,7 @@ def test_even_a_pinned_user_who_was_forgotten_is_a_new_one(hot: HotPath) -> None
 
 
 @pytest.mark.parametrize("flags", [0, PINNED, MOVING])
-def test_who_was_put_on_a_host_that_has_another_address_since_waits_to_be_followed(
+def test_a_user_of_a_host_that_has_another_address_since_waits_for_the_new_record(
     hot: HotPath, flags: int
 ) -> None:
     left = backend(3, up=False, weight=0, since=0xFFFFFFFF, readdressed=True)
@@ -293,7 +293,7 @@ def test_who_was_put_on_a_host_that_has_another_address_since_waits_to_be_follow
     assert assigner.assign(ALICE, b"") is Wait.READDRESSED
 
 
-def test_who_was_put_on_a_host_that_took_over_an_address_is_answered_and_who_was_there_before_waits(
+def test_a_user_of_a_host_that_took_over_an_address_is_answered_and_a_former_user_of_it_waits(
     hot: HotPath,
 ) -> None:
     for since, answered in ((NOW - 50, True), (NOW - 49, False)):
@@ -360,7 +360,7 @@ def test_the_margin_is_a_tenth_of_the_expiry_within_bounds(expire: int, seconds:
         (EXPIRE + MARGIN, ONE),
     ],
 )
-def test_who_would_go_elsewhere_shortly_before_or_after_expiry_asks_the_ring(
+def test_a_user_with_another_host_shortly_before_or_after_expiry_asks_the_ring(
     hot: HotPath, age: int, answer: Backend | Wait
 ) -> None:
     assigner = director(hot)
@@ -390,7 +390,7 @@ def test_nothing_is_decided_or_refreshed_for_a_user_who_asks_the_ring(hot: HotPa
 
 
 @pytest.mark.parametrize("age", [EXPIRE - MARGIN, EXPIRE - 1, EXPIRE, EXPIRE + MARGIN - 1])
-def test_who_would_go_elsewhere_near_expiry_waits_while_the_ring_is_not_in_sync(
+def test_a_user_near_expiry_with_another_host_now_waits_while_the_ring_is_not_in_sync(
     hot: HotPath, age: int
 ) -> None:
     assigner = director(hot, gate=Gate.KNOWN)
@@ -408,14 +408,16 @@ def test_a_user_near_expiry_whose_hash_selects_the_same_host_is_answered_at_once
     assert assigner.users.get(ALICE) == user._replace(seen=NOW)
 
 
-def test_who_is_just_expired_and_would_stay_is_chosen_afresh(hot: HotPath) -> None:
+def test_a_user_whose_assignment_has_just_expired_is_assigned_anew_even_to_the_same_host(
+    hot: HotPath,
+) -> None:
     assigner = director(hot)
     known(assigner, ONE, seen=NOW - EXPIRE)
     assert assigner.assign(ALICE, b"") is ONE
     assert assigner.users.get(ALICE) == User(ALICE, ONE.id, Stamp(NOW), NOW, 0)
 
 
-def test_who_could_go_nowhere_else_near_expiry_is_answered_at_once(hot: HotPath) -> None:
+def test_a_user_near_expiry_with_no_other_usable_host_is_answered_at_once(hot: HotPath) -> None:
     assigner = director(hot)
     user = User(TAGGED, THREE.id, Stamp(NOW), NOW - EXPIRE + 1, 0)
     assigner.users.put(user)
@@ -428,7 +430,7 @@ def test_a_pinned_user_is_never_near_expiry(hot: HotPath) -> None:
     assert assigner.assign(ALICE, b"") is THREE
 
 
-def test_who_is_near_expiry_on_a_host_that_came_back_meanwhile_is_placed_anew(hot: HotPath) -> None:
+def test_a_user_near_expiry_on_a_host_that_was_added_again_meanwhile_is_assigned_anew(hot: HotPath) -> None:
     assigner = director(hot, [ONE, TWO, backend(3, since=NOW)])
     known(assigner, seen=NOW - EXPIRE)
     assert assigner.assign(ALICE, b"") is ONE

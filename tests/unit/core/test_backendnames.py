@@ -118,7 +118,7 @@ def test_a_name_with_another_address_is_moved_with_all_that_operators_said() -> 
     assert (cluster.table.rows[A].present, cluster.table.rows[A].moved) == (False, "one")
 
 
-def test_nothing_more_is_done_by_who_looks_again_or_learns_of_it_later() -> None:
+def test_a_director_that_resolves_again_or_learns_of_it_later_does_nothing_more() -> None:
     cluster = Cluster(one=A, two=B).later()
     cluster.sees(one=C, two=B)
     rows = dict(cluster.table.rows)
@@ -128,7 +128,7 @@ def test_nothing_more_is_done_by_who_looks_again_or_learns_of_it_later() -> None
 
 
 @pytest.mark.shows("rule 41")
-def test_who_still_has_the_old_answer_leaves_it_as_it_is() -> None:
+def test_a_director_with_the_old_answer_leaves_the_address_as_it_is() -> None:
     cluster = Cluster(one=A, two=B).later()
     cluster.sees(one=C, two=B)
     rows = dict(cluster.table.rows)
@@ -138,7 +138,7 @@ def test_who_still_has_the_old_answer_leaves_it_as_it_is() -> None:
     assert cluster.table.rows == rows
 
 
-def test_who_has_missed_one_address_moves_from_the_one_in_between() -> None:
+def test_a_director_that_has_missed_one_address_moves_the_host_from_the_address_in_between() -> None:
     cluster = Cluster(one=A, two=B).later()
     cluster.sees(one=C, two=B)
     late = cluster.later().another_member(one=A, two=B)
@@ -253,7 +253,7 @@ def test_all_backends_may_have_exchanged_addresses_between_two_answers() -> None
     assert [cluster.table.rows[address].weight for address in (A, B, C)] == [100, 30, 100]
 
 
-def test_who_knows_nothing_of_what_was_applied_moves_what_only_files_have_said() -> None:
+def test_a_director_without_an_applied_file_moves_hosts_that_only_files_have_set() -> None:
     stored = list(HostTable(settings(one=A, two=B)).rows.values())
     started = HostTable(settings(one=C, two=B))
     started.merge_stored(stored)
@@ -275,7 +275,7 @@ def test_a_name_of_the_file_that_is_only_written_otherwise_is_no_move() -> None:
     assert [row.hostname for row in started.present()] == ["one.example.com", "two"]
 
 
-def test_what_an_older_release_remembers_without_names_is_told_by_the_table() -> None:
+def test_without_names_in_the_applied_file_of_an_older_release_the_host_table_gives_them() -> None:
     cluster = Cluster(one=A, two=B).later()
     assert cluster.applied is not None
     cluster.applied = [msgspec.structs.replace(one, hostname="") for one in cluster.applied]

@@ -121,7 +121,7 @@ def test_a_first_lap_that_meets_a_member_again_without_having_found_its_origin_d
     assert barrier.pass_on(token, at(1), OLD) is None
 
 
-def test_a_second_lap_does_not_release_who_was_not_in_the_first() -> None:
+def test_a_second_lap_does_not_release_a_user_who_was_not_in_the_first() -> None:
     barrier = ring()[1]
     barrier.wait(at(1), at_once=False)
     token = Token(NAMES[0], 1, 2, OLD, [NAMES[0], NAMES[2]])

@@ -109,5 +109,5 @@ def test_what_cannot_be_right_is_named(message: RingMessage, problem: str) -> No
         Present(D1, (1 << 62) - 1),
     ],
 )
-def test_what_may_be_said_is_not_objected_to(message: RingMessage) -> None:
+def test_a_permitted_message_is_not_refused(message: RingMessage) -> None:
     assert wrong(message) is None

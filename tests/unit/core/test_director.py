@@ -744,7 +744,7 @@ def test_a_director_that_stops_sends_a_bye_on_all_links_and_dials_no_director() 
     assert of(Dial, effects + played.handle(TimerFired(), 60)) == []
 
 
-def test_who_is_to_end_does_not_wait_for_others_longer_than_a_second() -> None:
+def test_a_director_that_ends_does_not_wait_for_others_longer_than_a_second() -> None:
     played = in_ring()
     assert of(Departed, played.handle(Stopping(), 1)) == []
     assert of(Departed, played.handle(TimerFired(), 1 + LEAVE_WITHIN)) == [Departed()]

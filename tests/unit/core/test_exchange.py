@@ -219,7 +219,7 @@ def test_digests_after_the_last_are_named() -> None:
     assert "where 4096.. were due" in (end.link.exchange.compare_later(Digests(4096, bytes(8))) or "")
 
 
-def test_who_is_gone_for_long_is_in_no_digest() -> None:
+def test_a_record_that_expired_long_ago_is_in_no_digest() -> None:
     old = user(1, seen=START - 3 * EXPIRE)
     one, other = End(old), End()
     assert one.users.digest(old.key >> 52, START) == other.users.digest(old.key >> 52, START)

@@ -117,7 +117,7 @@ def test_a_user_who_changes_hosts_is_kicked_from_all_other_hosts_of_the_pool() -
     assert awaited.kick == run.number
 
 
-def test_who_was_nowhere_or_stays_is_not_kicked() -> None:
+def test_a_user_without_a_host_or_with_the_same_host_is_not_kicked() -> None:
     one, _ = kicks()
     assert one.elsewhere(NOWHERE, NEW, at(0)) is None
     assert one.elsewhere(OLD, OLD._replace(flags=MOVING), at(0)) is None
@@ -141,7 +141,7 @@ def test_a_login_in_flight_to_the_old_host_is_kicked_again() -> None:
     assert len(one) == 2
 
 
-def test_who_was_moved_back_meanwhile_is_not_kicked_again() -> None:
+def test_a_user_who_was_moved_back_meanwhile_is_not_kicked_again() -> None:
     one, users = kicks()
     for new in (NEW, MOVED):
         users.put(new)
@@ -152,7 +152,7 @@ def test_who_was_moved_back_meanwhile_is_not_kicked_again() -> None:
     assert len(one) == 2
 
 
-def test_who_is_back_before_the_kick_begins_is_not_kicked() -> None:
+def test_a_user_moved_back_before_the_kick_begins_is_not_kicked() -> None:
     one, users = kicks()
     one.elsewhere(OLD, NEW, at(1))
     users.put(OLD)

@@ -143,7 +143,7 @@ NAMES = {"d1:9090": D1, "d2:9090": D2}
 
 
 @pytest.mark.shows("rule 42")
-def test_who_was_removed_by_name_stays_out_at_another_address_and_who_has_its_former_one_stays_in() -> None:
+def test_a_director_removed_by_name_stays_out_and_the_new_owner_of_its_address_stays_in() -> None:
     table = MemberTable([D1, D2], NAMES)
     row = table.change(D2, 500, present=False)
     assert row == MemberRow(D2, False, 500, "d2:9090")

@@ -60,12 +60,12 @@ def test_users_of_two_backends_that_change_places_change_places() -> None:
     assert (heir(hosts, user(A)), heir(hosts, user(B))) == ((B, 0), (A, 0))
 
 
-def test_who_was_placed_in_the_same_moment_by_a_clock_ahead_goes_along() -> None:
+def test_a_user_assigned_at_the_same_moment_by_a_clock_ahead_is_moved_too() -> None:
     hosts = moved(table(), ("one", A, B), ("two", B, A))
     assert heir(hosts, user(A, decided=START + 5)) == (B, 0)
 
 
-def test_who_was_followed_once_is_not_followed_back() -> None:
+def test_a_user_whose_record_was_readdressed_once_is_not_readdressed_back() -> None:
     hosts = moved(table(), ("one", A, B), ("two", B, A))
     new = hosts.moved_record(user(A))
     assert new is not None
@@ -178,7 +178,7 @@ def test_a_move_is_one_change_that_is_logged_ends_sessions_and_is_confirmed() ->
 
 
 @pytest.mark.shows("rule 40")
-def test_who_logs_in_is_answered_at_the_new_address_at_once() -> None:
+def test_a_login_is_answered_with_the_new_address_at_once() -> None:
     one = played()
     one.users.put(user(A, flags=PINNED))
     one.core.hosts.put(moved_rows(one.core.hosts.rows, moves_of(("one", A, NEW)), START))  # no walk has begun

@@ -281,7 +281,7 @@ def test_overtaken_by_a_plain_choice_it_starts_again_with_a_later_stamp(stage: S
 
 @pytest.mark.shows("rule 25")
 @pytest.mark.parametrize("stage", STAGES)
-def test_overtaken_by_hand_its_operator_is_told_so(stage: Stage) -> None:
+def test_the_operator_of_a_move_that_another_move_replaced_learns_of_it(stage: Stage) -> None:
     mover = at_stage(stage)
     other = user(b"alice", THIRD, decided=mover.record.decided + 1, flags=MOVING | BY_HAND)
     end = done(mover.hear(Users(pack([other])), mono=1.4))

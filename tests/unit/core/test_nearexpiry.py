@@ -78,7 +78,7 @@ def test_a_user_recently_seen_by_another_director_stays_although_the_assignment_
 
 
 @pytest.mark.shows("rule 23")
-def test_who_was_seen_nowhere_is_placed_afresh() -> None:
+def test_a_user_without_a_record_in_the_ring_is_assigned_anew() -> None:
     played = played_with(-5)
     token, _ = ask(played)
     effects = played.hear(2, back(token), mono=1.1) + played.until(1.1)

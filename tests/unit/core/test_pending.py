@@ -72,7 +72,7 @@ def test_those_tried_before_another_wake_are_tried_again_behind_the_others() -> 
     assert (requests(pending), pending.awake) == ([1, 2], False)
 
 
-def test_who_was_woken_alone_and_with_everybody_is_tried_once() -> None:
+def test_a_login_woken_alone_and_with_all_logins_is_tried_once() -> None:
     pending = waiting((1, 7, 0), (2, 8, 0), (3, 9, 0))
     pending.wake()
     pending.wake_users([UserKey(9), UserKey(8)])
@@ -97,7 +97,7 @@ def test_a_login_just_answered_for_its_user_is_not_tried_with_everybody_woken_be
     assert requests(pending) == [2]
 
 
-def test_those_who_come_after_a_wake_are_not_tried_with_it() -> None:
+def test_logins_that_come_after_a_wake_are_not_tried_with_it() -> None:
     pending = waiting((1, 7, 0))
     pending.wake()
     pending.add(Lookup(RequestId(2), UserKey(8), b"", b""), 0, Wait.RING)

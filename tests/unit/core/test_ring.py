@@ -167,7 +167,7 @@ def test_the_left_neighbour_is_the_nearest_dialler_and_others_are_redirected_to_
     assert messages(one.review(at(0)), far.link) == []
 
 
-def test_those_on_the_left_are_told_once_that_tokens_can_pass() -> None:
+def test_left_neighbours_learn_once_that_tokens_can_pass() -> None:
     one = ring()
     linked(one, 1, D2, dialled=False)
     assert messages(one.review(at(0))) == []

@@ -373,7 +373,7 @@ def test_a_user_whose_host_and_moving_stay_as_they_are_is_not_displaced(hot: Hot
     assert not users.has_displaced
 
 
-def test_who_is_displaced_twice_is_given_twice_in_that_order(hot: HotPath) -> None:
+def test_a_user_displaced_twice_is_returned_twice_in_that_order(hot: HotPath) -> None:
     users = table(hot, user())
     users.merge(pack([user(host=8, decided=NOW + 1), user(key=2), user(host=9, decided=NOW + 2)]))
     assert users.take_displaced() == pack([user(), user(host=8, decided=NOW + 1)])
@@ -558,7 +558,7 @@ def test_two_directors_that_saw_a_user_at_different_seconds_of_a_third_agree_unt
 
 
 @pytest.mark.shows("rule 18", "I-46")
-def test_a_sweep_drops_who_is_gone_and_says_how_many(hot: HotPath) -> None:
+def test_a_sweep_drops_expired_records_and_returns_their_number(hot: HotPath) -> None:
     users = table(
         hot, user(key=1, seen=900), user(key=2, seen=901), user(key=3, seen=900), user(key=4, seen=1000)
     )
@@ -569,7 +569,7 @@ def test_a_sweep_drops_who_is_gone_and_says_how_many(hot: HotPath) -> None:
     assert (len(users), users.take_dirty()) == (2, [0])
 
 
-def test_a_sweep_keeps_who_is_pinned(hot: HotPath) -> None:
+def test_a_sweep_keeps_pinned_users(hot: HotPath) -> None:
     users = table(hot, user(seen=0, flags=PINNED))
     assert users.sweep(0, NOW) == 0
     assert users.digest(0, NOW) == digest(user(seen=0, flags=PINNED))

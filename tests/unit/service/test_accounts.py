@@ -66,7 +66,7 @@ def test_secrets_that_only_root_can_read_fail_the_check_as_the_units_user(file: 
         assert f"chown {UNPRIVILEGED.name}" in problem
 
 
-def test_what_to_do_about_an_unreadable_file_is_said_once(file: Path) -> None:
+def test_advice_about_an_unreadable_file_is_logged_once(file: Path) -> None:
     needs_root("to check as another user")
     own = check_file_as(UNPRIVILEGED, str(file), os.environ).problems
     file.chmod(0o600)

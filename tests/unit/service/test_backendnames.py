@@ -54,7 +54,7 @@ def test_nothing_is_told_while_all_is_as_it_was() -> None:
     assert names.hosts() == ["10.1.0.1", "imap=10.1.0.2", "pool=?"]
 
 
-def test_another_address_is_told() -> None:
+def test_another_address_is_reported() -> None:
     names = Names(imap="10.1.0.2")
     names.look(imap="10.1.0.9")
     assert names.told == [["10.1.0.1", "imap=10.1.0.9"]]

@@ -187,7 +187,9 @@ async def test_an_empty_listing_is_one(tmp_path: Path) -> None:
         assert listed.sessions == []
 
 
-async def test_who_gives_up_leaves_no_connection_and_the_others_a_reason(tmp_path: Path) -> None:
+async def test_a_kick_that_is_cancelled_leaves_no_connection_and_later_kicks_a_reason(
+    tmp_path: Path,
+) -> None:
     async with FakeAnvil(*ANN, answer=lambda _: None).listening(tmp_path / "anvil") as fake:
         with anyio.move_on_after(0.1):
             await Anvil(str(tmp_path / "anvil")).kick(KICK)

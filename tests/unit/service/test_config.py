@@ -404,7 +404,7 @@ def test_a_variable_that_is_not_written_right_is_refused(place: Place, text: str
     assert "${NAME}" in problem.expected
 
 
-def test_what_a_variable_holds_is_not_told_in_a_problem(place: Place) -> None:
+def test_the_value_of_a_variable_is_not_shown_in_a_problem(place: Place) -> None:
     place.environ = {"PW": "hunter2"}
     assert "hunter2" not in str(place.problem('state = "what:${PW}"\n' + BACKENDS))
 
@@ -538,7 +538,7 @@ def test_look_ups_of_postfix_over_tcp_are_for_this_machine_alone(place: Place) -
     assert config.listen.socketmap.path == "/run/dovecot/map"
 
 
-def test_what_is_not_said_of_look_ups_keeps_its_default(place: Place) -> None:
+def test_a_missing_key_of_look_ups_keeps_its_default(place: Place) -> None:
     lookups = place.load("[lookups]\nnginx = true\n[lookups.ports]\nimap = 10143\n" + BACKENDS).lookups
     assert (lookups.nginx, lookups.http) == (True, False)
     assert lookups.ports == LookupPorts(imap=10143, pop3=110, smtp=587, lmtp=24)

@@ -135,7 +135,7 @@ async def test_a_file_that_removes_no_host_because_an_operator_added_it_is_plann
         assert node.operations.queries.plan([]).warnings == []
 
 
-async def test_what_an_operator_did_stays_and_is_told(tmp_path: Path) -> None:
+async def test_an_operators_change_stays_and_is_reported(tmp_path: Path) -> None:
     async with started(tmp_path, HOSTS[:2]) as node:
         await node.operations.hosts.remove(HOSTS[0], reason="test")
         await node.operations.hosts.set(HOSTS[0], None, 5, reason="test")
@@ -145,7 +145,7 @@ async def test_what_an_operator_did_stays_and_is_told(tmp_path: Path) -> None:
         assert f"host={HOSTS[0]} what=host" in line
 
 
-async def test_what_the_ring_cannot_agree_on_is_said_once_and_tried_again(tmp_path: Path) -> None:
+async def test_a_change_that_the_ring_cannot_confirm_is_logged_once_and_retried(tmp_path: Path) -> None:
     async with started(tmp_path):
         pass
     node = Node("sqlite:///state.db", tmp_path, hosts=HOSTS[:2])
@@ -165,7 +165,7 @@ async def test_what_the_ring_cannot_agree_on_is_said_once_and_tried_again(tmp_pa
         assert 'reason="Ring sync timed out"' in line
 
 
-async def test_what_an_operator_changes_just_before_is_not_said_to_be_applied(tmp_path: Path) -> None:
+async def test_an_operators_change_just_before_is_not_reported_as_applied(tmp_path: Path) -> None:
     async with started(tmp_path):
         pass
     node = Node("sqlite:///state.db", tmp_path, hosts=HOSTS[:2])

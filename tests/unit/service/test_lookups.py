@@ -106,7 +106,7 @@ async def test_the_name_of_a_look_up_that_waited_is_known_once_it_is_answered() 
     node.driver.stop()
 
 
-async def test_who_waits_too_long_is_told_to_try_again_and_why_and_is_forgotten(impatient: Node) -> None:
+async def test_a_look_up_that_waits_too_long_fails_with_the_reason_and_is_removed(impatient: Node) -> None:
     impatient.director.assigner.set_backends([])
     with pytest.raises(TryAgain, match=r"^no hosts; not answered within 0\.05 s$"):
         await impatient.lookups.find(b"alice", b"gold", "nginx")

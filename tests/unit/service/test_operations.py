@@ -163,7 +163,7 @@ async def test_the_dump_leaves_out_pins_to_hosts_that_are_gone_and_users_who_are
     assert [line for line in (await node.operations.queries.dump()).commands if "pin" in line] == []
 
 
-async def test_the_ring_lists_every_configured_director_and_who_is_missing() -> None:
+async def test_the_ring_lists_every_configured_director_and_the_missing_directors() -> None:
     node = Node(members=[ME, OTHER])
     ring = node.operations.queries.ring()
     assert next((m.address, m.port, m.kind) for m in ring.members) == ("127.0.2.31", 9090, "self")

@@ -197,7 +197,7 @@ async def test_one_director_sweeps_and_another_takes_over_when_it_stops(
 
 
 @pytest.mark.shows("S-38")
-async def test_who_loses_the_lock_stops_and_says_so(
+async def test_a_sweeper_that_loses_the_lock_stops_and_logs_it(
     redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("director.service.persistence.sweeper.ASK_SECONDS", 0.1)

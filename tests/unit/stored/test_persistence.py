@@ -473,7 +473,7 @@ def test_what_a_move_waits_for_is_written_without_a_rest() -> None:
     assert key in life.store.users
 
 
-def test_what_is_on_its_way_into_the_store_is_not_said_to_be_stored_before_it_has_arrived() -> None:
+def test_a_record_is_not_reported_as_stored_before_its_write_has_succeeded() -> None:
     """Symptom: an operator was told "stored", and another director had written the bucket first."""
     store = Store(shared=True)
     life = Life(store, members=[ME]).start()

@@ -20,7 +20,7 @@ def user(key: int, *, seen: int = SEEN, flags: int = 0, host: int = 1) -> User:
     return User(UserKey(key), HostId(host), Stamp(seen), seen, flags)
 
 
-def test_who_is_gone_for_two_minutes_goes_and_the_others_stay_in_their_order() -> None:
+def test_a_record_that_expired_two_minutes_ago_is_dropped_and_the_others_stay_in_their_order() -> None:
     blob = pack([user(1), user(2, seen=SEEN + 300), user(3), user(4, seen=SEEN + 600)])
     swept = sweep_users(blob, GONE, EXPIRE)
     assert swept.blob == pack([user(2, seen=SEEN + 300), user(4, seen=SEEN + 600)])

@@ -38,7 +38,7 @@ def taken(*lines: bytes) -> Sessions:
     return listing
 
 
-def test_who_is_not_proxied_is_not_listed_and_a_field_seen_later_is_no_loss() -> None:
+def test_a_session_that_is_not_proxied_is_not_listed_and_a_field_seen_later_is_no_loss() -> None:
     assert taken(*LISTING).sessions == [BOB, ANN, PAST]
 
 

@@ -78,7 +78,7 @@ def test_there_is_a_sample_of_every_message() -> None:
 
 
 @pytest.mark.parametrize("name", BY_NAME)
-def test_a_sample_still_says_what_it_said(name: str) -> None:
+def test_a_sample_is_read_as_before(name: str) -> None:
     assert list(FrameReader().feed(sample(name))) == [[BY_NAME[name]]]
 
 
@@ -318,7 +318,7 @@ def test_a_forged_frame_is_not_decoded() -> None:
         list(reader.feed((4000).to_bytes(4) + b"\x91" * 4000 + bytes(SEAL)))
 
 
-def test_what_is_said_of_a_forged_frame_holds_no_key() -> None:
+def test_the_report_of_a_forged_frame_contains_no_key() -> None:
     writer, reader = sealed(OTHER_KEY)
     with pytest.raises(ForgedFrameError) as error:
         list(reader.feed(writer.encode([m.Ping(1)])))
