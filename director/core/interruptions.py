@@ -19,8 +19,8 @@ from director.core.run import Run
 from director.types import Now
 
 STALLED = 1.0
-"""Seconds by which an event may come after the requested deadline. If it comes later, the process was
-suspended."""
+"""Seconds after which a delay counts as a suspension of the process (docs/ring.md, rule 28): of an event
+after the requested deadline, or of the event loop's own check."""
 STALLED_NOTE = (
     "the process or its machine did not run; no login is answered until the assignments have been compared"
     " with the neighbours; check whether the machine is overloaded"

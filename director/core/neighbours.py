@@ -64,7 +64,7 @@ class Neighbours:
         lost = any(n is not None and n.state is LinkState.CLOSED for n in (had_right, had_left))
         effects += ring.review(now)
         right_is_new = ring.right is not None and ring.right is not had_right
-        if right_is_new or ring.left is not had_left or ring.right is not had_right:
+        if ring.left is not had_left or ring.right is not had_right:
             effects.append(log_neighbours(ring))
         if lost and ring.unlinked:
             self._trust.lost_all_neighbours(now)

@@ -7,14 +7,13 @@ from collections.abc import Callable
 
 import anyio
 
+from director.core.interruptions import STALLED
 from director.core.placement.assign import Assigner
 from director.core.placement.users import LATEST
 from director.core.protocol.events import Event, ProcessStalled
 
 EVERY = 0.25
 """Seconds between two checks of the clock."""
-STALLED = 1.0
-"""Seconds of delay after which the process counts as stalled (docs/ring.md, rule 28)."""
 
 
 class LoopWatch:

@@ -39,7 +39,6 @@ from tests.servers import RedisServer, free_port
 USERS = [f"user{number}" for number in range(300)]
 MANY = [f"user{number}" for number in range(20_000)]
 SHORT = {"users": 'expire = "10 s"'}
-PATIENT = {"ring": 'isolation_wait = "60 s"'}
 
 
 @pytest.fixture(scope="module")

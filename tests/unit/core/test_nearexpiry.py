@@ -15,7 +15,6 @@ from tests.unit.core.cores import BACKENDS, D1, D2, D3, EXPIRE, START, Played, a
 
 ALICE = user(b"alice", BACKENDS[3])
 KEY = ALICE.key
-FRESH = Address("10.1.0.1")
 
 
 def played_with(left: int, played: Played | None = None) -> Played:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
@@ -20,8 +20,6 @@ pytestmark = pytest.mark.anyio
 REQUEST = FlushRequest(2677887420, "127.0.1.1", "127.0.0.1", True, 100, "localhost")
 TIMEOUT = 10.0
 RESOLVE = Resolver().addresses
-
-Answering = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 class Service:
